@@ -1,0 +1,1 @@
+"""A port-mapping gateway for WireGuard servers."""

@@ -1,0 +1,1 @@
+"""Words and judgement: no clock, socket, file, log or event loop."""

@@ -1,0 +1,126 @@
+"""What a client can ask, and what it can be told: the words that every protocol is turned into."""
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from igd.core.mapping import Endpoint, PortMapping, Protocol
+
+ENDLESS = 0
+"""The lifetime of a request that names no end (UPnP's lease duration 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapPort:
+    """Open `external_port` and lead it to `internal`, for `lifetime` seconds or ENDLESS.
+
+    With `any_port` the external port is a wish: another may be granted, and None leaves the choice to the gateway.
+    """
+
+    protocol: Protocol
+    internal: Endpoint
+    external_port: int | None
+    lifetime: int
+    description: str = ""
+    any_port: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapPort:
+    """Close the asking peer's mapping of this external port."""
+
+    protocol: Protocol
+    external_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetMapping:
+    """Read the asking peer's mapping of this external port."""
+
+    protocol: Protocol
+    external_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListMappings:
+    """Read all mappings of the asking peer, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetExternalAddress:
+    """Read the address under which the internet reaches this server."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetLinkStatus:
+    """Read the state and the counters of the external interface."""
+
+
+Request = MapPort | UnmapPort | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A mapping that stands, and the seconds left of its lease."""
+
+    mapping: PortMapping
+    lifetime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unmapped:
+    """The mapping is closed."""
+
+    mapping: PortMapping
+
+
+@dataclass(frozen=True, slots=True)
+class Mappings:
+    """The asking peer's mappings, oldest first."""
+
+    mappings: tuple[Mapped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalAddress:
+    """The address under which the internet reaches this server."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """The external interface: its state, its speed (bits per second), its counters, and seconds since it came up."""
+
+    up: bool
+    bits_per_second: int
+    bytes_sent: int
+    bytes_received: int
+    packets_sent: int
+    packets_received: int
+    uptime: int
+
+
+class Refusal(enum.Enum):
+    """Every reason to say no; each codec has one dictionary from these to its own codes."""
+
+    NOT_A_PEER = "no peer of this interface owns the source address"
+    NOT_YOUR_ADDRESS = "the internal address does not belong to the asking peer"
+    FORBIDDEN = "the operator's rules do not allow this mapping"
+    CONFLICT = "the external port is taken"
+    QUOTA = "the peer holds as many mappings as it may"
+    NO_FREE_PORT = "no external port is free"
+    TOO_MANY_REQUESTS = "the peer asks too often"
+    NO_SUCH_MAPPING = "the peer has no such mapping"
+    NO_EXTERNAL_ADDRESS = "the server has no external address"
+    SYSTEM_FAILURE = "the server could not carry out the request"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No, and why."""
+
+    reason: Refusal
+
+
+Reply = Mapped | Unmapped | Mappings | ExternalAddress | LinkStatus | Refused

@@ -1,0 +1,1 @@
+"""Sockets towards the peers: receive, decode, ask the gateway, encode, send."""

@@ -1,0 +1,1 @@
+"""Bytes to words and back, pure; one specification per file."""
