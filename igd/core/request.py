@@ -26,11 +26,12 @@ class MapPort:
 
 
 @dataclass(frozen=True, slots=True)
-class UnmapPort:
-    """Close the asking peer's mapping of this external port."""
+class UnmapPorts:
+    """Close all of the asking peer's mappings with external ports from `first_port` to `last_port`, both included."""
 
     protocol: Protocol
-    external_port: int
+    first_port: int
+    last_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class GetLinkStatus:
     """Read the state and the counters of the external interface."""
 
 
-Request = MapPort | UnmapPort | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
+Request = MapPort | UnmapPorts | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """The mapping is closed."""
+    """The mappings that were closed; never empty."""
 
-    mapping: PortMapping
+    mappings: tuple[PortMapping, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,149 @@
+"""TOML -> pydantic -> the plain values that the parts are built from."""
+
+import re
+import tomllib
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+
+DIRECTORY = Path("/etc/igd")
+HTTP_PORT = 2869
+"""TCP 2869 is known to firewalls and their authors as UPnP's, and lies below the ports that systems give out."""
+
+BackendName = Literal["auto", "nftables", "iptables", "pretend"]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the text names file, key, value and what is allowed, one a line."""
+
+
+def interface_name(name: str) -> str:
+    """Check a name as the kernel does; ValueError."""
+    if re.fullmatch(r"[^\s/:]{1,15}", name) and name not in {".", ".."}:
+        return name
+    raise ValueError(f"{name!r} is not an interface name: 1 to 15 characters without spaces, '/' and ':'")
+
+
+InterfaceName = Annotated[str, AfterValidator(interface_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Leases(_Section):
+    """Lifetimes in seconds: the longest that is granted, and what a lease without an end is told to be."""
+
+    max: int = Field(604800, ge=60, le=2**31)
+    default: int = Field(604800, ge=60, le=2**31)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Leases":
+        if self.default > self.max:
+            raise ValueError(f"default ({self.default}) must not be above max ({self.max})")
+        return self
+
+
+class Limits(_Section):
+    """What one peer may use."""
+
+    mappings_per_peer: int = Field(64, ge=1, le=65535)
+    requests_per_second: int = Field(200, ge=1, le=1_000_000)
+
+
+class Firewall(_Section):
+    """Which part of the kernel carries the mappings."""
+
+    backend: BackendName = "auto"
+
+
+class StoreSettings(_Section):
+    """Where leases are kept; None: leases.sqlite in the state directory."""
+
+    path: Path | None = None
+
+
+class Config(_Section):
+    """All that an operator can say; every key has a default that works."""
+
+    external_interface: Literal["auto"] | InterfaceName = "auto"
+    external_address: Literal["auto"] | IPv4Address = "auto"
+    uuid: UUID | None = None
+    http_port: int = Field(HTTP_PORT, ge=1, le=65535)
+    friendly_name: str | None = Field(None, min_length=1, max_length=64)
+    rules: tuple[Rule, ...] | None = None
+    allow: tuple[Rule, ...] | None = None
+    leases: Leases = Leases()
+    limits: Limits = Limits()
+    firewall: Firewall = Firewall()
+    store: StoreSettings = StoreSettings()
+
+    @field_validator("rules", "allow", mode="before")
+    @classmethod
+    def _parsed(cls, lines: Any, info: Any) -> tuple[Rule, ...]:  # noqa: ANN401 - whatever the file holds
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise ValueError("must be a list of strings")
+        prefix = "allow " if info.field_name == "allow" else ""
+        return tuple(Rule.parse(prefix + line) for line in lines)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "Config":
+        if self.rules is not None and self.allow is not None:
+            raise ValueError("rules and allow are two ways to say one thing: use one of them")
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The rules and lifetimes in force."""
+        rules = self.rules if self.rules is not None else self.allow
+        return Policy(
+            (ANY_UNPRIVILEGED,) if rules is None else rules,
+            self.leases.max,
+            self.leases.default,
+            self.limits.mappings_per_peer,
+        )
+
+
+def default_path(interface: str) -> Path:
+    """Where the configuration of this interface lies unless the command line says otherwise."""
+    return DIRECTORY / f"{interface}.toml"
+
+
+def load(path: Path) -> Config:
+    """Read a configuration; ConfigError."""
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except ValidationError as error:
+        raise ConfigError("\n".join(_complaints(path, error))) from None
+
+
+def _complaints(path: Path, error: ValidationError) -> list[str]:
+    """One line for each mistake; what a union's branches say about one key becomes one line."""
+    said: dict[str, list[Any]] = {}
+    for detail in error.errors():
+        location = [str(part) for part in detail["loc"]]
+        key = ".".join(location[: 2 if location and location[0] in _SECTIONS else 1]) or "the file"
+        said.setdefault(key, []).append(detail)
+    return [f"{path}: {key}: {_reason(key, details)}" for key, details in said.items()]
+
+
+_SECTIONS = {name for name, field in Config.model_fields.items() if isinstance(field.default, _Section)}
+
+
+def _reason(key: str, details: list[Any]) -> str:
+    value = details[0]["input"]
+    reason = "; or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in details))
+    if details[0]["type"] == "extra_forbidden":
+        section = Config.model_fields[key.split(".", maxsplit=1)[0]].default if "." in key else Config
+        known = section.__class__.model_fields if isinstance(section, _Section) else Config.model_fields
+        return f"unknown key; allowed are {', '.join(known)}"
+    return reason if isinstance(value, dict | list) else f"{value!r}: {reason}"

@@ -1,0 +1,82 @@
+"""Whose address is this? Longest match over WireGuard's allowed-ips, as the kernel does it."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A WireGuard peer: its public key in base64 and the addresses that its packets may bear."""
+
+    public_key: str
+    allowed_ips: tuple[Network, ...]
+
+    def __str__(self) -> str:
+        return self.public_key[:8]
+
+
+class Peers:
+    """The peers of one WireGuard interface, which itself bears `addresses`.
+
+    WireGuard lets a packet in only from the peer that owns its source address, so an address names a peer as surely
+    as a signature would.
+    """
+
+    def __init__(self, peers: Iterable[Peer], addresses: Iterable[Interface]) -> None:
+        self.all = tuple(peers)
+        addresses = tuple(addresses)
+        self._own = frozenset(interface.ip for interface in addresses)
+        self._networks = tuple(interface.network for interface in addresses)
+        # (IP version, prefix length) -> network as a number -> peer; the longest prefix first
+        tables: defaultdict[tuple[int, int], dict[int, Peer]] = defaultdict(dict)
+        for peer in self.all:
+            for network in peer.allowed_ips:
+                tables[network.version, network.prefixlen][int(network.network_address)] = peer
+        self._tables = sorted(tables.items(), reverse=True)
+
+    def owner(self, address: Address) -> Peer | None:
+        """Find the peer to which `address` belongs.
+
+        A /0 entry says where a peer may send to, not who it is: it owns only what the interface's networks hold.
+        """
+        if address in self._own or address.is_multicast or address.is_unspecified or address.is_loopback:
+            return None
+        for (version, prefix_length), table in self._tables:
+            if version != address.version:
+                continue
+            host_bits = address.max_prefixlen - prefix_length
+            peer = table.get(int(address) >> host_bits << host_bits)
+            if peer is not None and (prefix_length or self._on_link(address)):
+                return peer
+        return None
+
+    def may_map(self, source: Address, internal: Address) -> bool:
+        """Tell whether the peer that sends from `source` owns `internal`; by a /0 entry it owns `source` alone."""
+        peer = self.owner(source)
+        if peer is None or self.owner(internal) != peer:
+            return False
+        return internal == source or any(
+            internal.version == network.version and network.prefixlen and internal in network
+            for network in peer.allowed_ips
+        )
+
+    def still_owns(self, public_key: str, internal: Address) -> bool:
+        """Tell whether `internal` belongs to this peer now."""
+        peer = self.owner(internal)
+        return peer is not None and peer.public_key == public_key
+
+    def _on_link(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)

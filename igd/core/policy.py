@@ -1,0 +1,146 @@
+"""May this peer have this port? Rules, quotas and lifetimes, as the operator wrote them."""
+
+import bisect
+import itertools
+import random
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from igd.core.mapping import Endpoint, Lease
+from igd.core.request import ENDLESS
+
+CANDIDATES = 256
+"""How many external ports one request may try: enough to find one of the last 5 % that are free with certainty
+better than 0.99999, and a bound on what one packet can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports from `first` to `last`, both included (0 to 65535)."""
+
+    first: int
+    last: int
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}" if self.first != self.last else str(self.first)
+
+    @classmethod
+    def parse(cls, text: str) -> "PortRange":
+        """Read "1024-65535" or "8080"; ValueError says what is allowed."""
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+        if match:
+            first, last = int(match[1]), int(match[2] or match[1])
+            if first <= last <= 65535:
+                return cls(first, last)
+        raise ValueError(f"{text!r} is not a range of ports such as 1024-65535 or 8080")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the operator's: allow or deny external ports to lead to internal addresses and ports."""
+
+    allow: bool
+    external: PortRange
+    network: IPv4Network
+    internal: PortRange
+    description: re.Pattern[str] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """Read `allow|deny EXTERNAL-PORTS ADDRESS[/PREFIX] INTERNAL-PORTS ["REGEX"]`; ValueError says what is wrong."""
+        try:
+            words = shlex.split(text, posix=False)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
+        if not 4 <= len(words) <= 5 or words[0] not in _VERDICTS:
+            raise ValueError(f'{text!r} is not of the form: allow|deny 1024-65535 10.100.0.0/16 1024-65535 ["regex"]')
+        verdict, external, network, internal, *pattern = words
+        return cls(
+            _VERDICTS[verdict],
+            PortRange.parse(external),
+            _network(network),
+            PortRange.parse(internal),
+            _pattern(pattern[0]) if pattern else None,
+        )
+
+    def concerns(self, internal: Endpoint, description: str) -> bool:
+        """Tell whether this rule has a word to say on some external port of such a mapping."""
+        return (
+            internal.address in self.network
+            and internal.port in self.internal
+            and (self.description is None or self.description.search(description) is not None)
+        )
+
+    def __str__(self) -> str:
+        words = ["allow" if self.allow else "deny", str(self.external), str(self.network), str(self.internal)]
+        return " ".join(words if self.description is None else [*words, f'"{self.description.pattern}"'])
+
+
+_VERDICTS = {"allow": True, "deny": False}
+
+
+def _network(text: str) -> IPv4Network:
+    try:
+        return IPv4Network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 address or network such as 10.100.0.0/16") from None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        raise ValueError(f"{text!r} is not a regular expression in double quotes")
+    try:
+        return re.compile(text[1:-1])
+    except re.error as error:
+        raise ValueError(f"{text} is not a regular expression: {error}") from None
+
+
+ANY_UNPRIVILEGED = Rule.parse("allow 1024-65535 0.0.0.0/0 1024-65535")
+"""The default: with no word from the operator, ports from 1024 to any address that the asking peer owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What peers may have: the first rule that matches decides, none denies; lifetimes in seconds."""
+
+    rules: tuple[Rule, ...] = (ANY_UNPRIVILEGED,)
+    max_lifetime: int = 604800
+    default_lifetime: int = 604800
+    mappings_per_peer: int = 64
+
+    def allows(self, external_port: int, internal: Endpoint, description: str) -> bool:
+        """Tell whether the rules let this external port lead to `internal`."""
+        return _first_match(self._concerned(internal, description), external_port)
+
+    def lease(self, lifetime: int, now: float) -> Lease:
+        """Turn the seconds that a client asked for into a lease that begins at `now`."""
+        if lifetime == ENDLESS:
+            return Lease(now + self.default_lifetime, endless=True)
+        return Lease(now + min(lifetime, self.max_lifetime))
+
+    def candidates(self, wish: int | None, internal: Endpoint, description: str, rng: random.Random) -> Iterator[int]:
+        """Offer external ports that the rules allow: the wish first, then at random; CANDIDATES tries at most."""
+        rules = self._concerned(internal, description)
+        if wish is not None and _first_match(rules, wish):
+            yield wish
+        ranges = [range(max(1, rule.external.first), rule.external.last + 1) for rule in rules if rule.allow]
+        ends = list(itertools.accumulate(map(len, ranges)))
+        size = ends[-1] if ends else 0
+        for index in rng.sample(range(size), min(CANDIDATES, size)):
+            which = bisect.bisect_right(ends, index)
+            port = ranges[which][index - ends[which]]  # counted back from the range's end
+            if _first_match(rules, port):
+                yield port
+
+    def _concerned(self, internal: Endpoint, description: str) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.rules if rule.concerns(internal, description))
+
+
+def _first_match(rules: tuple[Rule, ...], external_port: int) -> bool:
+    return next((rule.allow for rule in rules if external_port in rule.external), False)

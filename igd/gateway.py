@@ -1,0 +1,249 @@
+"""The counter: request -> peer -> policy -> table plan -> ledger -> reply, and nowhere else."""
+
+import asyncio
+import collections
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.peers import Address, Peer, Peers
+from igd.core.policy import Policy
+from igd.core.rate_limit import RateLimit
+from igd.core.request import (
+    ExternalAddress,
+    GetExternalAddress,
+    GetLinkStatus,
+    GetMapping,
+    LinkStatus,
+    ListMappings,
+    Mapped,
+    Mappings,
+    MapPort,
+    Refusal,
+    Refused,
+    Reply,
+    Request,
+    Unmapped,
+    UnmapPorts,
+)
+from igd.firewall.backend import FirewallError
+from igd.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class PeerSource(Protocol):
+    """Where the gateway learns who is who; both raise OSError when the interface cannot be read."""
+
+    async def peers(self) -> Peers:
+        """Give the peers as they were at most a second ago."""
+
+    async def handshakes(self) -> Mapping[str, float]:
+        """Give each peer's last handshake (public key -> moment on the clock of the leases); none, no item."""
+
+
+class Gateway:
+    """Answers requests, one change after another; has never heard of a protocol.
+
+    `clock` is monotonic, in seconds. A failure of the kernel or the store refuses the request at hand.
+    """
+
+    def __init__(  # noqa: PLR0913 - the counter is where all parts meet
+        self,
+        *,
+        policy: Policy,
+        rate_limit: RateLimit,
+        ledger: Ledger,
+        peers: PeerSource,
+        link: Callable[[], Awaitable[LinkStatus]],
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._policy = policy
+        self._rate_limit = rate_limit
+        self._ledger = ledger
+        self._peers = peers
+        self._link = link
+        self._clock = clock
+        self._rng = rng
+        self.announced: IPv4Address | None = None
+        self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    # What endpoints call
+
+    async def admit(self, source: Address) -> Peer | Refused:
+        """Tell which peer sends from `source`, and count this packet against its rate."""
+        try:
+            peer = (await self._peers.peers()).owner(source)
+        except OSError as error:
+            log.error("the peers cannot be read: %s", error)  # noqa: TRY400 - it says all
+            return Refused(Refusal.SYSTEM_FAILURE)
+        if peer is None:
+            return Refused(Refusal.NOT_A_PEER)
+        if not self._rate_limit.admit(peer.public_key, self._clock()):
+            return Refused(Refusal.TOO_MANY_REQUESTS)
+        return peer
+
+    async def ask(self, source: Address, request: Request) -> Reply:
+        """Decide on one request that came from `source`; never raises for what a client can send."""
+        peer = await self.admit(source)
+        reply = peer if isinstance(peer, Refused) else await self._decide(peer, source, request)
+        outcome = reply.reason.name if isinstance(reply, Refused) else "GRANTED"
+        self.counters[type(request).__name__, outcome] += 1
+        log.log(
+            logging.INFO if isinstance(request, MapPort | UnmapPorts) else logging.DEBUG,
+            "%s (%s) asks %s: %s",
+            source,
+            "nobody" if isinstance(peer, Refused) else peer,
+            request,
+            outcome,
+        )
+        return reply
+
+    async def _decide(self, peer: Peer, source: Address, request: Request) -> Reply:
+        match request:
+            case MapPort() | UnmapPorts():
+                # A client that hangs up must not leave table, kernel and store apart.
+                return await asyncio.shield(self._change(peer, source, request))
+            case GetMapping(protocol, port):
+                entry = self._ledger.table.find(peer.public_key, (protocol, port))
+                return self._told(entry) if entry else Refused(Refusal.NO_SUCH_MAPPING)
+            case ListMappings():
+                return Mappings(tuple(map(self._told, self._ledger.table.of_peer(peer.public_key))))
+            case GetExternalAddress():
+                return ExternalAddress(self.announced) if self.announced else Refused(Refusal.NO_EXTERNAL_ADDRESS)
+            case GetLinkStatus():
+                return await self._link()
+
+    async def _change(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
+        try:
+            async with self._ledger.turn():
+                if isinstance(request, MapPort):
+                    return await self._map(peer, source, request)
+                return await self._unmap(peer, request)
+        except (FirewallError, OSError):
+            log.exception("%s could not be carried out", request)
+            return Refused(Refusal.SYSTEM_FAILURE)
+
+    async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
+        if not self._ledger.addresses:
+            return Refused(Refusal.NO_EXTERNAL_ADDRESS)
+        if not (await self._peers.peers()).may_map(source, request.internal.address):
+            return Refused(Refusal.NOT_YOUR_ADDRESS)
+        plan = self._plan_any_port(peer, request) if request.any_port else self._plan(peer, request)
+        if isinstance(plan, Refusal):
+            return Refused(plan)
+        await self._ledger.commit([plan])
+        assert plan.after is not None, "a plan to map opens something"
+        return self._told(plan.after)
+
+    def _plan(self, peer: Peer, request: MapPort) -> Change | Refusal:
+        assert request.external_port is not None, "only any_port leaves the port open"
+        if not self._policy.allows(request.external_port, request.internal, request.description):
+            return Refusal.FORBIDDEN
+        return self._plan_port(peer, request, request.external_port)
+
+    def _plan_any_port(self, peer: Peer, request: MapPort) -> Change | Refusal:
+        plan: Change | Refusal = Refusal.FORBIDDEN
+        for port in self._policy.candidates(request.external_port, request.internal, request.description, self._rng):
+            plan = self._plan_port(peer, request, port)
+            if plan is not Refusal.CONFLICT:
+                return plan
+        return Refusal.NO_FREE_PORT if plan is Refusal.CONFLICT else plan
+
+    def _plan_port(self, peer: Peer, request: MapPort, external_port: int) -> Change | Refusal:
+        mapping = PortMapping(request.protocol, external_port, request.internal, peer.public_key, request.description)
+        lease = self._policy.lease(request.lifetime, self._clock())
+        return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
+
+    async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
+        changes = self._ledger.table.plan_unmap(
+            peer.public_key, request.protocol, request.first_port, request.last_port
+        )
+        if not changes:
+            return Refused(Refusal.NO_SUCH_MAPPING)
+        await self._ledger.commit(changes)
+        return Unmapped(tuple(change.before.mapping for change in changes if change.before))
+
+    # What the clock and the host bring
+
+    async def wake(self) -> None:
+        """End or renew the leases that have run out, and mend what could not be mended before."""
+        try:
+            async with self._ledger.turn():
+                for entry in self._ledger.table.expired(self._clock()):
+                    await self._end_lease(entry)
+        except (FirewallError, OSError):
+            log.exception("leases could not be ended")
+            self._ledger.retry_later()
+
+    async def _end_lease(self, entry: Entry) -> None:
+        lease = await self._renewed(entry)
+        log.info("the lease of %s has run out: %s", entry.mapping, "renewed, its peer is alive" if lease else "closed")
+        if lease:
+            await self._ledger.commit([Change(entry, Entry(entry.mapping, lease))])
+        else:
+            await self._ledger.expire(entry)
+
+    async def _renewed(self, entry: Entry) -> Lease | None:
+        """Give the new lease of an endless mapping: it runs from its peer's last handshake."""
+        if not entry.lease.endless:
+            return None
+        handshake = (await self._peers.handshakes()).get(entry.mapping.peer)
+        if handshake is None:
+            return None
+        expires = handshake + self._policy.default_lifetime
+        return Lease(expires, endless=True) if expires > self._clock() else None
+
+    async def recheck_peers(self) -> None:
+        """Close the mappings whose peers are gone or no longer own the internal address."""
+        try:
+            async with self._ledger.turn():
+                peers = await self._peers.peers()
+                gone = [entry for entry in self._ledger.table if not _owned(peers, entry)]
+                if gone:
+                    log.info("closed, their peers are gone: %s", ", ".join(str(entry.mapping) for entry in gone))
+                    await self._ledger.commit([Change(entry, None) for entry in gone])
+        except (FirewallError, OSError):
+            log.exception("the mappings of removed peers could not be closed")
+
+    async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
+        """Take new external addresses: what clients are told, and what packets to us really carry."""
+        self.announced = announced
+        await self._ledger.readdress(matched)
+
+    async def start(
+        self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
+    ) -> None:
+        """Take over what the store holds, as far as it is still allowed; FirewallError or OSError: it cannot."""
+        self.announced = announced
+        peers = await self._peers.peers()
+        keep: list[Entry] = []
+        drop: list[Entry] = []
+        for entry in stored:
+            (keep if self._may_stay(entry, peers) else drop).append(entry)
+        if drop:
+            log.info("no longer allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
+        await self._ledger.take_over(keep, drop, matched)
+
+    def _may_stay(self, entry: Entry, peers: Peers) -> bool:
+        mapping = entry.mapping
+        return (
+            entry.lease.expires > self._clock()
+            and _owned(peers, entry)
+            and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
+        )
+
+    def mappings(self) -> list[Mapped]:
+        """Give all mappings of all peers, oldest first, for the operator."""
+        return [self._told(entry) for entry in self._ledger.table]
+
+    def _told(self, entry: Entry) -> Mapped:
+        return Mapped(entry.mapping, entry.lease.remaining(self._clock()))
+
+
+def _owned(peers: Peers, entry: Entry) -> bool:
+    return peers.still_owns(entry.mapping.peer, entry.mapping.internal.address)

@@ -1,0 +1,111 @@
+"""Interfaces and addresses, as they come and go."""
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+from pyroute2 import AsyncIPRoute, NetlinkError
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
+
+from igd.core.peers import Interface
+from igd.core.request import LinkStatus
+
+_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+_MAIN_TABLE = 254
+_UP = 0x1  # IFF_UP: the operator wants it up
+_RUNNING = 0x40  # IFF_RUNNING: and it is
+
+
+class Links:
+    """The machine's links by rtnetlink; an asynchronous context manager. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._netlink = AsyncIPRoute()
+
+    async def __aenter__(self) -> Self:
+        await self._netlink.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._netlink.__aexit__(None, None, None)
+
+    async def index(self, name: str) -> int | None:
+        """The index of this interface, which no other ever has; None where it is not there or not up."""
+        link = await self._link(name)
+        return link["index"] if link and link["flags"] & _UP else None
+
+    async def addresses(self, name: str) -> tuple[Interface, ...]:
+        """The addresses of this interface with their networks, in the kernel's order; none where it is not there."""
+        link = await self._link(name)
+        if link is None:
+            return ()
+        return tuple(_address(message) for message in await self._dump("addr", index=link["index"]))
+
+    async def default_interface(self) -> str | None:
+        """The interface of the IPv4 default route with the lowest metric."""
+        routes = [
+            message
+            for message in await self._dump("route", family=socket.AF_INET, table=_MAIN_TABLE)
+            if not message["dst_len"] and message.get("oif")
+        ]
+        best = min(routes, key=lambda message: message.get("priority") or 0, default=None)
+        return socket.if_indextoname(best.get("oif")) if best else None
+
+    async def changes(self, *, routes: bool = False) -> AsyncIterator[None]:
+        """Yield at once, then whenever links or addresses (with `routes`, IPv4 routes too) may have changed."""
+        groups = _GROUPS | RTMGRP_IPV4_ROUTE if routes else _GROUPS
+        while True:
+            async with AsyncIPRoute() as events:
+                await events.bind(groups=groups)
+                yield
+                with contextlib.suppress(OSError):  # too many at once (ENOBUFS): begin anew, and look at everything
+                    async for _ in events.get():
+                        yield
+
+    async def status(self, name: str, uptime: int) -> LinkStatus:
+        """The state and the counters of this interface, which igd has known to be up for `uptime` seconds."""
+        link = await self._link(name)
+        counters = (link and link.get("stats64")) or dict.fromkeys(_COUNTERS, 0)
+        return LinkStatus(
+            up=bool(link and link["flags"] & _RUNNING),
+            bits_per_second=_speed(name),
+            bytes_sent=counters["tx_bytes"],
+            bytes_received=counters["rx_bytes"],
+            packets_sent=counters["tx_packets"],
+            packets_received=counters["rx_packets"],
+            uptime=uptime,
+        )
+
+    async def _link(self, name: str) -> Any:  # noqa: ANN401 - pyroute2 has no types
+        try:
+            return (await self._dump("link", "get", ifname=name))[0]
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+
+    async def _dump(self, what: str, command: str = "dump", **filters: int | str) -> list[Any]:
+        answers = await getattr(self._netlink, what)(command, **filters)
+        return list(answers) if command == "get" else [message async for message in answers]
+
+
+def _address(message: Any) -> Interface:  # noqa: ANN401 - pyroute2 has no types
+    # On a point-to-point link IFA_ADDRESS is the other end, and IFA_LOCAL ours.
+    return ipaddress.ip_interface(f"{message.get('local') or message.get('address')}/{message['prefixlen']}")
+
+
+_COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
+_SPEED_UNKNOWN = 1_000_000_000
+"""Virtual interfaces have no speed; clients print it or divide by it, so it cannot be 0."""
+
+
+def _speed(name: str) -> int:
+    try:
+        megabits = int(Path(f"/sys/class/net/{name}/speed").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return _SPEED_UNKNOWN
+    return megabits * 1_000_000 if megabits > 0 else _SPEED_UNKNOWN

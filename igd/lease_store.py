@@ -1,0 +1,133 @@
+"""Leases that survive: SQLite, and the only place where wall time and monotonic time meet."""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_SCHEMA = f"""
+    CREATE TABLE IF NOT EXISTS lease (
+        protocol INTEGER NOT NULL,
+        external_port INTEGER NOT NULL,
+        internal_address TEXT NOT NULL,
+        internal_port INTEGER NOT NULL,
+        peer TEXT NOT NULL,
+        description TEXT NOT NULL,
+        expires REAL NOT NULL,  -- seconds since 1970: monotonic time does not outlive a boot
+        endless INTEGER NOT NULL,
+        UNIQUE (protocol, external_port)
+    );
+    PRAGMA user_version = {VERSION};
+"""
+_SAVE = """
+    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (protocol, external_port) DO UPDATE SET
+        internal_address = excluded.internal_address, internal_port = excluded.internal_port,
+        peer = excluded.peer, description = excluded.description,
+        expires = excluded.expires, endless = excluded.endless
+"""
+_DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ?"
+_LOAD = "SELECT * FROM lease ORDER BY rowid"
+
+
+class StoreError(OSError):
+    """The store cannot be read or written; what was to be saved is not."""
+
+
+class LeaseStore:
+    """The leases of one interface in one SQLite file, used by one thread at a time.
+
+    A file that is damaged is put aside as `*.damaged` and a new one begun: a gateway that does not start helps nobody.
+    Raises StoreError.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._wall_clock = wall_clock
+        with self._trouble():
+            try:
+                self._database = self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # no permission, disk full: not the file's fault
+                    raise
+                damaged = path.with_name(path.name + ".damaged")
+                log.error("%s is damaged (%s): put aside as %s", path, error, damaged)  # noqa: TRY400
+                path.replace(damaged)
+                self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        # Survives kill -9; a power loss may lose the last moments, and the kernel's rules with them.
+        database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
+        database.executescript(_SCHEMA)
+        return database
+
+    def load(self) -> list[Entry]:
+        """Read all leases, oldest first, what has run out in the meantime included."""
+        shift = self._clock() - self._wall_clock()
+        with self._trouble():
+            return [_entry(row, shift) for row in self._database.execute(_LOAD)]
+
+    def save(self, changes: Sequence[Change]) -> None:
+        """Make these changes durable, all or none."""
+        shift = self._wall_clock() - self._clock()
+        with self._trouble(), self._transaction():
+            for change in changes:
+                if change.after:
+                    self._database.execute(_SAVE, _row(change.after, shift))
+                elif change.before:
+                    self._database.execute(_DELETE, change.before.mapping.key)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+
+def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:
+    mapping = entry.mapping
+    return (
+        mapping.protocol,
+        mapping.external_port,
+        str(mapping.internal.address),
+        mapping.internal.port,
+        mapping.peer,
+        mapping.description,
+        entry.lease.expires + shift,
+        entry.lease.endless,
+    )
+
+
+def _entry(row: tuple[int, int, str, int, str, str, float, int], shift: float) -> Entry:
+    protocol, external_port, address, port, peer, description, expires, endless = row
+    internal = Endpoint(IPv4Address(address), port)
+    mapping = PortMapping(Protocol(protocol), external_port, internal, peer, description)
+    return Entry(mapping, Lease(expires + shift, bool(endless)))
