@@ -1,0 +1,103 @@
+"""The one backend that the daemon builds: mappings, the jump in FORWARD, and the flows of connection tracking."""
+
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address
+
+from igd.core.mapping import Change, Entry, PortMapping
+from igd.firewall import detect
+from igd.firewall.backend import Backend
+from igd.firewall.conntrack import Conntrack
+from igd.firewall.forward_jump import ForwardJump
+from igd.firewall.forward_verdict import Passage
+from igd.firewall.iptables import Iptables
+from igd.firewall.nftables import Nftables, unavailable
+from igd.firewall.pretend import Pretend
+from igd.firewall.rules import MARK
+
+
+class Kernel:
+    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
+
+    def __init__(self, mappings: Backend, jump: ForwardJump, conntrack: Conntrack) -> None:
+        self._mappings = mappings
+        self._jump = jump
+        self._conntrack = conntrack
+        self._addresses: tuple[IPv4Address, ...] = ()
+
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
+        """Hold exactly `entries`, see that FORWARD lets them pass, and end the flows of what is no more."""
+        self._addresses = tuple(addresses)
+        entries = list(entries)
+        self._jump.ensure()
+        self._mappings.replace_all(self._addresses, entries, now)
+        self._conntrack.flush_stale(entries)
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Carry out `changes`; flows that a mapping has lost end, and flows that would keep packets from it too."""
+        self._mappings.apply(changes, now)
+        self._conntrack.flush(_lost(changes), self._addresses)
+        self._conntrack.flush_unmapped(_new(changes), self._addresses)
+
+    def remove_all(self) -> None:
+        """Take out jump and mappings, and end their flows."""
+        self._mappings.remove_all()
+        self._jump.remove()
+        self._conntrack.flush_stale(())
+
+    def close(self) -> None:
+        """Close the sockets; the kernel's state stays as it is."""
+        self._mappings.close()
+        self._conntrack.close()
+
+
+def _lost(changes: Iterable[Change]) -> list[PortMapping]:
+    """The mappings that are gone, or lead elsewhere now."""
+    return [
+        change.before.mapping
+        for change in changes
+        if change.before and (change.after is None or change.after.mapping.internal != change.before.mapping.internal)
+    ]
+
+
+def _new(changes: Iterable[Change]) -> list[PortMapping]:
+    return [change.after.mapping for change in changes if change.after and change.before is None]
+
+
+_MAPPINGS: dict[detect.Backend, Callable[[str], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+
+
+def build(choice: detect.Backend, passage: Passage) -> Backend:
+    """Build this backend for one WireGuard interface; FirewallError where it cannot work.
+
+    What another backend left behind, because it was killed and then the choice changed, goes first.
+    """
+    if choice == "pretend":
+        return Pretend()
+    for other in _known():
+        if other != choice:
+            _clear(_MAPPINGS[other](passage.wireguard))
+    return _kernel(choice, passage)
+
+
+def remove_everything(interface: str) -> None:
+    """Take everything of ours for this interface out of the kernel, whichever backend it was; FirewallError."""
+    passage = Passage("", interface, (), MARK)  # removing asks nothing of the way that packets take
+    for choice in _known():
+        _clear(_kernel(choice, passage))
+
+
+def _known() -> list[detect.Backend]:
+    """The backends that may have left something in this kernel."""
+    return [choice for choice in _MAPPINGS if choice != "nftables" or unavailable() is None]
+
+
+def _kernel(choice: detect.Backend, passage: Passage) -> Kernel:
+    mappings = _MAPPINGS[choice](passage.wireguard)
+    return Kernel(mappings, ForwardJump(passage.wireguard, passage), Conntrack(passage.mark))
+
+
+def _clear(backend: Backend) -> None:
+    try:
+        backend.remove_all()
+    finally:
+        backend.close()

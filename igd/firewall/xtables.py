@@ -1,0 +1,96 @@
+"""The host's own rule sets: which are there, and iptables' programs to read and edit them. Looking creates nothing."""
+
+import errno
+import logging
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from igd.firewall.backend import FirewallError
+from igd.firewall.netlink import Message, Netlink, NetlinkError, body
+
+_log = logging.getLogger(__name__)
+
+NFNL_SUBSYS_NFTABLES = 10
+NFT_MSG_GETTABLE = 1
+NFTA_TABLE_NAME = 1
+
+# No netfilter at all; netfilter without this subsystem (nfnetlink_rcv_msg)
+_NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
+
+_LEGACY_NAMES = Path("/proc/net/ip_tables_names")
+_MODULES = Path("/proc/modules")
+_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"  # users' PATHs often leave out sbin
+_PATIENCE = 15.0  # seconds; above the 5 that the programs themselves wait for the xtables lock
+
+
+def legacy_tables() -> frozenset[str]:
+    """Name the tables of iptables-legacy in this network namespace; its programs would create those they ask about."""
+    try:
+        return frozenset(_LEGACY_NAMES.read_text().split())
+    except FileNotFoundError:  # the kernel, or so far the running kernel, is without ip_tables
+        return frozenset()
+    except PermissionError:  # root's alone (0440); CAP_NET_ADMIN does not help
+        if _legacy_may_be_in_use():
+            _log.warning("iptables-legacy may be in use here, but reading %s wants CAP_DAC_READ_SEARCH", _LEGACY_NAMES)
+        return frozenset()
+
+
+def _legacy_may_be_in_use() -> bool:
+    """Say whether any network namespace may have such tables; each has its module (iptable_filter, iptable_nat)."""
+    try:
+        return "iptable_" in _MODULES.read_text()
+    except FileNotFoundError:  # a kernel without modules has it built in
+        return True
+
+
+def nft_tables() -> list[tuple[int, str]] | None:
+    """Give family (NFPROTO_*) and name of each nftables table, iptables-nft's among them; None: a kernel without."""
+    try:
+        found = _dump_tables()
+    except NetlinkError as error:
+        if error.errno in _NO_NF_TABLES:
+            return None
+        raise
+    return [(payload[0], body(payload)[NFTA_TABLE_NAME].rstrip(b"\0").decode()) for payload in found]
+
+
+def _dump_tables() -> list[bytes]:
+    netlink = Netlink()
+    try:
+        return netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, socket.AF_UNSPEC))
+    finally:
+        netlink.close()
+
+
+def program(name: str) -> str | None:
+    """Give the path of one of iptables' programs, or None where the host is without."""
+    return shutil.which(name, path=_PATH)
+
+
+def run(name: str, *arguments: str, text: str = "") -> str:
+    """Give what the program prints when fed `text`; raise FirewallError with its complaint when it fails."""
+    path = program(name)
+    if path is None:
+        raise FirewallError(f"{name}: not installed")
+    environment = {"PATH": _PATH, "LC_ALL": "C"}
+    if "XTABLES_LOCKFILE" in os.environ:  # the operator moved the lock for everybody
+        environment["XTABLES_LOCKFILE"] = os.environ["XTABLES_LOCKFILE"]
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program, found in the system's own directories
+            [path, *arguments],
+            input=text,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # comments are bytes of the operator's, and go back as they came
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FirewallError(f"{name}: {error}") from error
+    if done.returncode != 0:
+        raise FirewallError(f"{name}: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    return done.stdout
