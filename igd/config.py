@@ -1,5 +1,6 @@
 """TOML -> pydantic -> the plain values that the parts are built from."""
 
+import json
 import re
 import tomllib
 from ipaddress import IPv4Address
@@ -107,6 +108,21 @@ class Config(_Section):
             self.leases.default,
             self.limits.mappings_per_peer,
         )
+
+    def describe(self) -> str:
+        """What is used, the defaults included, as TOML that says the same."""
+        plain = self.model_dump(mode="json", exclude={"rules", "allow"}, exclude_none=True)
+        sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
+        top = {name: value for name, value in plain.items() if name not in sections}
+        lines = [_toml(name, value) for name, value in top.items()]
+        lines += ["rules = [", *(f"    {json.dumps(str(rule))}," for rule in self.policy.rules), "]"]
+        for name, section in sections.items():
+            lines += ["", f"[{name}]", *(_toml(key, value) for key, value in section.items())]
+        return "\n".join(lines)
+
+
+def _toml(key: str, value: object) -> str:
+    return f"{key} = {json.dumps(value)}"  # numbers and strings look alike in both languages
 
 
 def default_path(interface: str) -> Path:

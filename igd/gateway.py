@@ -5,7 +5,7 @@ import collections
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from igd.core.mapping import Change, Entry, Lease, PortMapping
@@ -33,6 +33,9 @@ from igd.firewall.backend import FirewallError
 from igd.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+LIVE_SECONDS = 180
+"""WireGuard's REJECT_AFTER_TIME: without a handshake for so long a peer has no session, and cannot be reached."""
 
 
 class PeerSource(Protocol):
@@ -87,17 +90,16 @@ class Gateway:
             return Refused(Refusal.TOO_MANY_REQUESTS)
         return peer
 
-    async def ask(self, source: Address, request: Request) -> Reply:
-        """Decide on one request that came from `source`; never raises for what a client can send."""
-        peer = await self.admit(source)
-        reply = peer if isinstance(peer, Refused) else await self._decide(peer, source, request)
+    async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
+        """Decide on one request that an admitted peer sent from `source`; never raises for what a client can send."""
+        reply = await self._decide(peer, source, request)
         outcome = reply.reason.name if isinstance(reply, Refused) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
         log.log(
             logging.INFO if isinstance(request, MapPort | UnmapPorts) else logging.DEBUG,
             "%s (%s) asks %s: %s",
             source,
-            "nobody" if isinstance(peer, Refused) else peer,
+            peer,
             request,
             outcome,
         )
@@ -236,6 +238,18 @@ class Gateway:
             and _owned(peers, entry)
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
+
+    async def live_addresses(self) -> list[IPv4Address]:
+        """The IPv4 addresses of the peers that shook hands lately, where a peer has one to itself; OSError."""
+        handshakes = await self._peers.handshakes()
+        live = [peer for peer in (await self._peers.peers()).all if peer.public_key in handshakes]
+        return [
+            network.network_address
+            for peer in live
+            if self._clock() - handshakes[peer.public_key] < LIVE_SECONDS
+            for network in peer.allowed_ips
+            if isinstance(network, IPv4Network) and network.prefixlen == network.max_prefixlen
+        ]
 
     def mappings(self) -> list[Mapped]:
         """Give all mappings of all peers, oldest first, for the operator."""

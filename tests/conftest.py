@@ -1,19 +1,17 @@
-"""What all tests share: whoever lacks the rights for a test hears of it, and continuous integration insists."""
-
-import os
+"""What all tests share: the lab, and that whoever lacks the rights for a test hears of it."""
 
 import pytest
+
+from tests.lab.fixtures import lab, root
+
+__all__ = ["lab", "root"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs root, for network namespaces and the kernel's tables")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs root where there is none; fail instead where CI or IGD_REQUIRE_ALL says so."""
-    if item.get_closest_marker("root") is None or os.geteuid() == 0:
-        return
-    reason = "needs root: it makes network namespaces and changes the kernel's tables inside them"
-    if os.environ.get("CI") or os.environ.get("IGD_REQUIRE_ALL"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.usefixtures("root"))

@@ -10,6 +10,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    collapse_addresses,
 )
 
 Address = IPv4Address | IPv6Address
@@ -62,6 +63,13 @@ class Peers:
             if peer is not None and (prefix_length or self._on_link(address)):
                 return peer
         return None
+
+    def networks(self) -> tuple[IPv4Network, ...]:
+        """Give the IPv4 networks in which everything that peers own lies."""
+        owned = [network for peer in self.all for network in peer.allowed_ips if network.prefixlen]
+        return tuple(
+            collapse_addresses(network for network in (*self._networks, *owned) if isinstance(network, IPv4Network))
+        )
 
     def may_map(self, source: Address, internal: Address) -> bool:
         """Tell whether the peer that sends from `source` owns `internal`; by a /0 entry it owns `source` alone."""

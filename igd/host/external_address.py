@@ -1,14 +1,13 @@
 """Which address clients are told, and which address packets to us bear."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from igd.core.peers import Interface
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalAddresses:
+class ExternalAddresses(NamedTuple):
     """`announced` is what clients are told, `matched` is what packets to us bear; they differ behind a 1:1 NAT."""
 
     announced: IPv4Address | None

@@ -5,6 +5,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,14 @@ _UP = 0x1  # IFF_UP: the operator wants it up
 _RUNNING = 0x40  # IFF_RUNNING: and it is
 
 
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """An interface: no other ever has its `index`; `up` is what the operator wants."""
+
+    index: int
+    up: bool
+
+
 class Links:
     """The machine's links by rtnetlink; an asynchronous context manager. Raises OSError."""
 
@@ -33,10 +42,10 @@ class Links:
     async def __aexit__(self, *_: object) -> None:
         await self._netlink.__aexit__(None, None, None)
 
-    async def index(self, name: str) -> int | None:
-        """The index of this interface, which no other ever has; None where it is not there or not up."""
+    async def state(self, name: str) -> LinkState | None:
+        """The index of this interface and whether it is up; None where it is not there."""
         link = await self._link(name)
-        return link["index"] if link and link["flags"] & _UP else None
+        return LinkState(link["index"], bool(link["flags"] & _UP)) if link else None
 
     async def addresses(self, name: str) -> tuple[Interface, ...]:
         """The addresses of this interface with their networks, in the kernel's order; none where it is not there."""

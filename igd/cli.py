@@ -1,0 +1,153 @@
+"""The command line: a table of subcommands. What a command needs is imported when it runs: start-up is felt."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from igd import VERSION
+from igd.config import Config, ConfigError, default_path, interface_name, load
+from igd.instance import Instance
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+STOP_SECONDS = 15.0
+"""How long `igd stop` waits for a daemon to clear up before it is killed and cleared up after."""
+
+DETACH_SECONDS = 10.0
+"""How long `igd run --detach` waits for readiness: wg-quick waits for it, and must not wait for a default route."""
+
+
+class Command(NamedTuple):
+    """One subcommand: what it is for, its arguments, and what it does (-> exit status)."""
+
+    purpose: str
+    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    act: Callable[[argparse.Namespace], int]
+
+
+def main() -> None:
+    """Run the command that the command line names, and exit with 0, 1 (it failed) or 2 (it was misused)."""
+    parser = argparse.ArgumentParser(prog="igd", description="A port-mapping gateway for WireGuard servers.")
+    parser.add_argument("--version", action="version", version=f"igd {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.purpose, description=command.purpose)
+        for names, options in command.arguments:
+            subparser.add_argument(*names, **options)
+    arguments = parser.parse_args()
+    sys.exit(COMMANDS[arguments.command].act(arguments))
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stderr.write("".join(f"igd: {line}\n" for line in text.splitlines()))
+    return status
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
+    return OK
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from igd.detach import detach
+
+    path = arguments.config or default_path(arguments.interface)
+    try:
+        config = load(path) if arguments.config or path.exists() else Config()
+    except ConfigError as error:
+        return _complain(str(error), MISUSED)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if arguments.verbose:
+        logging.getLogger("igd").setLevel(logging.DEBUG)
+    instance = Instance(arguments.interface)
+    if not arguments.detach:
+        return _serve(instance, config, lambda: None)
+    return detach(
+        lambda on_ready: _serve(instance, config, on_ready), instance.runtime_directory / "igd.log", DETACH_SECONDS
+    )
+
+
+def _serve(instance: Instance, config: Config, on_ready: Callable[[], None]) -> int:
+    from igd import daemon
+    from igd.firewall.backend import FirewallError
+
+    try:
+        with instance.lock():
+            daemon.run(daemon.Settings(instance, config, on_ready))
+    except (OSError, FirewallError) as error:
+        return _complain(f"{instance.interface}: {error}", FAILED)
+    return OK
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from igd.firewall import kernel
+    from igd.firewall.backend import FirewallError
+
+    instance = Instance(arguments.interface)
+    try:
+        instance.stop(STOP_SECONDS)
+        with instance.lock():
+            kernel.remove_everything(instance.interface)
+    except (OSError, FirewallError) as error:
+        return _complain(f"{instance.interface}: {error}", FAILED)
+    return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        config = load(arguments.file) if arguments.file else Config()
+    except ConfigError as error:
+        return _complain(str(error), MISUSED)
+    return _say(config.describe())
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from igd.operator import admin_socket, status
+
+    return _ask(arguments, admin_socket.MAPPINGS, status.table)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from igd.operator import admin_socket, status
+
+    return _ask(arguments, admin_socket.STATUS, status.listing)
+
+
+def _ask(arguments: argparse.Namespace, what: str, readable: Callable[[Any], str]) -> int:
+    from igd.operator import admin_socket
+
+    try:
+        answer = admin_socket.ask(Instance(arguments.interface).runtime_directory, what)
+    except OSError as error:
+        return _complain(f"no igd answers for {arguments.interface}: {error}", FAILED)
+    return _say(json.dumps(answer, indent=2) if arguments.json else readable(answer))
+
+
+def _interface(text: str) -> str:
+    try:
+        return interface_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_INTERFACE = (("interface",), {"metavar": "INTERFACE", "type": _interface, "help": "the WireGuard interface"})
+_JSON = (("--json",), {"action": "store_true", "help": "as JSON"})
+_CONFIG = (
+    ("--config",),
+    {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, where it is there"},
+)
+_DETACH = (("--detach",), {"action": "store_true", "help": "go into the background, and return once it serves"})
+_VERBOSE = (("--verbose",), {"action": "store_true", "help": "log every request, and junk too"})
+_FILE = (("file",), {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: show the defaults"})
+
+COMMANDS = {
+    "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),
+    "stop": Command("Stop serving, and clear up after a daemon that was killed.", (_INTERFACE,), _stop),
+    "check": Command("Check a configuration, and show what would be used.", (_FILE,), _check),
+    "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _list),
+    "status": Command("Show what the daemon knows and has done.", (_INTERFACE, _JSON), _status),
+}

@@ -1,0 +1,44 @@
+"""The page behind presentationURL: what this is, and the asking peer's own mappings."""
+
+import html
+
+from igd.core.peers import Peer
+from igd.core.request import Mapped
+from igd.gateway import Gateway
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Port mappings</title>
+<style>body {{ font: 1em sans-serif; margin: 2em }} td, th {{ text-align: left; padding: .2em 1em .2em 0 }}</style>
+<h1>Port mappings</h1>
+<p>The internet reaches this server at {address}. These of its ports lead to you:</p>
+<table>
+<tr><th>Protocol<th>External port<th>Leads to<th>Seconds left<th>Description
+{rows}</table>
+"""
+
+
+def render(gateway: Gateway, peer: Peer) -> str:
+    """The page as `peer` may see it."""
+    rows = "".join(_row(mapped) for mapped in gateway.mappings() if mapped.mapping.peer == peer.public_key)
+    return _PAGE.format(address=gateway.announced or "no address yet", rows=rows)
+
+
+def _row(mapped: Mapped) -> str:
+    mapping = mapped.mapping
+    cells = (
+        mapping.protocol.name,
+        mapping.external_port,
+        mapping.internal,
+        mapped.lifetime,
+        html.escape(mapping.description),
+    )
+    return "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "\n"

@@ -1,0 +1,160 @@
+"""TCP on the WireGuard interface: description, control, and the page that presentationURL names."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address
+from uuid import UUID
+
+from aiohttp import web
+
+from igd.core.peers import Peer
+from igd.core.request import Refused
+from igd.endpoints import page
+from igd.gateway import Gateway
+from igd.wire import actions, description, soap
+from igd.wire.devices import Service
+from igd.wire.malformed import Malformed
+
+log = logging.getLogger(__name__)
+
+CONNECTION_SECONDS = 10.0
+"""From connect to close: a connection serves one request, and a real client needs milliseconds. One clock for headers,
+body and answer leaves a slow sender nothing to hold open."""
+
+CONNECTIONS = 512
+"""Open at once; more are closed as they come."""
+
+PAGE = "/"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class UPnPHttp:
+    """The HTTP server for one WireGuard interface; every response ends its connection."""
+
+    def __init__(self, gateway: Gateway, root: UUID, documents: Mapping[str, bytes], server: str) -> None:
+        self._gateway = gateway
+        self._root = root
+        self._server = server
+        self._listening: asyncio.Server | None = None
+        app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[self._frame])
+        app.router.add_get(PAGE, self._page)
+        for path, document in documents.items():
+            app.router.add_get(path, _document(document))
+        for path, service in description.CONTROL_PATHS.items():
+            app.router.add_post(path, self._control(service))
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+
+    async def open(self, interface: str, address: IPv4Address, port: int) -> None:
+        """Listen; OSError when the port is taken."""
+        await self._runner.setup()
+        sock = _socket(interface, address, port)
+        self._listening = await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=CONNECTIONS)
+
+    async def close(self) -> None:
+        """Stop listening; requests under way are answered first."""
+        if self._listening:
+            self._listening.close()
+        await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None, "set up before it listens"
+        if len(server.connections) >= CONNECTIONS:
+            self._gateway.counters["http", "too many connections"] += 1
+            return _Closed()
+        connection = server()
+        asyncio.get_running_loop().call_later(CONNECTION_SECONDS, connection.force_close)
+        return connection
+
+    @web.middleware
+    async def _frame(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What holds for every request: who may ask, under which name, and that the connection ends."""
+        peer = await self._gateway.admit(IPv4Address(request.remote or "0.0.0.0"))  # noqa: S104 - nobody's
+        request["peer"] = peer
+        try:
+            _refuse_names(request)
+            if isinstance(peer, Refused) and request.method != "POST":  # control says it in its own terms
+                raise web.HTTPForbidden(text=f"{peer.reason.value}\n")
+            response = await handler(request)
+        except web.HTTPException as error:
+            self._gateway.counters["http", str(error.status)] += 1
+            log.debug("%s: %s %s: %s", request.remote, request.method, request.rel_url, error)
+            response = web.Response(status=error.status, text=error.text, headers=_kept(error))
+        response.force_close()
+        response.headers["Server"] = self._server
+        return response
+
+    async def _page(self, request: web.Request) -> web.Response:
+        peer: Peer = request["peer"]
+        return web.Response(text=page.render(self._gateway, peer), content_type="text/html", headers=page.HEADERS)
+
+    def _control(self, service: Service) -> Handler:
+        async def control(request: web.Request) -> web.Response:
+            try:
+                status, body = 200, await self._act(service, request)
+            except soap.UPnPError as error:
+                log.debug("%s: %s %s", request.remote, error.code, error.description)
+                status, body = 500, soap.encode_error(error)
+            return web.Response(status=status, body=body, headers={"Content-Type": soap.CONTENT_TYPE, "EXT": ""})
+
+        return control
+
+    async def _act(self, service: Service, request: web.Request) -> bytes:
+        peer: Peer | Refused = request["peer"]
+        if isinstance(peer, Refused):
+            raise soap.UPnPError(*actions.REFUSALS[peer.reason])
+        if request.content_length is None and "Transfer-Encoding" not in request.headers:
+            raise web.HTTPLengthRequired(text="Content-Length, or chunks\n")
+        try:
+            call = soap.decode(request.headers.get("SOAPAction", ""), await request.read())
+        except Malformed as malformed:
+            raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
+        source = IPv4Address(request.remote or "")
+        outputs = actions.decode(service, call, actions.Parties(source, self._root))
+        if not isinstance(outputs, Mapping):
+            outputs = actions.encode(call, await self._gateway.ask(peer, source, outputs))
+        return soap.encode_response(call, outputs)
+
+
+class _Closed(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
+def _document(document: bytes) -> Handler:
+    async def give(_request: web.Request) -> web.Response:
+        return web.Response(body=document, headers={"Content-Type": description.CONTENT_TYPE})
+
+    return give
+
+
+def _refuse_names(request: web.Request) -> None:
+    """A name in Host means that a browser was led here by somebody else's DNS (rebinding); clients use the address."""
+    host = request.headers.get("Host", "").rpartition(":")
+    try:
+        IPv4Address(host[0] or host[2])
+    except ValueError:
+        if "Host" in request.headers:
+            raise web.HTTPForbidden(text="Host must be an address\n") from None
+
+
+def _kept(error: web.HTTPException) -> dict[str, str]:
+    return {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+
+
+def _socket(interface: str, address: IPv4Address, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may linger
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.bind((str(address), port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

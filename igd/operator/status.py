@@ -1,0 +1,82 @@
+"""One snapshot of all that is worth showing, and how it reads. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from igd.core.request import Mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `igd status` tells; `uptime` is in seconds, `decisions` counts by request and outcome."""
+
+    version: str
+    pid: int
+    interface: str
+    external_interface: str
+    external_address: str | None
+    matched_addresses: tuple[str, ...]
+    backend: str
+    url: str
+    uuid: str
+    uptime: int
+    mappings: int
+    decisions: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
+    """One mapping as plain values, as `igd list --json` shows it; `lease` is in seconds."""
+    mapping = mapped.mapping
+    return {
+        "protocol": mapping.protocol.name,
+        "external_port": mapping.external_port,
+        "internal_address": str(mapping.internal.address),
+        "internal_port": mapping.internal.port,
+        "lease": mapped.lifetime,
+        "peer": mapping.peer,
+        "description": mapping.description,
+    }
+
+
+_COLUMNS = ("PROTOCOL", "EXTERNAL", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
+
+
+def table(mappings: Iterable[dict[str, Any]]) -> str:
+    """Mappings as `mapping_as_json` gives them, as lines for a terminal."""
+    return _aligned([_COLUMNS, *map(_row, mappings)])
+
+
+def _row(mapping: dict[str, Any]) -> Sequence[str]:
+    return (
+        mapping["protocol"],
+        str(mapping["external_port"]),
+        f"{mapping['internal_address']}:{mapping['internal_port']}",
+        f"{mapping['lease']}s",
+        mapping["peer"],
+        printable(mapping["description"]),
+    )
+
+
+def listing(status: dict[str, Any]) -> str:
+    """A status as `Status.as_json` gives it, as lines for a terminal."""
+    plain = {key: value for key, value in status.items() if key != "decisions"}
+    plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None
+    rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
+    return _aligned([*rows, *((f"  {what}", str(count)) for what, count in sorted(status["decisions"].items()))])
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal could act on: peers write descriptions."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,12 @@
+"""Hosts out of Linux namespaces, and a small internet with a WireGuard server and two clients on it.
+
+Nothing here outlives the process that made it, not even after kill -9, and nothing here is seen by the
+machine: every host has its own network, processes, /etc, /var and /run.
+"""
+
+from .host import Host
+from .process import CommandFailed, Process
+from .talk import Answer, answering, ask, call, put
+from .topology import Lab
+
+__all__ = ["Answer", "CommandFailed", "Host", "Lab", "Process", "answering", "ask", "call", "put"]

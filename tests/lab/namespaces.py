@@ -1,0 +1,32 @@
+"""Bring the calling thread into another namespace and back (os.setns came only with Python 3.12)."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def joined(pid: int, kind: Literal["net", "pid_for_children"]) -> Iterator[None]:
+    """Let the calling thread alone be in process `pid`'s namespace of that kind; raise OSError if it cannot."""
+    # thread-self: /proc/self shows the main thread's namespaces, whichever thread asks
+    with (
+        Path(f"/proc/thread-self/ns/{kind}").open("rb") as own,
+        Path(f"/proc/{pid}/ns/{kind}").open("rb") as other,
+    ):
+        _setns(own.fileno())  # changes nothing, but finds out that there is no way back (user namespaces) in time
+        _setns(other.fileno())
+        try:
+            yield
+        finally:
+            _setns(own.fileno())
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "setns")

@@ -1,0 +1,65 @@
+"""Prove that traffic passes, both ways, and whom the listener saw."""
+
+import ipaddress
+import socket
+from typing import Literal, NamedTuple
+
+from .host import Host
+from .process import Process
+
+Protocol = Literal["tcp", "udp"]
+
+_SOCAT_LISTEN = {"tcp": "TCP{}-LISTEN", "udp": "UDP{}-RECVFROM"}  # RECVFROM: every datagram is a new talk
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+class Answer(NamedTuple):
+    """What a listener told: the address that the question came from, and the question."""
+
+    source: str
+    echo: str
+
+
+def answering(host: Host, port: int, protocol: Protocol = "tcp", *, ipv6: bool = False) -> Process:
+    """Start a socat that tells each caller its source address and then repeats what it says."""
+    address = f"{_SOCAT_LISTEN[protocol].format(6 if ipv6 else 4)}:{port},reuseaddr,fork"
+    listener = host.start("socat", "-d", "-d", address, "SYSTEM:echo $SOCAT_PEERADDR; cat")
+    listener.wait_for("listening on|receiving on")
+    return listener
+
+
+def call(  # noqa: PLR0913  both ends of a connection
+    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source_port: int = 0, timeout: float = 2.0
+) -> socket.socket:
+    """Connect a socket that lives in `host`; ConnectionRefusedError or TimeoutError (seconds) if it cannot."""
+    ipv6 = ipaddress.ip_address(address).version == 6
+    remote = host.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, _KINDS[protocol])
+    try:
+        remote.settimeout(timeout)
+        remote.bind(("::" if ipv6 else "0.0.0.0", source_port))
+        remote.connect((address, port))
+    except OSError:
+        remote.close()
+        raise
+    return remote
+
+
+def ask(  # noqa: PLR0913  likewise
+    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source_port: int = 0, timeout: float = 2.0
+) -> Answer:
+    """Ask a listener once, from `host`; ConnectionRefusedError or TimeoutError (seconds) if none answers."""
+    with call(host, address, port, protocol, source_port=source_port, timeout=timeout) as remote:
+        return put(remote)
+
+
+def put(remote: socket.socket, question: str = "who am I?") -> Answer:
+    """Ask over a connected socket (of TCP only once: the source is told at the beginning); OSError as by `ask`."""
+    remote.sendall(f"{question}\n".encode())
+    received = b""
+    while received.count(b"\n") < 2:
+        piece = remote.recv(65536)
+        if not piece:
+            raise ConnectionAbortedError(f"closed after {received!r}")
+        received += piece
+    source, echo = received.decode().splitlines()
+    return Answer(str(ipaddress.ip_address(source.strip("[]"))), echo)
