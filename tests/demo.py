@@ -24,22 +24,25 @@ class Demo:
     """Shows commands and what they print, and remembers which of the promised words were seen."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[str, bool]] = []
+        self._promises: list[tuple[str, bool]] = []
 
     def title(self, text: str) -> None:
         """Begin a step."""
         print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
-    def show(self, host: Host, *command: str, promise: str = "", keep: str = "") -> str:
-        """Run a command to its end; of its output show the lines that match `keep`, and look for the `promise`."""
+    def show(self, host: Host, *command: str, keep: str = "", **promises: str) -> str:
+        """Run a command to its end; of its output show the lines that match `keep`, and look for what is promised.
+
+        A promise is a sentence, with _ for the spaces, and the words that keep it.
+        """
         self._prompt(host, *command)
         done = host.run(*command, check=False, timeout=30.0)
         output = f"{done.stdout}{done.stderr}"
         for line in output.splitlines():
             if line.strip() and re.search(keep, line):
                 print(f"  {line}")
-        if promise:
-            self.check(promise, found=promise in output)
+        for sentence, words in promises.items():
+            self.check(sentence.replace("_", " "), kept=words in output)
         return output
 
     @contextmanager
@@ -50,16 +53,16 @@ class Demo:
             process.wait_for(until, timeout=15.0)
             yield process
 
-    def check(self, promise: str, *, found: bool) -> None:
+    def check(self, promise: str, *, kept: bool) -> None:
         """Note whether a promise was kept."""
-        self._seen.append((promise, found))
+        self._promises.append((promise, kept))
 
     def summary(self) -> int:
         """Show every promise, kept or not; the exit status."""
         self.title("Summary")
-        for promise, found in self._seen:
-            print(f"  {'ok    ' if found else 'FAILED'}  {promise}")
-        return 0 if all(found for _, found in self._seen) else 1
+        for promise, kept in self._promises:
+            print(f"  {'ok    ' if kept else 'FAILED'}  {promise}")
+        return 0 if all(kept for _, kept in self._promises) else 1
 
     def _prompt(self, host: Host, *command: str) -> None:
         words = ["igd" if word in IGD else word for word in command]
@@ -73,7 +76,7 @@ def main() -> int:
     with Lab() as lab:
         before = lab.srv.run("nft", "list", "ruleset").stdout
         demo.title("1. Without igd, a client finds no gateway.")
-        demo.show(lab.c1, "external-ip", promise="No IGD UPnP Device found")
+        demo.show(lab.c1, "external-ip", without_igd_a_client_finds_no_gateway="No IGD UPnP Device found")
 
         demo.title("2. One command on the server, no configuration.")
         with demo.running(lab.srv, *IGD, "run", "wg0", until=READY) as igd:
@@ -84,30 +87,32 @@ def main() -> int:
             igd.signal(9)
             igd.wait()
         with demo.running(lab.srv, *IGD, "run", "wg0", until=READY):
-            demo.show(lab.srv, *IGD, "list", "wg0", promise="10.100.0.2:8043")
+            demo.show(lab.srv, *IGD, "list", "wg0", after_kill_9_the_mapping_is_there_again="10.100.0.2:8043")
 
             demo.title("7. Stopped, it leaves no trace.")
             demo.show(lab.srv, *IGD, "stop", "wg0")
         after = demo.show(lab.srv, "nft", "list", "ruleset", keep="igd")
-        demo.check("the server's rules are what they were", found=_plain(after) == _plain(before))
+        demo.check("after the stop the server's rules are what they were", kept=_plain(after) == _plain(before))
     return demo.summary()
 
 
 def _map_and_talk(demo: Demo, lab: Lab) -> None:
     demo.title("3. Now the client learns the server's public address.")
-    demo.show(lab.c1, "external-ip", promise="60.60.60.1")
+    demo.show(lab.c1, "external-ip", with_igd_it_learns_the_public_address="60.60.60.1")
 
     demo.title("4. It opens a port.")
     mapped = "external 60.60.60.1:8043 TCP is redirected to internal 10.100.0.2:8043 (duration=300)"
-    demo.show(lab.c1, *"upnpc -n 10.100.0.2 8043 8043 tcp 300".split(), keep="external", promise=mapped)
+    demo.show(lab.c1, *"upnpc -n 10.100.0.2 8043 8043 tcp 300".split(), keep="external", it_maps_a_port=mapped)
     demo.show(lab.srv, *IGD, "list", "wg0")
     demo.show(lab.srv, *"nft list table inet igd_wg0".split())
 
     demo.title("5. And a machine on the internet talks to it, through the server's public address.")
     answer = 'SYSTEM:read words; echo "the client heard $words from $SOCAT_PEERADDR"'
     with demo.running(lab.c1, *"socat -d -d TCP-LISTEN:8043,reuseaddr".split(), answer, until="listening on"):
-        promise = "the client heard hello from 60.60.60.2"
-        demo.show(lab.net, "sh", "-c", "echo hello | socat -t5 - TCP:60.60.60.1:8043", promise=promise)
+        heard = "the client heard hello from 60.60.60.2"
+        demo.show(
+            lab.net, "sh", "-c", "echo hello | socat -t5 - TCP:60.60.60.1:8043", a_stranger_talks_through_it=heard
+        )
 
 
 def _tell_lines(igd: Process) -> None:

@@ -24,6 +24,11 @@ class MapPort:
     description: str = ""
     any_port: bool = False
 
+    def __str__(self) -> str:
+        port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
+        seconds = f"{self.lifetime} s" if self.lifetime else "good"
+        return f"map {self.protocol.name} {port} -> {self.internal} for {seconds} ({self.description!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class UnmapPorts:
@@ -32,6 +37,10 @@ class UnmapPorts:
     protocol: Protocol
     first_port: int
     last_port: int
+
+    def __str__(self) -> str:
+        ports = f"{self.first_port}-{self.last_port}" if self.first_port != self.last_port else str(self.first_port)
+        return f"unmap {self.protocol.name} {ports}"
 
 
 @dataclass(frozen=True, slots=True)
