@@ -60,6 +60,8 @@ def _run(arguments: argparse.Namespace) -> int:
         config = load(path) if arguments.config or path.exists() else Config()
     except ConfigError as error:
         return _complain(str(error), MISUSED)
+    except OSError as error:  # whether it is there cannot be told: ignoring it could open what the operator denied
+        return _complain(f"{path}: {error.strerror}", FAILED)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if arguments.verbose:
         logging.getLogger("igd").setLevel(logging.DEBUG)

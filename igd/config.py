@@ -1,6 +1,7 @@
 """TOML -> pydantic -> the plain values that the parts are built from."""
 
 import json
+import os
 import re
 import tomllib
 from ipaddress import IPv4Address
@@ -8,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
 
@@ -25,12 +35,20 @@ class ConfigError(Exception):
 
 def interface_name(name: str) -> str:
     """Check a name as the kernel does; ValueError."""
-    if re.fullmatch(r"[^\s/:]{1,15}", name) and name not in {".", ".."}:
+    if re.fullmatch(r"[^\s/:\0]+", name) and len(os.fsencode(name)) <= 15 and name not in {".", ".."}:
         return name
-    raise ValueError(f"{name!r} is not an interface name: 1 to 15 characters without spaces, '/' and ':'")
+    raise ValueError(f"{name!r} is not an interface name: 1 to 15 bytes without spaces, '/' and ':'")
+
+
+def _string(value: object) -> object:
+    """Refuse the numbers that Python's own types would take for addresses."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
 
 
 InterfaceName = Annotated[str, AfterValidator(interface_name)]
+Address = Annotated[IPv4Address, BeforeValidator(_string)]
 
 
 class _Section(BaseModel):
@@ -40,8 +58,8 @@ class _Section(BaseModel):
 class Leases(_Section):
     """Lifetimes in seconds: the longest that is granted, and what a lease without an end is told to be."""
 
-    max: int = Field(604800, ge=60, le=2**31)
-    default: int = Field(604800, ge=60, le=2**31)
+    max: int = Field(604800, ge=60, le=2**31, strict=True)
+    default: int = Field(604800, ge=60, le=2**31, strict=True)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Leases":
@@ -53,8 +71,8 @@ class Leases(_Section):
 class Limits(_Section):
     """What one peer may use."""
 
-    mappings_per_peer: int = Field(64, ge=1, le=65535)
-    requests_per_second: int = Field(200, ge=1, le=1_000_000)
+    mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
+    requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
 
 
 class Firewall(_Section):
@@ -73,9 +91,9 @@ class Config(_Section):
     """All that an operator can say; every key has a default that works."""
 
     external_interface: Literal["auto"] | InterfaceName = "auto"
-    external_address: Literal["auto"] | IPv4Address = "auto"
+    external_address: Literal["auto"] | Address = "auto"
     uuid: UUID | None = None
-    http_port: int = Field(HTTP_PORT, ge=1, le=65535)
+    http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
     rules: tuple[Rule, ...] | None = None
     allow: tuple[Rule, ...] | None = None
@@ -115,14 +133,19 @@ class Config(_Section):
         sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
         top = {name: value for name, value in plain.items() if name not in sections}
         lines = [_toml(name, value) for name, value in top.items()]
-        lines += ["rules = [", *(f"    {json.dumps(str(rule))}," for rule in self.policy.rules), "]"]
+        lines += ["rules = [", *(f"    {_literal(str(rule))}," for rule in self.policy.rules), "]"]
         for name, section in sections.items():
             lines += ["", f"[{name}]", *(_toml(key, value) for key, value in section.items())]
         return "\n".join(lines)
 
 
 def _toml(key: str, value: object) -> str:
-    return f"{key} = {json.dumps(value)}"  # numbers and strings look alike in both languages
+    return f"{key} = {_literal(value)}"
+
+
+def _literal(value: object) -> str:
+    """Numbers and strings look alike in TOML and JSON, but TOML knows no surrogates and wants DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def default_path(interface: str) -> Path:
@@ -144,22 +167,25 @@ def load(path: Path) -> Config:
 
 def _complaints(path: Path, error: ValidationError) -> list[str]:
     """One line for each mistake; what a union's branches say about one key becomes one line."""
-    said: dict[str, list[Any]] = {}
+    said: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
-        location = [str(part) for part in detail["loc"]]
-        key = ".".join(location[: 2 if location and location[0] in _SECTIONS else 1]) or "the file"
+        location = tuple(map(str, detail["loc"]))
+        key = location[: 2 if location and location[0] in _SECTIONS else 1]
         said.setdefault(key, []).append(detail)
-    return [f"{path}: {key}: {_reason(key, details)}" for key, details in said.items()]
+    return [f"{path}: {'.'.join(key) or 'the file'}: {_reason(key, details)}" for key, details in said.items()]
 
 
-_SECTIONS = {name for name, field in Config.model_fields.items() if isinstance(field.default, _Section)}
+_SECTIONS = {
+    name: type(field.default).model_fields
+    for name, field in Config.model_fields.items()
+    if isinstance(field.default, _Section)
+}
 
 
-def _reason(key: str, details: list[Any]) -> str:
+def _reason(key: tuple[str, ...], details: list[Any]) -> str:
     value = details[0]["input"]
     reason = "; or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in details))
     if details[0]["type"] == "extra_forbidden":
-        section = Config.model_fields[key.split(".", maxsplit=1)[0]].default if "." in key else Config
-        known = section.__class__.model_fields if isinstance(section, _Section) else Config.model_fields
+        known = Config.model_fields if len(key) == 1 else _SECTIONS[key[0]]
         return f"unknown key; allowed are {', '.join(known)}"
     return reason if isinstance(value, dict | list) else f"{value!r}: {reason}"

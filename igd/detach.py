@@ -30,6 +30,8 @@ def detach(serve: Callable[[Callable[[], None]], int], log_file: Path, patience:
     status = 1
     try:
         status = serve(lambda: _leave_terminal(log_file, writing))
+    except BaseException:  # nobody above would print it
+        logging.getLogger(__name__).exception("ended by a mistake of its own")
     finally:
         with contextlib.suppress(OSError):
             logging.shutdown()

@@ -4,7 +4,8 @@ import asyncio
 import collections
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
@@ -118,7 +119,14 @@ class Gateway:
             case GetExternalAddress():
                 return ExternalAddress(self.announced) if self.announced else Refused(Refusal.NO_EXTERNAL_ADDRESS)
             case GetLinkStatus():
-                return await self._link()
+                return await self._link_status()
+
+    async def _link_status(self) -> LinkStatus | Refused:
+        try:
+            return await self._link()
+        except OSError as error:
+            log.error("the external interface cannot be read: %s", error)  # noqa: TRY400 - it says all
+            return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _change(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
         try:
@@ -133,7 +141,9 @@ class Gateway:
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not self._ledger.addresses:
             return Refused(Refusal.NO_EXTERNAL_ADDRESS)
-        if not (await self._peers.peers()).may_map(source, request.internal.address):
+        peers = await self._peers.peers()
+        internal = request.internal.address
+        if not peers.may_map(source, internal) or not peers.still_owns(peer.public_key, internal):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
         plan = self._plan_any_port(peer, request) if request.any_port else self._plan(peer, request)
         if isinstance(plan, Refusal):
@@ -149,12 +159,15 @@ class Gateway:
         return self._plan_port(peer, request, request.external_port)
 
     def _plan_any_port(self, peer: Peer, request: MapPort) -> Change | Refusal:
-        plan: Change | Refusal = Refusal.FORBIDDEN
+        refusal = Refusal.FORBIDDEN
         for port in self._policy.candidates(request.external_port, request.internal, request.description, self._rng):
-            plan = self._plan_port(peer, request, port)
-            if plan is not Refusal.CONFLICT:
-                return plan
-        return Refusal.NO_FREE_PORT if plan is Refusal.CONFLICT else plan
+            # The wish may renew what the peer holds; another port must be nobody's, the peer's own included.
+            if port == request.external_port or self._ledger.table.free((request.protocol, port)):
+                plan = self._plan_port(peer, request, port)
+                if plan is not Refusal.CONFLICT:
+                    return plan
+            refusal = Refusal.NO_FREE_PORT
+        return refusal
 
     def _plan_port(self, peer: Peer, request: MapPort, external_port: int) -> Change | Refusal:
         mapping = PortMapping(request.protocol, external_port, request.internal, peer.public_key, request.description)
@@ -174,48 +187,57 @@ class Gateway:
 
     async def wake(self) -> None:
         """End or renew the leases that have run out, and mend what could not be mended before."""
+        await asyncio.shield(self._wake())
+
+    async def _wake(self) -> None:
         try:
             async with self._ledger.turn():
-                for entry in self._ledger.table.expired(self._clock()):
-                    await self._end_lease(entry)
+                expired = self._ledger.table.expired(self._clock())
+                await self._end([entry for entry in expired if not entry.lease.endless], "their leases have run out")
+                await self._renew([entry for entry in expired if entry.lease.endless])
         except (FirewallError, OSError):
             log.exception("leases could not be ended")
             self._ledger.retry_later()
 
-    async def _end_lease(self, entry: Entry) -> None:
-        lease = await self._renewed(entry)
-        log.info("the lease of %s has run out: %s", entry.mapping, "renewed, its peer is alive" if lease else "closed")
-        if lease:
-            await self._ledger.commit([Change(entry, Entry(entry.mapping, lease))])
-        else:
-            await self._ledger.expire(entry)
+    async def _renew(self, entries: Sequence[Entry]) -> None:
+        """Renew endless leases from the last handshakes of their peers; those of silent peers end."""
+        handshakes = await self._peers.handshakes() if entries else {}
+        leases = {entry: self._renewed(handshakes.get(entry.mapping.peer)) for entry in entries}
+        await self._end([entry for entry, lease in leases.items() if lease is None], "their peers are silent")
+        await self._ledger.impose(
+            [Change(entry, Entry(entry.mapping, lease)) for entry, lease in leases.items() if lease is not None]
+        )
 
-    async def _renewed(self, entry: Entry) -> Lease | None:
-        """Give the new lease of an endless mapping: it runs from its peer's last handshake."""
-        if not entry.lease.endless:
-            return None
-        handshake = (await self._peers.handshakes()).get(entry.mapping.peer)
+    def _renewed(self, handshake: float | None) -> Lease | None:
+        """Give the lease that runs from this handshake; a peer that talks shakes hands only every two minutes."""
+        now = self._clock()
         if handshake is None:
             return None
-        expires = handshake + self._policy.default_lifetime
-        return Lease(expires, endless=True) if expires > self._clock() else None
+        # A wall clock that was set back puts handshakes into the future.
+        expires = min(handshake, now) + max(self._policy.default_lifetime, LIVE_SECONDS)
+        return Lease(expires, endless=True) if expires > now else None
+
+    async def _end(self, entries: Sequence[Entry], why: str) -> None:
+        if entries:
+            log.info("closed, %s: %s", why, ", ".join(str(entry.mapping) for entry in entries))
+        await self._ledger.impose([Change(entry, None) for entry in entries])
 
     async def recheck_peers(self) -> None:
         """Close the mappings whose peers are gone or no longer own the internal address."""
+        await asyncio.shield(self._recheck_peers())
+
+    async def _recheck_peers(self) -> None:
         try:
             async with self._ledger.turn():
                 peers = await self._peers.peers()
-                gone = [entry for entry in self._ledger.table if not _owned(peers, entry)]
-                if gone:
-                    log.info("closed, their peers are gone: %s", ", ".join(str(entry.mapping) for entry in gone))
-                    await self._ledger.commit([Change(entry, None) for entry in gone])
+                await self._end([entry for entry in self._ledger.table if not _owned(peers, entry)], "nobody's now")
         except (FirewallError, OSError):
             log.exception("the mappings of removed peers could not be closed")
 
     async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
         """Take new external addresses: what clients are told, and what packets to us really carry."""
         self.announced = announced
-        await self._ledger.readdress(matched)
+        await asyncio.shield(self._ledger.readdress(matched))
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
@@ -227,6 +249,9 @@ class Gateway:
         drop: list[Entry] = []
         for entry in stored:
             (keep if self._may_stay(entry, peers) else drop).append(entry)
+        # The operator may have shortened what is granted, and a wall clock that was set back lengthens leases.
+        latest = self._clock() + self._policy.max_lifetime
+        keep = [replace(entry, lease=replace(entry.lease, expires=min(entry.lease.expires, latest))) for entry in keep]
         if drop:
             log.info("no longer allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
@@ -234,7 +259,7 @@ class Gateway:
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
         mapping = entry.mapping
         return (
-            entry.lease.expires > self._clock()
+            (entry.lease.endless or entry.lease.expires > self._clock())  # on the endless ones `wake` decides
             and _owned(peers, entry)
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
@@ -256,7 +281,8 @@ class Gateway:
         return [self._told(entry) for entry in self._ledger.table]
 
     def _told(self, entry: Entry) -> Mapped:
-        return Mapped(entry.mapping, entry.lease.remaining(self._clock()))
+        """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""
+        return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
 
 
 def _owned(peers: Peers, entry: Entry) -> bool:

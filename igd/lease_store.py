@@ -55,24 +55,34 @@ class LeaseStore:
         with self._trouble():
             try:
                 self._database = self._open()
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, ValueError) as error:
                 if isinstance(error, sqlite3.OperationalError):  # no permission, disk full: not the file's fault
                     raise
-                damaged = path.with_name(path.name + ".damaged")
-                log.error("%s is damaged (%s): put aside as %s", path, error, damaged)  # noqa: TRY400
-                path.replace(damaged)
+                log.error("%s is damaged (%s): put aside as %s", path, error, self._put_aside())  # noqa: TRY400
                 self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        try:
+            self._prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         # Survives kill -9; a power loss may lose the last moments, and the kernel's rules with them.
         database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, VERSION):
             raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
         database.executescript(_SCHEMA)
-        return database
+        _prove_sound(database)
+
+    def _put_aside(self) -> Path:
+        """Move the file out of the way; its journal stays, and SQLite deletes it when it finds a new file beside it."""
+        return self._path.replace(self._path.with_name(self._path.name + ".damaged"))
 
     def load(self) -> list[Entry]:
         """Read all leases, oldest first, what has run out in the meantime included."""
@@ -101,7 +111,8 @@ class LeaseStore:
             yield
             self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # a full disk may have rolled it back already
+                self._database.execute("ROLLBACK")
             raise
 
     @contextlib.contextmanager
@@ -110,6 +121,15 @@ class LeaseStore:
             yield
         except (sqlite3.Error, ValueError) as error:
             raise StoreError(f"{self._path}: {error}") from error
+
+
+def _prove_sound(database: sqlite3.Connection) -> None:
+    """Read everything once; DatabaseError or ValueError now rather than in the midst of a change."""
+    (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    for row in database.execute(_LOAD):
+        _entry(row, 0.0)
 
 
 def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:

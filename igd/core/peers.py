@@ -17,6 +17,10 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
+WIDEST = {4: 8, 6: 16}
+"""The shortest prefix length that says who a peer is, for each IP version. Wider entries (0.0.0.0/0, 0.0.0.0/1, 2000::/3)
+say where a peer may send to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -51,7 +55,7 @@ class Peers:
     def owner(self, address: Address) -> Peer | None:
         """Find the peer to which `address` belongs.
 
-        A /0 entry says where a peer may send to, not who it is: it owns only what the interface's networks hold.
+        A wide entry (WIDEST) owns only what the interface's networks hold.
         """
         if address in self._own or address.is_multicast or address.is_unspecified or address.is_loopback:
             return None
@@ -60,24 +64,24 @@ class Peers:
                 continue
             host_bits = address.max_prefixlen - prefix_length
             peer = table.get(int(address) >> host_bits << host_bits)
-            if peer is not None and (prefix_length or self._on_link(address)):
+            if peer is not None and (prefix_length >= WIDEST[version] or self._on_link(address)):
                 return peer
         return None
 
     def networks(self) -> tuple[IPv4Network, ...]:
         """Give the IPv4 networks in which everything that peers own lies."""
-        owned = [network for peer in self.all for network in peer.allowed_ips if network.prefixlen]
+        owned = [network for peer in self.all for network in peer.allowed_ips if _tells_who(network)]
         return tuple(
             collapse_addresses(network for network in (*self._networks, *owned) if isinstance(network, IPv4Network))
         )
 
     def may_map(self, source: Address, internal: Address) -> bool:
-        """Tell whether the peer that sends from `source` owns `internal`; by a /0 entry it owns `source` alone."""
+        """Tell whether the peer that sends from `source` owns `internal`; by a wide entry it owns `source` alone."""
         peer = self.owner(source)
         if peer is None or self.owner(internal) != peer:
             return False
         return internal == source or any(
-            internal.version == network.version and network.prefixlen and internal in network
+            internal.version == network.version and _tells_who(network) and internal in network
             for network in peer.allowed_ips
         )
 
@@ -88,3 +92,7 @@ class Peers:
 
     def _on_link(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def _tells_who(network: Network) -> bool:
+    return network.prefixlen >= WIDEST[network.version]

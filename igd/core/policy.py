@@ -33,7 +33,7 @@ class PortRange:
     @classmethod
     def parse(cls, text: str) -> "PortRange":
         """Read "1024-65535" or "8080"; ValueError says what is allowed."""
-        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text)
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
             if first <= last <= 65535:
@@ -129,17 +129,21 @@ class Policy:
         rules = self._concerned(internal, description)
         if wish is not None and _first_match(rules, wish):
             yield wish
-        ranges = [range(max(1, rule.external.first), rule.external.last + 1) for rule in rules if rule.allow]
+        ranges = _allowed(rules)
         ends = list(itertools.accumulate(map(len, ranges)))
         size = ends[-1] if ends else 0
         for index in rng.sample(range(size), min(CANDIDATES, size)):
             which = bisect.bisect_right(ends, index)
-            port = ranges[which][index - ends[which]]  # counted back from the range's end
-            if _first_match(rules, port):
-                yield port
+            yield ranges[which][index - ends[which]]  # counted back from the range's end
 
     def _concerned(self, internal: Endpoint, description: str) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.concerns(internal, description))
+
+
+def _allowed(rules: tuple[Rule, ...]) -> list[range]:
+    """The external ports that the rules allow, each once: between two edges all ports share one verdict."""
+    edges = sorted({edge for rule in rules for edge in (max(1, rule.external.first), rule.external.last + 1)})
+    return [range(first, end) for first, end in itertools.pairwise(edges) if _first_match(rules, first)]
 
 
 def _first_match(rules: tuple[Rule, ...], external_port: int) -> bool:

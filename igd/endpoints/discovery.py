@@ -113,14 +113,18 @@ def _socket(interface: str, address: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((address, ssdp.PORT))
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, f"UDP {address}:{ssdp.PORT}: {error.strerror}") from error
     return sock
 
 
 def _group_socket(interface: str) -> socket.socket:
-    sock = _socket(interface, ssdp.GROUP)
     membership = struct.pack("=4s4si", socket.inet_aton(ssdp.GROUP), bytes(4), socket.if_nametoindex(interface))
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    sock = _socket(interface, ssdp.GROUP)
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except OSError:
+        sock.close()
+        raise
     return sock

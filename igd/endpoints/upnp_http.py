@@ -4,13 +4,15 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from ipaddress import IPv4Address
 from uuid import UUID
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from igd.core.peers import Peer
-from igd.core.request import Refused
+from igd.core.request import Refusal, Refused
 from igd.endpoints import page
 from igd.gateway import Gateway
 from igd.wire import actions, description, soap
@@ -23,10 +25,23 @@ CONNECTION_SECONDS = 10.0
 """From connect to close: a connection serves one request, and a real client needs milliseconds. One clock for headers,
 body and answer leaves a slow sender nothing to hold open."""
 
+CLOSE_SECONDS = 2.0
+"""How long a slow sender may delay the end: who stops us waits for it."""
+
 CONNECTIONS = 512
 """Open at once; more are closed as they come."""
 
 PAGE = "/"
+
+_asking: ContextVar[Peer | Refused] = ContextVar("asking")
+"""Who sent the request at hand: each has a task, and so a context, of its own."""
+
+_REFUSALS = {
+    Refusal.NOT_A_PEER: web.HTTPForbidden,
+    Refusal.TOO_MANY_REQUESTS: web.HTTPTooManyRequests,
+    Refusal.SYSTEM_FAILURE: web.HTTPServiceUnavailable,
+}
+"""What a GET hears whose sender is not admitted."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -45,7 +60,13 @@ class UPnPHttp:
             app.router.add_get(path, _document(document))
         for path, service in description.CONTROL_PATHS.items():
             app.router.add_post(path, self._control(service))
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_aiohttp_log,
+            shutdown_timeout=CLOSE_SECONDS,
+            auto_decompress=False,  # no client compresses, and a small body could become a large one
+        )
 
     async def open(self, interface: str, address: IPv4Address, port: int) -> None:
         """Listen; OSError when the port is taken."""
@@ -66,18 +87,18 @@ class UPnPHttp:
             self._gateway.counters["http", "too many connections"] += 1
             return _Closed()
         connection = server()
-        asyncio.get_running_loop().call_later(CONNECTION_SECONDS, connection.force_close)
+        asyncio.get_running_loop().call_later(CONNECTION_SECONDS, _abort, connection)
         return connection
 
     @web.middleware
     async def _frame(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What holds for every request: who may ask, under which name, and that the connection ends."""
         peer = await self._gateway.admit(IPv4Address(request.remote or "0.0.0.0"))  # noqa: S104 - nobody's
-        request["peer"] = peer
+        _asking.set(peer)
         try:
             _refuse_names(request)
             if isinstance(peer, Refused) and request.method != "POST":  # control says it in its own terms
-                raise web.HTTPForbidden(text=f"{peer.reason.value}\n")
+                raise _REFUSALS[peer.reason](text=f"{peer.reason.value}\n")
             response = await handler(request)
         except web.HTTPException as error:
             self._gateway.counters["http", str(error.status)] += 1
@@ -87,8 +108,9 @@ class UPnPHttp:
         response.headers["Server"] = self._server
         return response
 
-    async def _page(self, request: web.Request) -> web.Response:
-        peer: Peer = request["peer"]
+    async def _page(self, _request: web.Request) -> web.Response:
+        peer = _asking.get()
+        assert isinstance(peer, Peer), "the others have been refused"
         return web.Response(text=page.render(self._gateway, peer), content_type="text/html", headers=page.HEADERS)
 
     def _control(self, service: Service) -> Handler:
@@ -103,7 +125,7 @@ class UPnPHttp:
         return control
 
     async def _act(self, service: Service, request: web.Request) -> bytes:
-        peer: Peer | Refused = request["peer"]
+        peer = _asking.get()
         if isinstance(peer, Refused):
             raise soap.UPnPError(*actions.REFUSALS[peer.reason])
         if request.content_length is None and "Transfer-Encoding" not in request.headers:
@@ -125,6 +147,27 @@ class _Closed(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.abort()
+
+
+def _abort(connection: web.RequestHandler) -> None:
+    """End a connection whatever is still to be sent: a client that does not read could hold a polite close open."""
+    transport = connection.transport
+    connection.force_close()
+    if isinstance(transport, asyncio.Transport):
+        transport.abort()
+
+
+def _is_mistake_of_ours(record: logging.LogRecord) -> bool:
+    """Tell whether a line is for the operator: aiohttp reports bytes that are no HTTP, and who hangs up, as errors."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | ConnectionError):
+        log.debug("%s: %r", record.getMessage(), error)
+        return False
+    return True
+
+
+_aiohttp_log = log.getChild("aiohttp")
+_aiohttp_log.addFilter(_is_mistake_of_ours)
 
 
 def _document(document: bytes) -> Handler:
@@ -154,7 +197,7 @@ def _socket(interface: str, address: IPv4Address, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may linger
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((str(address), port))
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, f"TCP {address}:{port}: {error.strerror}") from error
     return sock

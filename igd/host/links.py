@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -92,14 +93,17 @@ class Links:
     async def _link(self, name: str) -> Any:  # noqa: ANN401 - pyroute2 has no types
         try:
             return (await self._dump("link", "get", ifname=name))[0]
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
+        except OSError as error:
+            if error.errno == errno.ENODEV:
                 return None
             raise
 
     async def _dump(self, what: str, command: str = "dump", **filters: int | str) -> list[Any]:
-        answers = await getattr(self._netlink, what)(command, **filters)
-        return list(answers) if command == "get" else [message async for message in answers]
+        try:
+            answers = await getattr(self._netlink, what)(command, **filters)
+            return list(answers) if command == "get" else [message async for message in answers]
+        except NetlinkError as error:  # not an OSError, though it is one
+            raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
 
 
 def _address(message: Any) -> Interface:  # noqa: ANN401 - pyroute2 has no types

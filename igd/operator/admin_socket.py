@@ -43,6 +43,7 @@ class AdminSocket:
     async def close(self) -> None:
         """Stop listening."""
         await self._runner.cleanup()
+        self._path.unlink(missing_ok=True)
 
 
 def _answer(give: Callable[[], Any]) -> Callable[[web.Request], Any]:
@@ -60,8 +61,11 @@ def ask(directory: Path, what: str) -> Any:  # noqa: ANN401 - what JSON holds
         connector = aiohttp.UnixConnector(str(directory / NAME))
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.get(f"http://igd{what}") as response,
+            session.get(f"http://igd{what}", raise_for_status=True) as response,
         ):
             return json.loads(await response.text())
 
-    return asyncio.run(get())
+    try:
+        return asyncio.run(get())
+    except aiohttp.ClientError as error:
+        raise OSError(str(error) or type(error).__name__) from error

@@ -1,0 +1,192 @@
+"""The operator's rules decide, in his order; what is offered is allowed."""
+
+import random
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd.core.mapping import Endpoint, Lease
+from igd.core.policy import CANDIDATES, Policy, PortRange, Rule
+from igd.core.request import ENDLESS
+
+C1 = IPv4Address("10.100.0.2")
+WEB = Endpoint(C1, 8080)
+
+
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - the same in every run
+
+
+def policy(*rules: str) -> Policy:
+    return Policy(tuple(map(Rule.parse, rules)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8080", PortRange(8080, 8080)), ("0-65535", PortRange(0, 65535)), ("1024-1024", PortRange(1024, 1024))],
+)
+def test_ranges_of_ports(text: str, expected: PortRange) -> None:
+    assert PortRange.parse(text) == expected
+    assert PortRange.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "1-", "-1", "70000", "1-65536", "9-8", "1 - 2", "0x10", "123456", "\u0661", "a"]
+)
+def test_what_is_no_range_of_ports(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a range of ports such as"):
+        PortRange.parse(text)
+
+
+def test_a_rule_in_miniupnpds_grammar() -> None:
+    rule = Rule.parse('deny 1024-65535 10.100.0.7/16 80 "^(a b|c\'d)#"')
+    assert (rule.allow, rule.external, rule.network, rule.internal) == (
+        False,
+        PortRange(1024, 65535),
+        IPv4Network("10.100.0.0/16"),
+        PortRange(80, 80),
+    )
+    assert rule.description
+    assert rule.description.pattern == "^(a b|c'd)#"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "is not of the form"),
+        ("allow 80 10.0.0.0/8", "is not of the form"),
+        ("permit 80 10.0.0.0/8 80", "is not of the form"),
+        ("allow 80 10.0.0.0/8 80 a b", "is not of the form"),
+        ("allow 80 10.0.0.0/33 80", "is not an IPv4 address or network"),
+        ("allow 80 fd00::/8 80", "is not an IPv4 address or network"),
+        ("allow 80 10.0.0.0/8 80 regex", "is not a regular expression in double quotes"),
+        ('allow 80 10.0.0.0/8 80 "("', "is not a regular expression: "),
+        ('allow 80 10.0.0.0/8 80 "', "No closing quotation"),
+        ("allow 80-79 10.0.0.0/8 80", "is not a range of ports"),
+    ],
+)
+def test_what_is_no_rule_is_said_with_the_reason(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Rule.parse(text)
+
+
+networks = st.builds(
+    lambda number, length: IPv4Network((number, length), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32)
+)
+ports = st.integers(0, 65535)
+ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
+
+
+@given(
+    st.booleans(),
+    ranges,
+    networks,
+    ranges,
+    st.none() | st.sampled_from([".*", "^a b$", r"\bx\b", "'", "#", "ü", "\\\\"]),
+)
+def test_a_rule_reads_back_as_it_was_written(
+    allow: bool,  # noqa: FBT001
+    external: PortRange,
+    network: IPv4Network,
+    internal: PortRange,
+    pattern: str | None,
+) -> None:
+    words = ["allow" if allow else "deny", str(external), str(network), str(internal)]
+    text = " ".join(words if pattern is None else [*words, f'"{pattern}"'])
+    assert str(Rule.parse(text)) == text
+
+
+ORDERED = policy(
+    "deny 5000 0.0.0.0/0 0-65535",
+    "allow 5000-5010 10.100.0.0/24 8080",
+    'allow 5000-5020 10.100.0.0/16 0-65535 "^torrent"',
+)
+
+
+@pytest.mark.parametrize(
+    ("port", "internal", "description", "allowed"),
+    [
+        (5000, WEB, "torrent", False),  # the first match decides
+        (5001, WEB, "", True),
+        (5010, WEB, "", True),
+        (5011, WEB, "", False),
+        (5011, WEB, "torrent", True),
+        (5011, WEB, "a torrent", False),
+        (5001, Endpoint(C1, 8081), "", False),
+        (5001, Endpoint(IPv4Address("10.100.1.2"), 8080), "", False),
+        (5001, Endpoint(IPv4Address("10.101.0.2"), 8080), "torrent", False),
+        (4999, WEB, "torrent", False),  # no rule denies
+    ],
+)
+def test_the_first_rule_that_matches_decides(port: int, internal: Endpoint, description: str, allowed: bool) -> None:  # noqa: FBT001
+    assert ORDERED.allows(port, internal, description) is allowed
+
+
+@pytest.mark.parametrize(
+    ("external", "internal", "allowed"),
+    [(1024, 1024, True), (65535, 65535, True), (1023, 1024, False), (1024, 1023, False), (80, 80, False)],
+)
+def test_by_default_unprivileged_ports(external: int, internal: int, allowed: bool) -> None:  # noqa: FBT001
+    assert Policy().allows(external, Endpoint(C1, internal), "") is allowed
+
+
+def test_no_rules_allow_nothing() -> None:
+    assert not policy().allows(5000, WEB, "")
+    assert list(policy().candidates(5000, WEB, "", rng(1))) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "lease"),
+    [
+        (60, Lease(160.0)),
+        (3600, Lease(3700.0)),
+        (3601, Lease(3700.0)),
+        (2**32 - 1, Lease(3700.0)),
+        (ENDLESS, Lease(1900.0, endless=True)),
+    ],
+)
+def test_leases_are_cut_to_the_longest_and_endless_ones_told_as_the_default(asked: int, lease: Lease) -> None:
+    assert Policy(max_lifetime=3600, default_lifetime=1800).lease(asked, 100.0) == lease
+
+
+small_ports = st.integers(0, 40)
+small_ranges = st.tuples(small_ports, small_ports).map(lambda pair: PortRange(min(pair), max(pair)))
+small_rules = st.lists(
+    st.builds(
+        Rule,
+        st.booleans(),
+        small_ranges,
+        st.sampled_from([IPv4Network("10.100.0.0/16"), IPv4Network("10.101.0.0/16")]),
+        small_ranges,
+    ),
+    max_size=6,
+).map(tuple)
+
+
+@given(small_rules, st.none() | st.integers(1, 50), small_ports, st.randoms(use_true_random=False))
+def test_all_that_is_allowed_is_offered_and_the_wish_first(
+    rules: tuple[Rule, ...], wish: int | None, internal_port: int, rng: random.Random
+) -> None:
+    internal = Endpoint(C1, internal_port)
+    judge = Policy(rules)
+    allowed = {port for port in range(1, 100) if judge.allows(port, internal, "")}
+    offered = list(judge.candidates(wish, internal, "", rng))
+    assert set(offered) == allowed
+    assert len(offered) == len(allowed) + (wish in allowed)
+    if wish in allowed:
+        assert offered[0] == wish
+
+
+def test_a_bounded_number_is_offered_at_random_and_none_twice() -> None:
+    offered = list(Policy().candidates(None, WEB, "", rng(1)))
+    assert len(offered) == len(set(offered)) == CANDIDATES
+    assert offered != list(Policy().candidates(None, WEB, "", rng(2)))
+    assert max(offered) > 60000
+    assert min(offered) < 5000
+
+
+def test_few_allowed_ports_among_many_denied_are_all_offered() -> None:
+    narrow = policy("deny 1024-65500 0.0.0.0/0 0-65535", "allow 1024-65535 0.0.0.0/0 0-65535")
+    assert sorted(narrow.candidates(None, WEB, "", rng(1))) == list(range(65501, 65536))

@@ -1,0 +1,60 @@
+"""Nobody asks more often than he may, and nobody is held back before."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd.core.rate_limit import RateLimit
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3, 7, 200, 1000])
+@pytest.mark.parametrize("now", [0.0, 0.1, 123456.789, 2.0**25 + 0.3])
+def test_a_burst_holds_as_many_as_a_second(rate: int, now: float) -> None:
+    limit = RateLimit(rate)
+    assert [limit.admit("peer", now) for _ in range(rate + 1)] == [True] * rate + [False]
+
+
+def test_what_is_refused_is_not_counted() -> None:
+    limit = RateLimit(2)
+    assert [limit.admit("peer", 0.0) for _ in range(100)].count(True) == 2
+    assert [limit.admit("peer", 0.5) for _ in range(100)].count(True) == 1
+
+
+def test_one_peer_does_not_spend_for_another() -> None:
+    limit = RateLimit(1)
+    assert limit.admit("one", 0.0)
+    assert not limit.admit("one", 0.0)
+    assert limit.admit("two", 0.0)
+
+
+def test_keys_that_rest_are_forgotten() -> None:
+    limit = RateLimit(1)
+    for key in range(1000):
+        limit.admit(key, 1.0)
+    limit.admit("later", 100.0)
+    assert len(limit._full_at) == 1  # noqa: SLF001 - nothing else shows that memory is given back
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 70)), max_size=200),
+    st.floats(0, 1e6),
+)
+def test_never_more_than_the_rate_and_one_burst(rate: int, events: list[tuple[str, float]], start: float) -> None:
+    limit = RateLimit(rate)
+    now, admitted = start, Counter[str]()
+    for key, pause in events:
+        now += pause / 100
+        admitted[key] += limit.admit(key, now)
+        assert admitted[key] <= rate * (now - start + 1) + 0.11
+
+
+@given(st.integers(1, 20), st.lists(st.floats(1.0, 200.0), max_size=100))
+def test_who_keeps_to_the_rate_is_always_admitted(rate: int, pauses: list[float]) -> None:
+    limit = RateLimit(rate)
+    now = 0.0
+    for pause in pauses:
+        now += pause / rate
+        assert limit.admit("peer", now)

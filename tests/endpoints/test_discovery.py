@@ -1,0 +1,213 @@
+"""Searches are answered to peers from port 1900, and live peers hear that we come and go."""
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import IPv4Address
+from uuid import UUID
+
+import pytest
+
+from igd.endpoints import discovery
+from igd.endpoints.discovery import Discovery
+from igd.wire import ssdp
+from tests.counter import C1, C2, SERVER, Counter
+
+pytestmark = pytest.mark.root
+
+STRANGER = IPv4Address("10.100.0.9")
+ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
+ADVERTISER = ssdp.Advertiser(("http://10.100.0.1:2869/1", "http://10.100.0.1:2869/2"), "igd/0.1", 7, 9)
+GATEWAY_1 = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
+GATEWAY_2 = "urn:schemas-upnp-org:device:InternetGatewayDevice:2"
+
+
+class Client:
+    """A socket of a peer's; what is sent to it is kept until it is asked for."""
+
+    def __init__(self, address: IPv4Address, port: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)  # noqa: FBT003
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        self._socket.bind((str(address), port))
+
+    def send(self, data: bytes, destination: str = str(SERVER)) -> None:
+        """Send to port 1900."""
+        self._socket.sendto(data, (destination, ssdp.PORT))
+
+    async def receive(self) -> tuple[str, tuple[str, int]]:
+        """Wait for a datagram."""
+        async with asyncio.timeout(5):
+            data, source = await asyncio.get_running_loop().sock_recvfrom(self._socket, 4096)
+        return data.decode(), source
+
+    def left(self) -> int:
+        """Tell how many datagrams nobody has asked for; forget them."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while self._socket.recv(4096):
+                count += 1
+        return count
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+@pytest.fixture
+async def counter() -> Counter:
+    return await Counter().start()
+
+
+@pytest.fixture
+async def server(counter: Counter) -> AsyncIterator[Discovery]:
+    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311 - the same in every run
+    await server.open("lo", SERVER)
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with contextlib.closing(Client(C1)) as client:
+        yield client
+
+
+def search(target: str, mx: int | None = None) -> bytes:
+    lines = ["M-SEARCH * HTTP/1.1", f"HOST: {ssdp.GROUP}:1900", 'MAN: "ssdp:discover"', f"ST: {target}"]
+    return ("\r\n".join(lines if mx is None else [*lines, f"MX: {mx}"]) + "\r\n\r\n").encode()
+
+
+async def counted(counter: Counter, outcome: str, count: int = 1) -> None:
+    """Wait until so many searches have ended so."""
+    async with asyncio.timeout(5):
+        while counter.gateway.counters["ssdp", outcome] < count:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("target", [GATEWAY_1, GATEWAY_2, "upnp:rootdevice", f"uuid:{ROOT}"])
+@pytest.mark.parametrize(("destination", "mx"), [(str(SERVER), None), (str(SERVER), 3), (ssdp.GROUP, 2)])
+async def test_a_search_is_answered_to_its_sender_from_port_1900(
+    client: Client, target: str, destination: str, mx: int | None
+) -> None:
+    client.send(search(target, mx), destination)
+    answer, source = await client.receive()
+    assert source == (str(SERVER), 1900)
+    assert answer.startswith("HTTP/1.1 200 OK\r\n")
+    assert f"\r\nST: {target}\r\n" in answer
+    assert client.left() == 0
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_search_for_everything_gets_everything(client: Client) -> None:
+    client.send(search("ssdp:all"))
+    targets = [(await client.receive())[0].partition("\r\nST: ")[2].partition("\r\n")[0] for _ in ssdp.adverts(ROOT)]
+    assert targets == [advert.target for advert in ssdp.adverts(ROOT)]
+    assert client.left() == 0
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_search_sent_to_us_waits_for_nothing(client: Client) -> None:
+    begun = asyncio.get_running_loop().time()
+    for _ in range(20):
+        client.send(search(GATEWAY_1, 5))
+        await client.receive()
+    assert asyncio.get_running_loop().time() - begun < 20 * discovery.SPREAD_SECONDS / 4
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("address", [STRANGER, SERVER])
+async def test_who_is_no_peer_hears_nothing(counter: Counter, address: IPv4Address) -> None:
+    with contextlib.closing(Client(address)) as stranger:
+        for destination in (str(SERVER), ssdp.GROUP):
+            stranger.send(search(GATEWAY_1, 1), destination)
+        await counted(counter, "refused", 2)
+        assert stranger.left() == 0
+    assert counter.gateway.counters["ssdp", "answered"] == 0
+
+
+@pytest.mark.usefixtures("server")
+async def test_junk_and_what_is_not_meant_for_us_is_not_answered(counter: Counter, client: Client) -> None:
+    for junk in (b"", b"\xff\0", b"M-SEARCH * HTTP/1.1\r\n\r\n", search("").replace(b"ST: ", b"ST")):
+        client.send(junk)
+    await counted(counter, "malformed", 4)
+    client.send(search("urn:schemas-upnp-org:device:MediaServer:1"))
+    client.send(b"NOTIFY * HTTP/1.1\r\nNTS: ssdp:alive\r\n\r\n")
+    client.send(search(GATEWAY_1))
+    assert GATEWAY_1 in (await client.receive())[0]
+    assert client.left() == 0
+    assert counter.gateway.counters["ssdp", "answered"] == 1
+
+
+@pytest.mark.usefixtures("server")
+async def test_who_asks_too_often_hears_nothing_for_a_while(client: Client) -> None:
+    counter = await Counter(rate=3).start()
+    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+    await server.open("lo", C2)
+    for _ in range(10):
+        client.send(search(GATEWAY_1), str(C2))
+    await counted(counter, "refused", 7)
+    for _ in range(3):
+        await client.receive()
+    assert client.left() == 0
+    await server.close()
+
+
+async def test_searches_under_way_are_bounded_and_end_with_us(
+    counter: Counter, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "SPREAD_SECONDS", 5.0)
+    monkeypatch.setattr(discovery, "PENDING", 3)
+    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+    await server.open("lo", SERVER)
+    for _ in range(10):
+        client.send(search(GATEWAY_1, 5), ssdp.GROUP)
+    client.send(b"junk", ssdp.GROUP)  # comes last
+    await counted(counter, "malformed")
+    await counted(counter, "answered", 3)
+    assert counter.gateway.counters["ssdp", "answered"] == 3
+    async with asyncio.timeout(1):
+        await server.close()
+    assert client.left() == 0
+
+
+@pytest.mark.parametrize(("message", "nts"), [(ssdp.alive, "ssdp:alive"), (ssdp.byebye, "ssdp:byebye")])
+async def test_live_peers_are_told_and_others_are_not(
+    counter: Counter, server: Discovery, message: discovery.Message, nts: str
+) -> None:
+    counter.peers.shaken = {"c1": counter.clock.now, "c2": counter.clock.now - 10000}
+    with contextlib.closing(Client(C1, 1900)) as live, contextlib.closing(Client(C2, 1900)) as silent:
+        await server.announce(message)
+        for advert in ssdp.adverts(ROOT):
+            said, source = await live.receive()
+            assert said.startswith("NOTIFY * HTTP/1.1\r\n")
+            assert f"\r\nNT: {advert.target}\r\nNTS: {nts}\r\n" in said
+            assert source == (str(SERVER), 1900)
+        assert live.left() == silent.left() == 0
+
+
+async def test_an_announcement_that_nobody_can_hear_is_no_trouble(counter: Counter, server: Discovery) -> None:
+    counter.peers.shaken = {"c1": counter.clock.now}
+    for _ in range(3):
+        await server.announce(ssdp.alive)  # nobody listens: the kernel answers with "port unreachable"
+    counter.peers.trouble = OSError("no such device")
+    with pytest.raises(OSError, match="no such device"):
+        await server.announce(ssdp.alive)
+
+
+async def test_an_interface_that_is_not_there_is_an_error(counter: Counter) -> None:
+    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+    with pytest.raises(OSError, match="No such device"):
+        await server.open("none", SERVER)
+    await server.close()
+
+
+async def test_closing_gives_the_port_back(counter: Counter) -> None:
+    for _ in range(2):
+        server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+        await server.open("lo", SERVER)
+        await server.close()
+        await asyncio.sleep(0)

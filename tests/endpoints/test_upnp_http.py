@@ -1,0 +1,381 @@
+"""HTTP as clients really speak it, answered for peers and for nobody else, and never for longer than a moment."""
+
+import asyncio
+import contextlib
+import gzip
+import html
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
+from typing import NamedTuple
+from uuid import UUID
+
+import pytest
+
+from igd.core.mapping import Protocol
+from igd.core.request import Refused
+from igd.endpoints import upnp_http
+from igd.endpoints.upnp_http import UPnPHttp
+from igd.wire import description, soap
+from tests.counter import C1, C2, EXTERNAL, SERVER, Counter, map_port
+
+STRANGER = IPv4Address("10.100.0.9")
+ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
+WIC = "urn:schemas-upnp-org:service:WANIPConnection:1"
+CONTROL = "/control/WANIPConn1"
+PORT = 2869
+HUGE = bytes(64 * 1024 * 1024)
+
+ADD = {
+    "NewRemoteHost": "",
+    "NewExternalPort": "8043",
+    "NewProtocol": "TCP",
+    "NewInternalPort": "8043",
+    "NewInternalClient": "10.100.0.2",
+    "NewEnabled": "1",
+    "NewPortMappingDescription": "<b>&",
+    "NewLeaseDuration": "300",
+}
+
+
+class Answer(NamedTuple):
+    """What came back before the server closed the connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@pytest.fixture
+async def counter() -> Counter:
+    return await Counter(rate=100).start()
+
+
+@pytest.fixture
+async def server(counter: Counter) -> AsyncIterator[UPnPHttp]:
+    documents = description.documents(description.Identity(ROOT, "here", "0.1", f"http://{SERVER}:{PORT}/"))
+    server = UPnPHttp(counter.gateway, ROOT, documents | {"/huge": HUGE}, "Linux UPnP/1.1 igd/0.1")
+    await server.open("lo", SERVER, PORT)
+    yield server
+    await server.close()
+    await counter.ledger.close()
+
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
+
+
+@contextlib.asynccontextmanager
+async def connected(source: IPv4Address = C1) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(str(SERVER), PORT, local_addr=(str(source), 0))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def exchange(*pieces: bytes, source: IPv4Address = C1) -> Answer:
+    """Send these, each when the one before has gone, and read until the server closes."""
+    async with connected(source) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        return parsed(await reader.read())
+
+
+def parsed(answer: bytes) -> Answer:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    start, *lines = head.decode().split("\r\n")
+    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Answer(int(start.split()[1]), headers, body.decode())
+
+
+def get(path: str, *headers: str, method: str = "GET") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {SERVER}:{PORT}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def envelope(action: str, arguments: dict[str, str]) -> bytes:
+    inner = "".join(f"<{name}>{html.escape(value)}</{name}>" for name, value in arguments.items())
+    body = f'<s:Body><u:{action} xmlns:u="{WIC}">{inner}</u:{action}></s:Body>'
+    return f'<s:Envelope xmlns:s="{soap.ENVELOPE}">{body}</s:Envelope>'.encode()
+
+
+def head(action: str, *headers: str, path: str = CONTROL) -> bytes:
+    return get(path, f'SOAPAction: "{WIC}#{action}"', *headers, method="POST")
+
+
+def call(action: str, arguments: dict[str, str] | None = None, *headers: str, path: str = CONTROL) -> bytes:
+    body = envelope(action, arguments or {})
+    return head(action, f"Content-Length: {len(body)}", *headers, path=path) + body
+
+
+def error_code(answer: Answer) -> int:
+    assert answer.status == 500
+    return int(answer.body.partition("<errorCode>")[2].partition("<")[0])
+
+
+# What is served
+
+
+@pytest.mark.parametrize("path", [*description.DEVICE_PATHS.values(), "/1/WANIPConn1.xml", "/2/WANIPConn1.xml"])
+async def test_documents(path: str) -> None:
+    answer = await exchange(get(path))
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == 'text/xml; charset="utf-8"'
+    assert answer.headers["Server"] == "Linux UPnP/1.1 igd/0.1"
+    assert answer.body.startswith("<?xml")
+    assert len(answer.body.encode()) == int(answer.headers["Content-Length"])
+
+
+async def test_an_action_is_carried_out_and_answered(counter: Counter) -> None:
+    answer = await exchange(call("AddPortMapping", ADD))
+    assert (answer.status, answer.headers["EXT"]) == (200, "")
+    assert f'<u:AddPortMappingResponse xmlns:u="{WIC}">' in answer.body
+    assert counter.all_equal()
+    assert counter.table[Protocol.TCP, 8043].mapping.description == "<b>&"
+    answer = await exchange(call("GetExternalIPAddress"))
+    assert f"<NewExternalIPAddress>{EXTERNAL}<" in answer.body
+    answer = await exchange(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": "0"}))
+    assert "<NewPortMappingDescription>&lt;b&gt;&amp;<" in answer.body
+
+
+async def test_an_action_that_needs_no_gateway_is_answered() -> None:
+    assert "<NewNATEnabled>1<" in (await exchange(call("GetNATRSIPStatus"))).body
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"NewInternalClient": str(C2)}, 606),
+        ({"NewExternalPort": "80"}, 606),
+        ({"NewExternalPort": "65537"}, 601),
+        ({"NewProtocol": "SCTP"}, 601),
+        ({"NewExternalPort": "2000"}, 718),
+    ],
+)
+async def test_a_refusal_is_a_fault_with_its_code(counter: Counter, change: dict[str, str], code: int) -> None:
+    await counter.ask(map_port(2000, C2), C2)
+    before = counter.table
+    assert error_code(await exchange(call("AddPortMapping", ADD | change))) == code
+    assert counter.table == before
+
+
+async def test_an_action_of_another_service_is_unknown() -> None:
+    assert error_code(await exchange(call("AddPortMapping", ADD, path="/control/WANCommonIFC1"))) == 401
+    assert error_code(await exchange(call("Nonsense"))) == 401
+
+
+# How clients send
+
+
+@pytest.mark.parametrize("header", ["{}", "'{}'", '"{}"'])
+async def test_the_action_header_in_any_quotes(header: str) -> None:
+    body = envelope("GetExternalIPAddress", {})
+    lines = ("soapaction: " + header.format(f"{WIC}#GetExternalIPAddress"), f"content-length: {len(body)}")
+    assert (await exchange(get(CONTROL, *lines, method="POST") + body)).status == 200
+
+
+async def test_a_body_in_many_packets() -> None:
+    whole = call("AddPortMapping", ADD)
+    assert (await exchange(*(whole[start : start + 50] for start in range(0, len(whole), 50)))).status == 200
+
+
+async def test_a_chunked_body(counter: Counter) -> None:
+    body = envelope("AddPortMapping", ADD)
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100], body[100:], b"")]
+    assert (await exchange(head("AddPortMapping", "Transfer-Encoding: chunked"), *chunks)).status == 200
+    assert len(counter.table) == 1
+
+
+async def test_who_expects_to_be_told_to_go_on_is_told() -> None:
+    body = envelope("AddPortMapping", ADD)
+    async with connected() as (reader, writer):
+        writer.write(head("AddPortMapping", f"Content-Length: {len(body)}", "Expect: 100-continue"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert parsed(await reader.read()).status == 200
+
+
+async def test_a_connection_ends_with_its_answer_even_if_it_was_to_be_kept() -> None:
+    answer = await exchange(get("/1/device.xml", "Connection: keep-alive") * 2)
+    assert answer.status == 200
+    assert "HTTP/1.1" not in answer.body
+
+
+# What is junk
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (head("AddPortMapping"), 411),
+        (get(CONTROL, "Content-Length: 5", method="POST") + b"<a/>\n", 400),  # no SOAPAction
+        (head("AddPortMapping", "Content-Length: 7") + b"not XML", 400),
+        (head("AddPortMapping", "Content-Length: 0"), 400),
+        (head("AddPortMapping", f"Content-Length: {soap.LARGEST_BODY + 1}") + b" " * (soap.LARGEST_BODY + 1), 413),
+        (
+            head("AddPortMapping", "Transfer-Encoding: chunked")
+            + b"4000\r\n"
+            + b" " * 0x4000
+            + b"\r\n4\r\n    \r\n0\r\n\r\n",
+            413,
+        ),
+        (get(CONTROL), 405),
+        (get("/1/device.xml", method="DELETE"), 405),
+        (get("/control/Nothing", method="POST"), 404),
+        (get("/etc/passwd"), 404),
+        (get("/1/../1/none.xml"), 404),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),  # TLS
+        (b"GET / HTTP/1.1\r\nHost: " + b"a" * 10000 + b"\r\n\r\n", 400),
+    ],
+)
+async def test_what_is_no_request_of_ours_is_refused(counter: Counter, request_: bytes, status: int) -> None:
+    answer = await exchange(request_)
+    assert answer.status == status
+    assert counter.table == {}
+
+
+async def test_a_wrong_method_names_the_right_one() -> None:
+    assert (await exchange(get(CONTROL))).headers["Allow"] == "POST"
+
+
+async def test_nothing_is_unpacked() -> None:
+    """A small body could become a large one, and no client compresses."""
+    packed = gzip.compress(envelope("AddPortMapping", ADD))
+    request = head("AddPortMapping", f"Content-Length: {len(packed)}", "Content-Encoding: gzip") + packed
+    assert (await exchange(request)).status == 400
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("source", [STRANGER, SERVER])
+async def test_who_is_no_peer_gets_nothing(counter: Counter, source: IPv4Address) -> None:
+    for path in ("/", "/1/device.xml", "/none"):
+        assert (await exchange(get(path), source=source)).status == 403
+    assert error_code(await exchange(call("AddPortMapping", ADD), source=source)) == 606
+    assert counter.table == {}
+
+
+async def test_who_asks_too_often_is_refused(counter: Counter) -> None:
+    while not isinstance(await counter.gateway.admit(C1), Refused):
+        pass
+    assert error_code(await exchange(call("AddPortMapping", ADD))) == 501
+    assert (await exchange(get("/"))).status == 429
+    assert (await exchange(get("/"), source=C2)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (f"{SERVER}", 200),
+        (f"{SERVER}:{PORT}", 200),
+        ("", 403),
+        ("rebound.example", 403),
+        (f"rebound.example:{PORT}", 403),
+        ("rebound.example:10.100.0.1", 403),
+        ("[fd00::1]:2869", 403),
+        ("10.100.0.1.example", 403),
+    ],
+)
+async def test_a_name_in_host_is_refused(host: str, status: int) -> None:
+    request = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    assert (await exchange(request)).status == status
+    body = envelope("AddPortMapping", ADD)
+    lines = (f"Host: {host}", f"SOAPAction: {WIC}#AddPortMapping", f"Content-Length: {len(body)}")
+    posted = "\r\n".join((f"POST {CONTROL} HTTP/1.1", *lines)) + "\r\n\r\n"
+    assert (await exchange(posted.encode() + body)).status == status
+
+
+async def test_old_clients_send_no_host() -> None:
+    assert (await exchange(b"GET / HTTP/1.0\r\n\r\n")).status == 200
+
+
+# The page
+
+
+async def test_the_page_shows_a_peer_its_own_mappings_as_text(counter: Counter) -> None:
+    await counter.ask(map_port(2000, description="<script>alert('{x}')</script>"))
+    await counter.ask(map_port(2001, C2), C2)
+    answer = await exchange(get("/"))
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert (
+        "<td>TCP<td>2000<td>10.100.0.2:8043<td>300<td>&lt;script&gt;alert(&#x27;{x}&#x27;)&lt;/script&gt;"
+        in answer.body
+    )
+    assert str(EXTERNAL) in answer.body
+    assert "2001" not in answer.body
+    await counter.gateway.set_addresses(None, [])
+    assert "no address yet" in (await exchange(get("/"))).body
+
+
+# Limits
+
+
+async def connections_are(server: UPnPHttp, count: int) -> None:
+    """Wait for what the server has noticed."""
+    async with asyncio.timeout(5):
+        while len(server._runner.server.connections) != count:  # type: ignore[union-attr]  # noqa: SLF001, ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", head("AddPortMapping", "Content-Length: 900") + b"<s:"])
+async def test_a_slow_sender_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, sent: bytes) -> None:
+    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 0.05)
+    async with connected() as (reader, writer):
+        writer.write(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        await connections_are(server, 0)
+
+
+async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp) -> None:
+    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 0.2)
+    async with connected() as (_, writer):
+        writer.write(get("/huge"))
+        await connections_are(server, 1)
+        await connections_are(server, 0)
+
+
+async def test_connections_beyond_the_limit_are_closed(
+    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, counter: Counter
+) -> None:
+    monkeypatch.setattr(upnp_http, "CONNECTIONS", 2)
+    async with connected(), connected():
+        await connections_are(server, 2)
+        async with connected() as (reader, _):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    assert counter.gateway.counters["http", "too many connections"] == 1
+    await connections_are(server, 0)
+    assert (await exchange(get("/"))).status == 200
+
+
+async def test_closing_does_not_wait_for_who_sends_nothing(counter: Counter) -> None:
+    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+    await server.open("lo", C2, PORT)
+    reader, writer = await asyncio.open_connection(str(C2), PORT, local_addr=(str(C1), 0))
+    await connections_are(server, 1)
+    async with asyncio.timeout(1):
+        await server.close()
+        assert await reader.read() == b""
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(str(C2), PORT)
+
+
+async def test_a_port_that_is_taken_is_an_error(counter: Counter) -> None:
+    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+    with pytest.raises(OSError, match="in use"):
+        await server.open("lo", SERVER, PORT)
+    await server.close()
+
+
+async def test_it_listens_on_its_interface_alone(counter: Counter) -> None:
+    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+    with pytest.raises(OSError, match="No such device"):
+        await server.open("none", C2, PORT)
+    await server.close()

@@ -1,0 +1,178 @@
+"""Real links in a network of our own, seen as they come and go."""
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_interface
+
+import pytest
+
+from igd.host.links import Links, LinkState
+from tests.lab import Host
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def host(root: None) -> Iterator[Host]:  # noqa: ARG001 - asked for what it checks
+    with Host("links") as host:
+        yield host
+
+
+@pytest.fixture(autouse=True)
+def network(host: Host) -> Iterator[None]:
+    """Put the test, and with it every coroutine that there is, into the host's network."""
+    with host.entered():
+        ip("link", "add", "wan", "type", "veth", "peer", "name", "isp")
+        try:
+            yield
+        finally:
+            ip("link", "del", "wan")
+
+
+def ip(*words: str, batch: str = "") -> None:
+    subprocess.run(["ip", *words], input=batch, text=True, check=True)
+
+
+@pytest.fixture
+async def links() -> AsyncIterator[Links]:
+    async with Links() as links:
+        yield links
+
+
+async def test_a_link_is_absent_down_and_up(links: Links) -> None:
+    assert await links.state("none") is None
+    down = await links.state("wan")
+    assert down
+    assert not down.up
+    ip("link", "set", "wan", "up")
+    assert await links.state("wan") == LinkState(down.index, up=True)
+
+
+async def test_a_link_that_is_made_anew_has_another_index(links: Links) -> None:
+    before = await links.state("wan")
+    ip("link", "del", "wan")
+    ip("link", "add", "wan", "type", "veth", "peer", "name", "isp")
+    after = await links.state("wan")
+    assert before
+    assert after
+    assert before.index != after.index
+
+
+async def test_addresses_come_with_their_networks_in_order(links: Links) -> None:
+    for address in ("60.60.60.1/24", "60.60.60.2/24", "10.9.0.1/32", "2001:db8::1/64"):
+        ip("addr", "add", address, "dev", "wan")
+    ip("addr", "add", "10.0.0.1", "peer", "10.0.0.2/32", "dev", "wan")
+    assert [address for address in await links.addresses("wan") if not address.ip.is_link_local] == [
+        ip_interface(text)
+        for text in ("60.60.60.1/24", "10.9.0.1/32", "10.0.0.1/32", "60.60.60.2/24", "2001:db8::1/64")
+    ]
+    assert await links.addresses("isp") == ()
+    assert await links.addresses("none") == ()
+
+
+async def test_the_default_route_with_the_lowest_metric_of_the_main_table(links: Links) -> None:
+    assert await links.default_interface() is None
+    for name, number in (("wan", 1), ("isp", 2)):
+        ip("addr", "add", f"60.60.{number}.1/24", "dev", name)
+        ip("link", "set", name, "up")
+    ip("route", "add", "default", "via", "60.60.1.254", "table", "200")
+    ip("route", "add", "blackhole", "default", "metric", "1")
+    ip("route", "add", "128.0.0.0/1", "via", "60.60.1.254")
+    assert await links.default_interface() is None
+    ip("route", "add", "default", "via", "60.60.1.254", "metric", "200")
+    assert await links.default_interface() == "wan"
+    ip("route", "add", "default", "via", "60.60.2.254", "metric", "100")
+    assert await links.default_interface() == "isp"
+    ip("route", "add", "default", "dev", "wan")
+    assert await links.default_interface() == "wan"
+    ip("route", "flush", "default")
+
+
+async def test_every_change_is_followed_by_a_look(links: Links) -> None:
+    async with asyncio.timeout(10):
+        changes = links.changes()
+        steps = iter(
+            (
+                ("link", "set", "wan", "up"),
+                ("addr", "add", "60.60.60.1/24", "dev", "wan"),
+                ("addr", "del", "60.60.60.1/24", "dev", "wan"),
+                ("link", "set", "wan", "down"),
+            )
+        )
+        wanted = None
+        async for _ in changes:
+            link = await links.state("wan")
+            seen = (link and link.up, len([a for a in await links.addresses("wan") if not a.ip.is_link_local]))
+            if wanted is None or seen == wanted:
+                step = next(steps, None)
+                if step is None:
+                    break
+                wanted = {"up": (True, 0), "add": (True, 1), "del": (True, 0), "down": (False, 0)}[
+                    step[1] if step[0] == "addr" else step[-1]
+                ]
+                ip(*step)
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_routes_are_heard_of_where_they_are_asked_for(links: Links) -> None:
+    ip("addr", "add", "60.60.60.1/24", "dev", "wan")
+    ip("link", "set", "wan", "up")
+    async with asyncio.timeout(10):
+        changes = links.changes(routes=True)
+        asked = False
+        async for _ in changes:
+            if await links.default_interface():
+                break
+            if not asked:
+                ip("route", "add", "default", "via", "60.60.60.254")
+                asked = True
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_more_changes_than_the_socket_holds_are_not_the_end(links: Links) -> None:
+    """Nobody reads meanwhile: the kernel drops what does not fit, and says so once."""
+    async with asyncio.timeout(30):
+        changes = links.changes()
+        await anext(changes)
+        batch = "".join(f"link set wan mtu {1400 + number % 100}\n" for number in range(3000))
+        ip("-batch", "-", batch=batch)
+        ip("link", "set", "wan", "up")
+        async for _ in changes:
+            link = await links.state("wan")
+            if link and link.up:
+                break
+        ip("link", "set", "wan", "down")
+        async for _ in changes:
+            link = await links.state("wan")
+            if link and not link.up:
+                break
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_counters_and_whether_it_runs(links: Links) -> None:
+    assert not (await links.status("wan", 7)).up
+    for name in ("wan", "isp"):
+        ip("link", "set", name, "up")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wan")
+        sock.sendto(bytes(100), ("ff02::1", 9, 0, socket.if_nametoindex("wan")))
+    status = await links.status("wan", 7)
+    assert status.up
+    assert status.uptime == 7
+    assert status.packets_sent > 0
+    assert status.bytes_sent > status.packets_sent
+    assert status.bits_per_second > 0
+    ip("link", "set", "isp", "down")
+    assert not (await links.status("wan", 7)).up, "without a carrier it does not run"
+
+
+async def test_the_status_of_a_link_that_is_gone(links: Links) -> None:
+    status = await links.status("none", 7)
+    assert (status.up, status.bytes_sent, status.bits_per_second) == (False, 0, 10**9)
+
+
+async def test_what_the_kernel_refuses_is_an_error_of_the_system(links: Links) -> None:
+    with pytest.raises(OSError, match="link"):
+        await links.state("a name that is too long")

@@ -1,0 +1,91 @@
+"""What an operator sees is complete, aligned, and cannot act on his terminal."""
+
+import json
+from ipaddress import IPv4Address
+
+import pytest
+
+from igd.core.mapping import Endpoint, PortMapping, Protocol
+from igd.core.request import Mapped
+from igd.operator.status import Status, listing, mapping_as_json, printable, table
+
+STATUS = Status(
+    version="0.1",
+    pid=7,
+    interface="wg0",
+    external_interface="eth0",
+    external_address="60.60.60.1",
+    matched_addresses=("10.0.0.5", "10.0.0.6"),
+    backend="nftables: it is there",
+    url="http://10.100.0.1:2869/1/device.xml",
+    uuid="u",
+    uptime=12,
+    mappings=3,
+    decisions={"MapPort GRANTED": 4, "MapPort CONFLICT": 1},
+)
+
+
+def mapped(port: int, description: str = "") -> Mapped:
+    return Mapped(PortMapping(Protocol.TCP, port, Endpoint(IPv4Address("10.100.0.2"), 80), "key=", description), 300)
+
+
+def test_a_mapping_as_plain_values() -> None:
+    plain = mapping_as_json(mapped(8043, "web"))
+    assert plain == {
+        "protocol": "TCP",
+        "external_port": 8043,
+        "internal_address": "10.100.0.2",
+        "internal_port": 80,
+        "lease": 300,
+        "peer": "key=",
+        "description": "web",
+    }
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_mappings_as_a_table() -> None:
+    shown = table(map(mapping_as_json, (mapped(8043, "a web server"), mapped(1))))
+    assert shown == (
+        "PROTOCOL  EXTERNAL  INTERNAL       LEASE  PEER  DESCRIPTION\n"
+        "TCP       8043      10.100.0.2:80  300s   key=  a web server\n"
+        "TCP       1         10.100.0.2:80  300s   key="
+    )
+
+
+def test_without_mappings_there_is_a_head() -> None:
+    assert table([]).split() == ["PROTOCOL", "EXTERNAL", "INTERNAL", "LEASE", "PEER", "DESCRIPTION"]
+
+
+def test_the_status_as_lines() -> None:
+    lines = listing(STATUS.as_json()).splitlines()
+    assert lines[0].split() == ["version", "0.1"]
+    assert [line.split() for line in lines if line.startswith(("external address", "matched"))] == [
+        ["external", "address", "60.60.60.1"],
+        ["matched", "addresses", "10.0.0.5,", "10.0.0.6"],
+    ]
+    assert [line.split() for line in lines[-2:]] == [["MapPort", "CONFLICT", "1"], ["MapPort", "GRANTED", "4"]]
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    unknown = STATUS.as_json() | {"external_address": None, "matched_addresses": (), "decisions": {}}
+    assert [line.split()[-1] for line in listing(unknown).splitlines() if "address" in line] == ["-", "-"]
+
+
+def test_the_status_survives_json() -> None:
+    assert listing(json.loads(json.dumps(STATUS.as_json()))) == listing(STATUS.as_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Küche 🏠 'x' \\", "Küche 🏠 'x' \\"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\tc\r", "a\\nb\\tc\\r"),
+        ("\u202etxt", "\\u202etxt"),
+        ("\x9b2J\0", "\\x9b2J\\x00"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
+)
+def test_what_a_terminal_could_act_on_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(text).isprintable()

@@ -1,0 +1,169 @@
+"""Each subcommand does what its line says, and its exit status tells how it went: 0, 1 failed, 2 misused."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from igd import VERSION, cli
+from igd.firewall import kernel
+from igd.firewall.backend import FirewallError
+from igd.instance import Instance
+from igd.operator import admin_socket
+
+MAPPING: dict[str, object] = {
+    "protocol": "TCP",
+    "external_port": 8043,
+    "internal_address": "10.100.0.2",
+    "internal_port": 80,
+    "lease": 300,
+    "peer": "key=",
+    "description": "ü\x1b",
+}
+
+
+@pytest.fixture(autouse=True)
+def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setattr("igd.config.DIRECTORY", tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["igd", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"igd {VERSION}\n"
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    assert {word.split()[0] for word in told.splitlines() if word.startswith("    ")} >= cli.COMMANDS.keys()
+    for name in cli.COMMANDS:
+        assert run(monkeypatch, name, "--help") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("serve",),
+        ("run",),
+        ("run", "a b"),
+        ("list", "a/b"),
+        ("stop", ""),
+        ("check", "a", "b"),
+        ("list", "wg0", "-x"),
+    ],
+)
+def test_misuse_is_told_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, *arguments) == cli.MISUSED
+    assert "usage: igd" in capsys.readouterr().err
+
+
+def test_check_prints_what_would_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "check") == 0
+    assert "http_port = 2869\n" in capsys.readouterr().out
+    path = tmp_path / "wg0.toml"
+    path.write_text("http_port = 5000", encoding="utf-8")
+    assert run(monkeypatch, "check", str(path)) == 0
+    assert "http_port = 5000\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("check", "{path}"), ("run", "wg0", "--config", "{path}"), ("run", "wg0")])
+def test_a_mistake_in_the_configuration_ends_with_2_and_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    path = tmp_path / "wg0.toml"
+    path.write_text("http_port = 0\nnonsense = 1", encoding="utf-8")
+    assert run(monkeypatch, *(argument.format(path=path) for argument in arguments)) == cli.MISUSED
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"igd: {path}: ") for line in lines)
+
+
+def test_a_configuration_that_was_named_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "none")) == cli.MISUSED
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_directory_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir(mode=0o700)
+    monkeypatch.setattr("igd.config.DIRECTORY", tmp_path / "etc")
+    os.seteuid(65534)
+    try:
+        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+    finally:
+        os.seteuid(0)
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_second_instance_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with Instance("wg0").lock():
+        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+    assert capsys.readouterr().err == f"igd: wg0: another igd (process {os.getpid()}) serves it already\n"
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_asking_where_nobody_serves_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert run(monkeypatch, command, "wg0") == cli.FAILED
+    told = capsys.readouterr()
+    assert told.err.startswith("igd: no igd answers for wg0: ")
+    assert told.out == ""
+
+
+def test_mappings_are_listed_for_people_and_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directories: Path
+) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    def answer(directory: Path, what: str) -> list[dict[str, object]]:
+        asked.append((directory, what))
+        return [MAPPING]
+
+    monkeypatch.setattr(admin_socket, "ask", answer)
+    assert run(monkeypatch, "list", "wg0") == 0
+    told = capsys.readouterr().out
+    assert "10.100.0.2:80" in told
+    assert "\x1b" not in told
+    assert run(monkeypatch, "list", "wg0", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [MAPPING]
+    assert asked == [(directories / "run", admin_socket.MAPPINGS)] * 2
+
+
+def test_stop_clears_up_even_where_no_daemon_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[tuple[str, int | None]] = []
+    monkeypatch.setattr(kernel, "remove_everything", lambda name: cleared.append((name, Instance(name).process())))
+    assert run(monkeypatch, "stop", "wg0") == 0
+    assert cleared == [("wg0", os.getpid())], "under the lock, lest a new daemon loses its rules"
+
+
+def test_a_kernel_that_cannot_be_cleared_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_name: str) -> None:
+        raise FirewallError("not permitted")
+
+    monkeypatch.setattr(kernel, "remove_everything", fail)
+    assert run(monkeypatch, "stop", "wg0") == cli.FAILED
+    assert capsys.readouterr().err == "igd: wg0: not permitted\n"

@@ -1,0 +1,197 @@
+"""What an operator writes is what is used, and what cannot be used is said in one line each."""
+
+import json
+import tomllib
+from ipaddress import IPv4Address
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd.config import HTTP_PORT, Config, ConfigError, default_path, interface_name, load
+from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+
+FULL = r"""
+external_interface = "eth1"
+external_address = "203.0.113.7"
+uuid = "0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001"
+http_port = 5000
+friendly_name = "Küche"
+rules = [
+    'deny 5000 10.100.0.0/16 0-65535 "^evil"',
+    "allow 1024-65535 10.100.0.0/16 1024-65535",
+]
+
+[leases]
+max = 86400
+default = 3600
+
+[limits]
+mappings_per_peer = 8
+requests_per_second = 20
+
+[firewall]
+backend = "iptables"
+
+[store]
+path = "/srv/igd/leases.sqlite"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "wg0.toml"
+
+
+def complaint(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults(path: Path) -> None:
+    path.touch()
+    config = load(path)
+    assert config == Config()
+    assert config.policy == Policy((ANY_UNPRIVILEGED,), 604800, 604800, 64)
+    assert (config.http_port, config.limits.requests_per_second, config.firewall.backend) == (HTTP_PORT, 200, "auto")
+
+
+def test_every_key_is_read(path: Path) -> None:
+    path.write_text(FULL, encoding="utf-8")
+    config = load(path)
+    assert config.external_interface == "eth1"
+    assert config.external_address == IPv4Address("203.0.113.7")
+    assert config.uuid == UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
+    assert config.http_port == 5000
+    assert config.friendly_name == "Küche"
+    assert config.limits.requests_per_second == 20
+    assert config.firewall.backend == "iptables"
+    assert config.store.path == Path("/srv/igd/leases.sqlite")
+    assert (config.policy.max_lifetime, config.policy.default_lifetime, config.policy.mappings_per_peer) == (
+        86400,
+        3600,
+        8,
+    )
+    assert [str(rule) for rule in config.policy.rules] == [
+        'deny 5000 10.100.0.0/16 0-65535 "^evil"',
+        "allow 1024-65535 10.100.0.0/16 1024-65535",
+    ]
+
+
+def test_allow_is_the_short_form(path: Path) -> None:
+    path.write_text('allow = ["1024-65535 10.100.0.0/16 1024-65535"]', encoding="utf-8")
+    assert load(path).policy.rules == (Rule.parse("allow 1024-65535 10.100.0.0/16 1024-65535"),)
+
+
+@pytest.mark.parametrize("text", ["rules = []", "allow = []"])
+def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    assert load(path).policy.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http_prot = 1", "http_prot: unknown key; allowed are external_interface, external_address, uuid, http_port"),
+        ("[leases]\nmin = 5", "leases.min: unknown key; allowed are max, default"),
+        ('"a.b" = 5', "a.b: unknown key; allowed are external_interface"),
+        ('"leases.max" = 5', "leases.max: unknown key; allowed are external_interface"),
+        ("http_port = 0", "http_port: 0: Input should be greater than or equal to 1"),
+        ("http_port = 65536", "http_port: 65536: Input should be less than or equal to 65535"),
+        ("http_port = true", "http_port: True: Input should be a valid integer"),
+        ('http_port = "5000"', "http_port: '5000': Input should be a valid integer"),
+        ("[limits]\nrequests_per_second = true", "limits.requests_per_second: True: Input should be a valid integer"),
+        ("[leases]\nmax = 59", "leases.max: 59: Input should be greater than or equal to 60"),
+        ("[leases]\nmax = 3600", "leases: default (604800) must not be above max (3600)"),
+        ("leases = 5", "leases: 5: Input should be a valid dictionary"),
+        (
+            '[firewall]\nbackend = "pf"',
+            "firewall.backend: 'pf': Input should be 'auto', 'nftables', 'iptables' or 'pretend'",
+        ),
+        ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto'; or "),
+        ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto'; or "),
+        ("external_address = 5", "external_address: 5: Input should be 'auto'; or must be a string"),
+        (
+            'external_interface = "a b"',
+            "external_interface: 'a b': Input should be 'auto'; or 'a b' is not an interface name",
+        ),
+        ('uuid = "x"', "uuid: 'x': Input should be a valid UUID"),
+        ('friendly_name = ""', "friendly_name: '': String should have at least 1 character"),
+        ('rules = "allow"', "rules: 'allow': must be a list of strings"),
+        ("rules = [5]", "rules: must be a list of strings"),
+        ('rules = ["permit"]', "rules: 'permit' is not of the form: allow|deny"),
+        ('allow = ["1-2 10.0.0.0/8 9-8"]', "allow: '9-8' is not a range of ports"),
+        ("rules = []\nallow = []", "the file: rules and allow are two ways to say one thing"),
+        ("http_port = ", "Invalid value (at end of document)"),
+    ],
+)
+def test_a_mistake_names_file_key_value_and_what_is_allowed(path: Path, text: str, said: str) -> None:
+    found = complaint(path, text)
+    assert found.startswith(f"{path}: {said}")
+    assert "\n" not in found
+
+
+def test_every_mistake_has_its_line(path: Path) -> None:
+    found = complaint(path, "http_port = 0\nnonsense = 1\n[leases]\nmax = 1\n")
+    assert sorted(line.split(": ")[1] for line in found.splitlines()) == ["http_port", "leases.max", "nonsense"]
+
+
+def test_a_file_that_cannot_be_read_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"wg0\.toml: No such file or directory"):
+        load(path)
+    path.write_bytes(b"friendly_name = '\xff'")
+    with pytest.raises(ConfigError, match=r"wg0\.toml: .*can't decode"):
+        load(path)
+
+
+@given(
+    st.builds(
+        dict,
+        friendly_name=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64),
+        http_port=st.integers(1, 65535),
+        external_address=st.sampled_from(["auto", "203.0.113.7"]),
+        uuid=st.none() | st.uuids().map(str),
+        rules=st.none()
+        | st.lists(
+            st.sampled_from(
+                [
+                    "deny 1-2 10.0.0.0/8 3",
+                    'allow 1024-65535 0.0.0.0/0 0-65535 "^\\d [\u00fc\U0001f3e0\x7f]"',
+                    "allow 5 10.0.0.1/32 6",
+                ]
+            )
+        ),
+        store=st.fixed_dictionaries({}, optional={"path": st.sampled_from(["/a b/\U0001f3e0", 'x"y\\z'])}),
+    )
+)
+def test_what_check_prints_says_the_same_again(values: dict[str, object]) -> None:
+    config = Config.model_validate({key: value for key, value in values.items() if value is not None})
+    again = Config.model_validate(tomllib.loads(config.describe()))
+    assert again.policy == config.policy
+    assert again.model_dump(exclude={"rules"}) == config.model_dump(exclude={"rules"})
+
+
+def test_the_full_example_is_described_in_full(path: Path) -> None:
+    path.write_text(FULL, encoding="utf-8")
+    described = tomllib.loads(load(path).describe())
+    assert described == tomllib.loads(FULL)
+    assert json.dumps(described)
+
+
+@pytest.mark.parametrize("name", ["wg0", "a" * 15, "wg-home.1", "@!", "ü" * 7])
+def test_names_that_the_kernel_takes(name: str) -> None:
+    assert interface_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a" * 16, "ü" * 8, "a b", "a/b", "a:b", ".", "..", "a\n", "a\0"])
+def test_names_that_the_kernel_does_not_take(name: str) -> None:
+    with pytest.raises(ValueError, match="is not an interface name"):
+        interface_name(name)
+
+
+def test_the_usual_place() -> None:
+    assert default_path("wg0") == Path("/etc/igd/wg0.toml")

@@ -1,0 +1,296 @@
+"""Table, kernel and store stay equal, whichever of them fails and whoever walks away."""
+
+import asyncio
+import threading
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.request import MapPort, Refusal, Refused, UnmapPorts
+from igd.firewall.backend import FirewallError
+from igd.firewall.pretend import Pretend
+from igd.ledger import RETRY_SECONDS, Ledger
+from tests.counter import C1, C2, EXTERNAL, PEERS, Clock, Counter, MemoryStore, map_port
+
+OTHER = IPv4Address("60.60.60.2")
+
+
+def entry(port: int, expires: float = 2000.0) -> Entry:
+    return Entry(PortMapping(Protocol.TCP, port, Endpoint(C1, 8080), "c1"), Lease(expires))
+
+
+class Trouble:
+    """Says of each call to come whether it fails; those that nothing is said of do not."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.ahead: list[bool] = []
+
+    def __call__(self) -> None:
+        """Be one call."""
+        if self.ahead and self.ahead.pop(0):
+            raise self._error
+
+
+class FailingKernel(Pretend):
+    """What a failed call leaves behind must not be relied on: here, a change that was made, or no mappings at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble = Trouble(FirewallError("no"))
+
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
+        """Fail with nothing left."""
+        super().replace_all((), (), now)
+        self.trouble()
+        super().replace_all(addresses, entries, now)
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Fail with all done."""
+        super().apply(changes, now)
+        self.trouble()
+
+
+class Failing(Counter):
+    """A counter whose kernel and disk can be told to fail."""
+
+    def __init__(self) -> None:
+        self.kernel, self.disk = FailingKernel(), Trouble(OSError("disk full"))
+        super().__init__(backend=self.kernel, store=MemoryStore(self.disk))
+
+    async def recover(self) -> None:
+        """Let the timer run as the daemon does, until it has nothing to try again."""
+        for _ in range(10):
+            wake = self.ledger.next_wake()
+            if wake is None or wake > self.clock.now + RETRY_SECONDS:
+                return
+            assert wake > self.clock.now, "the timer would spin"
+            self.clock.now = wake
+            await self.gateway.wake()
+        raise AssertionError("it never comes to rest")
+
+
+NO, YES = True, False  # what kernel and disk say to each call
+
+
+OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(Protocol.TCP, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kernel", "disk"),
+    [
+        *(
+            (request, kernel, disk)
+            for request in (OPEN, RENEW)
+            for kernel, disk in (
+                ((NO,), ()),
+                ((NO, NO), ()),  # nor can it be replaced, before the next turn
+                ((NO, NO, NO, NO), ()),
+                ((), (NO,)),  # the kernel has done it, and the disk has not
+                ((YES, NO), (NO,)),
+                ((YES, NO, NO, NO), (NO,)),
+            )
+        ),
+        (CLOSE, (NO,), ()),
+        (CLOSE, (NO, NO), ()),
+        (CLOSE, (), (NO,)),
+        (CLOSE, (NO,), (NO,)),
+        (CLOSE, (NO,), (YES, NO)),  # nor can what was saved be taken back
+        (CLOSE, (NO, NO, NO), (YES, NO, NO, NO)),
+    ],
+)
+async def test_a_failure_refuses_and_leaves_all_equal(
+    request_: MapPort | UnmapPorts, kernel: tuple[bool, ...], disk: tuple[bool, ...]
+) -> None:
+    counter = Failing()
+    await counter.start()
+    await counter.ask(map_port(1024))
+    before = counter.table
+    counter.kernel.trouble.ahead, counter.disk.ahead = list(kernel), list(disk)
+    assert await counter.ask(request_) == Refused(Refusal.SYSTEM_FAILURE)
+    assert counter.table == before
+    await counter.recover()
+    assert counter.backend.entries == before
+    counter.disk.ahead = []
+    assert not isinstance(await counter.ask(map_port(3000)), Refused)
+    assert counter.all_equal()
+
+
+steps = st.one_of(
+    st.builds(
+        map_port,
+        st.integers(1024, 1027),
+        st.sampled_from([C1, C2]),
+        lifetime=st.sampled_from([0, 60, 300]),
+        any_port=st.booleans(),
+    ),
+    st.builds(UnmapPorts, st.just(Protocol.TCP), st.integers(1024, 1026), st.integers(1025, 1027)),
+    st.floats(0.0, 200.0),
+    st.sampled_from([PEERS, PEERS[:1], ()]),
+    st.sampled_from([EXTERNAL, OTHER]),
+)
+failures = st.lists(st.booleans(), max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(steps, failures, failures), max_size=15))
+def test_whatever_fails_all_are_equal_in_the_end(script: list[tuple[object, list[bool], list[bool]]]) -> None:
+    asyncio.run(_play(script))
+
+
+async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
+    counter = Failing()
+    await counter.start()
+    address = EXTERNAL
+    for step, counter.kernel.trouble.ahead, counter.disk.ahead in script:
+        before = counter.table
+        match step:
+            case MapPort() | UnmapPorts():
+                if not counter.peers.all:
+                    continue
+                source = step.internal.address if isinstance(step, MapPort) else C1
+                if source == C2 and len(counter.peers.all) == 1:
+                    continue
+                reply = await counter.ask(step, source)
+                if isinstance(reply, Refused):
+                    assert counter.table == before
+                else:
+                    assert counter.backend.entries == counter.table
+            case float():
+                counter.clock.now += step
+                await counter.gateway.wake()
+            case tuple():
+                counter.peers.all = step
+                await counter.gateway.recheck_peers()
+            case IPv4Address():
+                address = step
+                await counter.gateway.set_addresses(step, [step])
+    counter.kernel.trouble.ahead, counter.disk.ahead = [], []
+    await counter.gateway.recheck_peers()
+    await counter.gateway.wake()
+    assert counter.backend.entries == counter.table
+    assert counter.backend.addresses == {address}
+    counter.peers.all = PEERS
+    assert not isinstance(await counter.ask(map_port(5000)), Refused)
+    assert counter.all_equal()
+    await counter.ledger.close()
+
+
+class SlowKernel(Pretend):
+    """Begins a change, and ends it when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Wait in between."""
+        self.begun.set()
+        assert self.go.wait(10)
+        super().apply(changes, now)
+
+
+@pytest.mark.parametrize("task", ["ask", "wake", "recheck"])
+async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
+    kernel = SlowKernel()
+    counter = Counter(backend=kernel)
+    await counter.start(entry(1024, expires=1010.0))
+    counter.clock.now = 1010.0
+    if task == "recheck":
+        counter.peers.all = PEERS[1:]
+    deed = {
+        "ask": lambda: counter.ask(map_port(2000)),
+        "wake": counter.gateway.wake,
+        "recheck": counter.gateway.recheck_peers,
+    }[task]
+    asking = asyncio.ensure_future(deed())
+    await asyncio.to_thread(kernel.begun.wait, 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    kernel.go.set()
+    await counter.ledger.readdress([EXTERNAL])  # whoever comes next waits for the end
+    assert counter.all_equal()
+    assert len(counter.table) == (2 if task == "ask" else 0)
+    await counter.ledger.close()
+
+
+async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
+    counter = Failing()
+    await counter.start()
+    counter.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    counter.kernel.trouble.ahead = [NO]
+    with pytest.raises(ZeroDivisionError):
+        await counter.ask(map_port(2000))
+    assert counter.all_equal()
+    assert counter.table == {}
+
+
+async def test_a_full_disk_keeps_no_port_open() -> None:
+    counter = Failing()
+    await counter.start(entry(1024, expires=1010.0), entry(1025, expires=5000.0))
+    counter.clock.now = 1010.0
+    counter.disk.ahead = [NO, NO, NO]
+    await counter.gateway.wake()
+    assert list(counter.backend.entries) == list(counter.table) == [(Protocol.TCP, 1025)]
+    counter.peers.all = PEERS[1:]
+    await counter.gateway.recheck_peers()
+    assert counter.backend.entries == counter.table == {}
+    assert len(counter.store.entries) == 2
+    counter.disk.ahead, counter.peers.all = [], PEERS
+    await counter.ask(map_port(2000))
+    assert counter.all_equal()
+
+
+async def test_the_store_is_told_first_when_a_port_closes_and_last_when_one_opens() -> None:
+    counter = Counter()
+    order: list[str] = []
+    counter.store.perhaps_fail = lambda: order.append("store")
+
+    class Telling(Pretend):
+        def apply(self, changes: Sequence[Change], now: float) -> None:
+            order.append("kernel")
+            super().apply(changes, now)
+
+    counter = Counter(backend=Telling(), store=counter.store)
+    await counter.start()
+    order.clear()
+    await counter.ask(map_port(2000))
+    await counter.ask(map_port(2000, lifetime=600))
+    await counter.ask(UnmapPorts(Protocol.TCP, 2000, 2000))
+    assert order == ["kernel", "store", "kernel", "store", "store", "kernel"]
+
+
+async def test_listeners_hear_every_change() -> None:
+    ledger = Ledger(Pretend(), MemoryStore(), Clock())
+    heard: list[float | None] = []
+    ledger.on_change.append(lambda: heard.append(ledger.next_wake()))
+    async with ledger.turn():
+        await ledger.commit([Change(None, entry(1, 1500.0))])
+        await ledger.commit([Change(entry(1, 1500.0), None)])
+        await ledger.impose([])
+    assert heard == [1500.0, None]
+    ledger.retry_later()
+    assert heard == [1500.0, None, 1000.0 + RETRY_SECONDS]
+    await ledger.close()
+
+
+async def test_closing_empties_the_kernel_and_keeps_the_store() -> None:
+    counter = await Counter().start(entry(1024))
+    assert counter.backend.entries
+    await counter.ledger.close()
+    assert counter.backend.entries == {}
+    assert counter.backend.closed
+    assert len(counter.store.entries) == 1
+
+
+async def test_even_a_kernel_that_keeps_our_rules_is_closed() -> None:
+    counter = await Counter().start(entry(1024))
+    counter.backend.fail_next = FirewallError("no")
+    with pytest.raises(FirewallError):
+        await counter.ledger.close()
+    assert counter.backend.closed
