@@ -18,8 +18,10 @@ Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
 WIDEST = {4: 8, 6: 16}
-"""The shortest prefix length that says who a peer is, for each IP version. Wider entries (0.0.0.0/0, 0.0.0.0/1, 2000::/3)
-say where a peer may send to."""
+"""The shortest prefix length that says who a peer is, by IP version.
+
+Wider entries (0.0.0.0/0, 128.0.0.0/1, 2000::/3) say where a peer may send to.
+"""
 
 
 @dataclass(frozen=True, slots=True)

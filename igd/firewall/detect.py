@@ -1,5 +1,6 @@
 """Which backend fits this machine, and why."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,6 +9,8 @@ from igd.firewall.rules import label
 from igd.firewall.saved_rules import Rules, parse
 
 Backend = Literal["nftables", "iptables", "pretend"]
+
+_log = logging.getLogger(__name__)
 
 OURS = label("")  # how our tables and chains begin; leftovers of ours say nothing about the host
 
@@ -39,6 +42,8 @@ def choose(wanted: Backend | Literal["auto"], facts: Facts) -> Choice:
 
 def probe() -> Facts:
     """Look at this network namespace and leave it as it is; raise FirewallError where it cannot be read."""
+    if xtables.legacy_hidden():
+        _log.warning("rules of iptables-legacy, if there are any, cannot be seen: see systemd/iptables-legacy.conf")
     tables = xtables.nft_tables()
     return Facts(
         nf_tables=tables is not None,

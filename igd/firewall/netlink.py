@@ -55,7 +55,8 @@ class NetlinkError(FirewallError):
 
     def __init__(self, number: int, text: str, index: int | None = None) -> None:
         name = errno.errorcode.get(number, str(number))
-        super().__init__(f"{name}: {text or os.strerror(number)}")
+        hint = ": CAP_NET_ADMIN is needed" if number == errno.EPERM else ""
+        super().__init__(f"netfilter: {name}: {text or os.strerror(number)}{hint}")
         self.errno = number
         self.index = index
 

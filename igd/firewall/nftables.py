@@ -216,7 +216,7 @@ def unavailable() -> str | None:
     try:
         netlink.ask(Message(NFNL_SUBSYS_NFTABLES << 8 | GETGEN, socket.AF_UNSPEC))
     except NetlinkError as error:
-        return f"the kernel's nftables does not answer: {error}"
+        return str(error)
     finally:
         netlink.close()
     return None

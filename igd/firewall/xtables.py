@@ -1,7 +1,6 @@
 """The host's own rule sets: which are there, and iptables' programs to read and edit them. Looking creates nothing."""
 
 import errno
-import logging
 import os
 import shutil
 import socket
@@ -10,8 +9,6 @@ from pathlib import Path
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import Message, Netlink, NetlinkError, body
-
-_log = logging.getLogger(__name__)
 
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETTABLE = 1
@@ -32,10 +29,19 @@ def legacy_tables() -> frozenset[str]:
         return frozenset(_LEGACY_NAMES.read_text().split())
     except FileNotFoundError:  # the kernel, or so far the running kernel, is without ip_tables
         return frozenset()
-    except PermissionError:  # root's alone (0440); CAP_NET_ADMIN does not help
-        if _legacy_may_be_in_use():
-            _log.warning("iptables-legacy may be in use here, but reading %s wants CAP_DAC_READ_SEARCH", _LEGACY_NAMES)
+    except PermissionError:  # see legacy_hidden
         return frozenset()
+
+
+def legacy_hidden() -> bool:
+    """Say whether there may be such tables that we may not see: their names are for root's group alone (0440)."""
+    try:
+        _LEGACY_NAMES.read_text()
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return _legacy_may_be_in_use()
+    return False
 
 
 def _legacy_may_be_in_use() -> bool:

@@ -201,4 +201,4 @@ for ask in (lambda: netlink.transact(10, [message]), lambda: netlink.ask(message
         done = subprocess.run(
             [*without, sys.executable, "-c", program], text=True, capture_output=True, check=True, timeout=20
         )
-    assert done.stdout.splitlines() == ["EPERM: Operation not permitted"] * 3
+    assert done.stdout.splitlines() == ["netfilter: EPERM: Operation not permitted: CAP_NET_ADMIN is needed"] * 3

@@ -381,8 +381,8 @@ for call in (lambda: backend.replace_all([], [], 0), backend.remove_all):
     backend.replace_all([EXTERNAL, SECOND], [entry(8043, 80, "tcp")], now=0)
     without = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
     done = subprocess.run([*without, sys.executable, "-c", program], text=True, stdout=subprocess.PIPE, check=True)
-    refusal = "EPERM: Operation not permitted"
-    assert done.stdout.splitlines() == [f"the kernel's nftables does not answer: {refusal}", refusal, refusal]
+    refusal = "netfilter: EPERM: Operation not permitted: CAP_NET_ADMIN is needed"
+    assert done.stdout.splitlines() == [f"{refusal}", refusal, refusal]
     assert listing() == LISTING
 
 

@@ -1,0 +1,144 @@
+"""igd@ does its work as a user with one capability; what else it needs is in the drop-ins, and all of it is needed."""
+
+import re
+
+import pytest
+
+from tests.e2e.serving import PUBLIC, REMOTE, rules, upnpc
+from tests.lab import Answer, Lab, answering, ask
+from tests.lab.fixtures import requires_root
+from tests.lab.wireguard import Forward, Iptables
+from tests.systemd.booted import (
+    SERVICE,
+    WG_QUICK,
+    Layers,
+    assert_ended_well,
+    assert_serves,
+    booted,
+    rules_without_tunnel,
+)
+from tests.systemd.machine import Machine
+
+pytestmark = requires_root
+
+USERSPACE, LEGACY = "userspace-wireguard.conf", "iptables-legacy.conf"
+_DROP_IN = "/etc/systemd/system/igd@.service.d/zz-test.conf"
+_NO_CAPABILITIES = "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n"
+
+
+def _connect_client(lab: Lab) -> None:
+    lab.wg_up(lab.c1)
+    lab.c1.run("ping", "-q", "-c1", "-W7", "10.100.0.1")
+
+
+def _capabilities(machine: Machine, process: int) -> int:
+    lines = machine.run("cat", f"/proc/{process}/status").stdout.splitlines()
+    found = {key: value for key, _, value in (line.partition(":\t") for line in lines)}
+    assert found["CapBnd"] == found["CapPrm"] == found["CapEff"]
+    assert "0" not in found["Uid"].split()
+    return int(found["CapEff"], 16)
+
+
+@pytest.mark.parametrize(
+    ("userspace", "drop_ins", "iptables", "forward", "capabilities"),
+    [
+        (False, [], "nft", "accept-lines", 1 << 12),  # NET_ADMIN
+        (True, [USERSPACE], "nft", "drop", 1 << 12 | 1 << 1),  # and DAC_OVERRIDE
+        (False, [LEGACY], "legacy", "drop", 1 << 12 | 1 << 13),  # and NET_RAW
+    ],
+    ids=["alone", "userspace", "legacy"],
+)
+def test_traffic_before_and_after_a_crash(  # noqa: PLR0913
+    layers: Layers, *, userspace: bool, drop_ins: list[str], iptables: Iptables, forward: Forward, capabilities: int
+) -> None:
+    with booted(
+        layers, userspace=userspace, drop_ins=drop_ins, iptables=iptables, forward=forward, enabled=[SERVICE]
+    ) as server:
+        lab, machine = server
+        before = rules_without_tunnel(lab)
+        machine.run("systemctl", "start", WG_QUICK)
+        first = assert_serves(machine)
+        assert _capabilities(machine, first) == capabilities
+        _connect_client(lab)
+        with answering(lab.c1, 8043):
+            upnpc(lab.c1, "-n", "10.100.0.2", "8043", "8043", "tcp", "300")
+            assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+            with machine.start("journalctl", "--follow", "--lines=0", "--output=cat", f"--unit={SERVICE}") as journal:
+                machine.run("systemctl", "kill", "--signal=KILL", SERVICE)
+                assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+                journal.wait_for("ready for the peers of wg0", 20)
+            assert assert_serves(machine) != first
+            assert "8043" in machine.run("/opt/igd/bin/igd", "list", "wg0").stdout
+            assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+            upnpc(lab.c1, "-d", "8043", "tcp")
+            with pytest.raises(ConnectionRefusedError):
+                ask(lab.net, PUBLIC, 8043)
+        machine.run("systemctl", "stop", WG_QUICK)
+        machine.await_state(SERVICE, "inactive")
+        assert rules(lab) == before
+
+
+@pytest.mark.parametrize(
+    ("userspace", "iptables", "drop_ins", "missing", "complaint"),
+    [
+        (False, "nft", [], _NO_CAPABILITIES, "CAP_NET_ADMIN is needed"),
+        (True, "nft", [], "", "wg show wg0 public-key: .*Permission denied"),
+        (False, "legacy", [], "", "cannot open iptables' lock /run/xtables.lock: Permission denied"),
+        (
+            False,
+            "legacy",
+            [LEGACY],
+            f"{_NO_CAPABILITIES}AmbientCapabilities=CAP_NET_ADMIN\nCapabilityBoundingSet=CAP_NET_ADMIN\n",
+            "Permission denied",
+        ),
+    ],
+    ids=["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "lock", "CAP_NET_RAW"],
+)
+def test_without_what_it_needs_it_says_so(  # noqa: PLR0913
+    layers: Layers, *, userspace: bool, iptables: Iptables, drop_ins: list[str], missing: str, complaint: str
+) -> None:
+    files = {_DROP_IN: missing}
+    if iptables == "legacy":
+        files["/etc/igd/wg0.toml"] = '[firewall]\nbackend = "iptables"\n'
+    with booted(layers, userspace=userspace, iptables=iptables, drop_ins=drop_ins, files=files) as server:
+        machine = server.machine
+        machine.run("wg-quick", "up", "wg0")
+        assert machine.run("systemctl", "start", SERVICE, check=False).returncode == 1
+        machine.run("systemctl", "stop", SERVICE)
+        assert re.search(complaint, machine.log(SERVICE)), machine.log(SERVICE)
+
+
+def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(layers: Layers) -> None:
+    with booted(
+        layers, lines=["PostUp = systemctl start --no-block igd@%i"], files={"/etc/igd/wg0.toml": "bakend = 1\n"}
+    ) as server:
+        machine = server.machine
+        machine.run("wg-quick", "up", "wg0")
+        machine.await_state(SERVICE, "failed")
+        assert machine.shows(SERVICE, "SubState", "ExecMainStatus") == ("failed", "2")
+        assert "bakend" in machine.log(SERVICE)
+        machine.run("ip", "link", "show", "dev", "wg0")
+
+
+def test_only_root_may_ask_the_daemon(layers: Layers) -> None:
+    with booted(layers) as server:
+        before, machine = rules_without_tunnel(server.lab), server.machine
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("systemctl", "start", SERVICE)
+        assert_serves(machine)
+        asked = machine.run(
+            "setpriv", "--reuid=nobody", "--clear-groups", "/opt/igd/bin/igd", "list", "wg0", check=False
+        )
+        assert (asked.returncode, "Permission denied" in asked.stderr) == (1, True), asked
+        machine.run("wg-quick", "down", "wg0")
+        assert_ended_well(server, before)
+
+
+@pytest.mark.parametrize("drop_ins", [[], [USERSPACE, LEGACY]])
+def test_exposure_is_two_at_most(layers: Layers, drop_ins: list[str]) -> None:
+    with booted(layers, drop_ins=drop_ins) as server:
+        verified = server.machine.run("systemd-analyze", "verify", SERVICE, "igd-order@wg0.target")
+        assert verified.stderr == ""
+        # the threshold is in tenths
+        security = ("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", SERVICE)
+        server.machine.run(*security)

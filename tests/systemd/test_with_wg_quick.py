@@ -1,0 +1,107 @@
+"""igd@ comes and goes with wg-quick, whoever runs it; nobody waits for ever, and nothing is left behind."""
+
+import pytest
+
+from tests.lab.fixtures import requires_root
+from tests.systemd.booted import (
+    SERVICE,
+    WG_QUICK,
+    Layers,
+    assert_ended_well,
+    assert_serves,
+    booted,
+    rules_without_tunnel,
+)
+
+pytestmark = requires_root
+
+START = "PostUp = systemctl start igd@%i"
+START_LATER = "PostUp = systemctl start --no-block igd@%i"
+STOP_BEFORE = "PreDown = systemctl stop igd@%i"
+STOP_AFTER = "PostDown = systemctl stop igd@%i"
+HOOKS = pytest.mark.parametrize("lines", [(START, STOP_AFTER), (START_LATER, STOP_AFTER), (START, STOP_BEFORE)])
+
+
+def test_enabled_it_comes_and_goes_with_the_interfaces_service(layers: Layers) -> None:
+    with booted(layers, enabled=[SERVICE]) as server:
+        before = rules_without_tunnel(server.lab)
+        server.machine.run("systemctl", "start", WG_QUICK)
+        assert_serves(server.machine)
+        server.machine.run("systemctl", "stop", WG_QUICK)
+        assert_ended_well(server, before)
+
+
+def test_enabled_it_serves_the_new_interface_after_a_restart(layers: Layers) -> None:
+    """Even when wg-quick takes its time, and a new igd could meet the old interface meanwhile."""
+    with booted(layers, lines=["PreDown = sleep 2"], enabled=[SERVICE]) as server:
+        server.machine.run("systemctl", "start", WG_QUICK)
+        first = assert_serves(server.machine)
+        server.machine.run("systemctl", "restart", WG_QUICK)
+        assert assert_serves(server.machine) != first
+        assert server.machine.log(SERVICE).count("ready for the peers of wg0") == 2
+
+
+def test_enabled_it_is_there_after_booting(layers: Layers) -> None:
+    """And stays: the firewall, which begins with a flush of everything, has loaded before."""
+    slow = {"/etc/systemd/system/nftables.service.d/slow.conf": "[Service]\nExecStartPre=sleep 2\n"}
+    with booted(layers, enabled=["nftables", WG_QUICK, SERVICE], files=slow) as server:
+        assert_serves(server.machine)
+        server.machine.run("systemctl", "is-active", "nftables", WG_QUICK)
+        server.machine.run("nft", "list", "table", "inet", "igd_wg0")
+
+
+def test_enabled_it_ends_when_somebody_takes_the_interface_down_by_hand(layers: Layers) -> None:
+    with booted(layers, enabled=[SERVICE]) as server:
+        before = rules_without_tunnel(server.lab)
+        server.machine.run("systemctl", "start", WG_QUICK)
+        assert_serves(server.machine)
+        server.machine.run("wg-quick", "down", "wg0")
+        assert_ended_well(server, before)
+
+
+def test_it_waits_for_its_interface_and_does_not_make_it(layers: Layers) -> None:
+    with booted(layers) as server:
+        before, machine = rules_without_tunnel(server.lab), server.machine
+        with machine.start("journalctl", "--follow", "--output=cat", f"--unit={SERVICE}") as journal:
+            machine.run("systemctl", "start", "--no-block", SERVICE)
+            journal.wait_for("waiting for wg0")
+        state, status = machine.shows(SERVICE, "ActiveState", "StatusText")
+        assert (state, status) == ("activating", "Waiting for wg0 to be up with an IPv4 address")
+        machine.run("wg-quick", "up", "wg0")
+        assert_serves(machine)
+        assert machine.shows(WG_QUICK, "ActiveState") == ("inactive",)
+        machine.run("wg-quick", "down", "wg0")
+        assert_ended_well(server, before)
+
+
+@HOOKS
+def test_hooks_when_systemd_runs_wg_quick(layers: Layers, lines: tuple[str, ...]) -> None:
+    with booted(layers, lines=lines) as server:
+        before, machine = rules_without_tunnel(server.lab), server.machine
+        machine.run("systemctl", "start", WG_QUICK)
+        first = assert_serves(machine)
+        machine.run("systemctl", "restart", WG_QUICK)
+        assert assert_serves(machine) != first
+        machine.run("systemctl", "stop", WG_QUICK)
+        assert_ended_well(server, before)
+        assert machine.shows(WG_QUICK, "Result") == ("success",)
+
+
+@HOOKS
+def test_hooks_when_somebody_runs_wg_quick_by_hand(layers: Layers, lines: tuple[str, ...]) -> None:
+    with booted(layers, lines=lines) as server:
+        before, machine = rules_without_tunnel(server.lab), server.machine
+        machine.run("wg-quick", "up", "wg0")
+        assert_serves(machine)
+        assert machine.shows(WG_QUICK, "ActiveState") == ("inactive",)
+        machine.run("wg-quick", "down", "wg0")
+        assert_ended_well(server, before)
+
+
+def test_hooks_and_enabled_at_once(layers: Layers) -> None:
+    with booted(layers, lines=[START, STOP_AFTER], enabled=[WG_QUICK, SERVICE]) as server:
+        first = assert_serves(server.machine)
+        server.machine.run("systemctl", "restart", WG_QUICK)
+        assert assert_serves(server.machine) != first
+        server.machine.run("systemctl", "stop", WG_QUICK)
+        server.machine.await_state(SERVICE, "inactive")
