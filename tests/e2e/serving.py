@@ -1,0 +1,94 @@
+"""igd as its operator runs it, in the lab's server, and what the server's kernel then holds."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+from tests.lab import Host, Lab, Process
+
+_SOURCES = Path(__file__).parents[2]
+IGD = ("env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m", "igd")
+READY_SECONDS = 15.0  # it takes one; two cores may have more to do
+
+PUBLIC = "60.60.60.1"
+REMOTE = "60.60.60.2"  # net, as the server and its clients see it
+GATEWAY = "10.100.0.1"
+C1, C2 = "10.100.0.2", "10.100.0.3"
+
+
+def start(lab: Lab, config: str = "") -> Process:
+    """Start `igd run wg0` with this /etc/igd/wg0.toml, or none, and return once it serves."""
+    if config:
+        lab.srv.write("/etc/igd/wg0.toml", config)
+    process = lab.srv.start(*IGD, "run", "wg0")
+    process.wait_for("ready for", READY_SECONDS)
+    return process
+
+
+@contextmanager
+def serving(lab: Lab, config: str = "") -> Iterator[Process]:
+    """Let igd serve meanwhile, and see that it ends with 0."""
+    with start(lab, config) as process:
+        yield process
+        assert process.stop() == 0, process.lines
+
+
+def igd(lab: Lab, *words: str, check: bool = True) -> "CompletedProcess[str]":
+    """Run one of igd's other commands to its end."""
+    return lab.srv.run(*IGD, *words, check=check, timeout=20)
+
+
+def mappings(lab: Lab) -> list[dict[str, Any]]:
+    """Give what `igd list --json` prints."""
+    listed: list[dict[str, Any]] = json.loads(igd(lab, "list", "wg0", "--json").stdout)
+    return listed
+
+
+def ports(lab: Lab) -> list[tuple[str, int]]:
+    """Give protocol and external port of all mappings in igd's table."""
+    return [(mapping["protocol"], mapping["external_port"]) for mapping in mappings(lab)]
+
+
+def upnpc(client: Host, *words: str) -> str:
+    """Run upnpc without its two seconds of discovery; CommandFailed shows what it said."""
+    return client.run("upnpc", "-u", f"http://{GATEWAY}:2869/1/device.xml", *words).stdout
+
+
+def held(lab: Lab) -> list[tuple[str, int]]:
+    """Give protocol and external port of all mappings in the kernel's map."""
+    listing = json.loads(lab.srv.run("nft", "-j", "list", "map", "inet", "igd_wg0", "mappings").stdout)
+    (found,) = (item["map"] for item in listing["nftables"] if "map" in item)
+    keys = (element["elem"]["val"]["concat"] for element, _ in found.get("elem", ()))
+    return sorted((protocol.upper(), port) for protocol, port in keys)
+
+
+def rules(lab: Lab) -> str:
+    """Give all rules of the server, as the three programs print them, without what changes by itself."""
+    nftables = lab.srv.run("nft", "-s", "list", "ruleset").stdout
+    nftables = re.sub(r"elements = \{ ([^}]*) \}", _one_a_line, nftables)
+    nft_save = lab.srv.run("iptables-nft-save").stdout
+    # Who asks about a table of iptables-legacy creates it, and nobody can take it away: an empty one counts as none.
+    legacy_save = re.sub(r"(?m)^(:\w+ ACCEPT|\*|COMMIT).*\n", "", lab.srv.run("iptables-legacy-save").stdout)
+    return nftables + re.sub(r"(?m)^#.*\n| \[\d+:\d+\]", "", nft_save + legacy_save)
+
+
+def _one_a_line(elements: re.Match[str]) -> str:
+    """Give the elements without their timeouts; their order means nothing."""
+    return "\n".join(sorted(re.sub(r" timeout [^:]*", "", element) for element in re.split(r",\s*", elements[1])))
+
+
+def operators_rules(lab: Lab) -> str:
+    """Give the server's rules without those of igd."""
+    blocks = re.sub(r"(?ms)^(\t?)(table inet|chain) igd_wg0 \{$.*?^\1\}\n", "", rules(lab))
+    return "\n".join(line for line in blocks.splitlines() if line and "igd" not in line)
+
+
+def flows(lab: Lab, port: int) -> list[str]:
+    """Give the flows to this port of the public address that connection tracking knows."""
+    known = lab.srv.run("conntrack", "-L", "--orig-dst", PUBLIC).stdout.splitlines()
+    return [flow for flow in known if re.search(rf" dport={port} (\[UNREPLIED\] )?src=", flow)]

@@ -1,0 +1,120 @@
+"""A lease ends when it ends, everywhere; a renewed one goes on; and none is lost by a crash or a stop."""
+
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.e2e import control
+from tests.e2e.happenings import Happenings
+from tests.e2e.serving import C1, C2, PUBLIC, REMOTE, flows, held, mappings, ports, rules, serving, start, upnpc
+from tests.lab import Answer, Lab, Process, answering, ask, call, put
+from tests.lab.fixtures import needs, requires_root
+
+pytestmark = requires_root
+
+TOLERANCE = 2  # seconds: leases are told in whole seconds, and commands take some time
+
+
+@pytest.fixture(autouse=True)
+def programs() -> None:
+    needs("upnpc", "nft", "conntrack", "iptables-legacy-save")
+
+
+def test_a_lease_of_two_seconds_is_gone_everywhere_afterwards(lab: Lab) -> None:
+    with serving(lab), Happenings(lab.srv) as happenings, answering(lab.c1, 8043, "udp"):
+        began = time.monotonic()
+        upnpc(lab.c1, "-a", C1, "8043", "8043", "udp", "2")
+        with call(lab.net, PUBLIC, 8043, "udp") as remote:
+            assert put(remote) == Answer(REMOTE, "who am I?")
+            assert flows(lab, 8043)
+            assert held(lab) == [("UDP", 8043)]
+            happenings.until(lambda: not flows(lab, 8043), timeout=5)
+            assert time.monotonic() - began >= 2
+            assert held(lab) == []
+            assert control.ask(lab.c1, "DeletePortMapping", control.key(8043, "UDP")) == 714
+            assert ports(lab) == []
+            with pytest.raises(ConnectionRefusedError):
+                put(remote)
+
+
+def test_a_renewal_keeps_the_mapping_and_its_flows(lab: Lab) -> None:
+    with serving(lab), Happenings(lab.srv) as happenings, answering(lab.c1, 8043, "udp"):
+        upnpc(lab.c1, "-a", C1, "8043", "8043", "udp", "2")
+        with call(lab.net, PUBLIC, 8043, "udp") as remote:
+            put(remote)
+            upnpc(lab.c1, "-a", C1, "8043", "8043", "udp", "300")
+            upnpc(lab.c1, "-a", C1, "8044", "8044", "udp", "2")  # ends after 8043 would have ended
+            happenings.until(lambda: held(lab) == [("UDP", 8043)], timeout=5)
+            assert flows(lab, 8043)
+            assert put(remote) == Answer(REMOTE, "who am I?")
+        (mapping,) = mappings(lab)
+        assert (mapping["external_port"], mapping["lease"]) == (8043, pytest.approx(298, abs=TOLERANCE))
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_crash_is_not_felt(lab: Lab, backend: str) -> None:
+    config = f'[firewall]\nbackend = "{backend}"\n'
+    with start(lab, config) as doomed, answering(lab.c1, 8043), answering(lab.c1, 8043, "udp"):
+        upnpc(lab.c1, "-e", "my game", "-a", C1, "8043", "8043", "udp", "200")
+        upnpc(lab.c1, "-e", "and its voice", "-a", C1, "8043", "8043", "tcp", "300")
+        with call(lab.net, PUBLIC, 8043, "tcp") as remote:
+            put(remote)
+            before, before_in_kernel, told_at = mappings(lab), rules(lab), time.monotonic()
+            _crash(doomed)
+            assert _echoes(remote, b"while it is dead\n")
+            assert ask(lab.net, PUBLIC, 8043, "udp").source == REMOTE
+            with serving(lab, config):
+                assert _echoes(remote, b"back again\n")
+                assert ask(lab.net, PUBLIC, 8043, "tcp").source == REMOTE
+                assert ask(lab.net, PUBLIC, 8043, "udp").source == REMOTE
+                assert sorted(rules(lab).splitlines()) == sorted(before_in_kernel.splitlines())
+                passed = time.monotonic() - told_at
+                for mapping in before:
+                    mapping["lease"] = pytest.approx(mapping["lease"] - passed, abs=TOLERANCE)
+                assert mappings(lab) == before
+
+
+def _crash(process: Process) -> None:
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def _echoes(remote: socket.socket, said: bytes) -> bool:
+    """Tell whether socat repeats what it is told on a connection on which it has told the source before."""
+    remote.sendall(said)
+    return remote.recv(4096) == said
+
+
+def test_what_ended_during_a_crash_stays_ended(lab: Lab) -> None:
+    before = rules(lab)
+    with start(lab) as doomed, answering(lab.c1, 8043, "udp"), answering(lab.c2, 8044, "udp"):
+        upnpc(lab.c2, "-a", C2, "8044", "8044", "udp", "300")
+        upnpc(lab.c1, "-a", C1, "8043", "8043", "udp", "2")
+        ended = time.monotonic() + 2
+        ask(lab.net, PUBLIC, 8043, "udp")
+        ask(lab.net, PUBLIC, 8044, "udp")
+        _crash(doomed)
+        key = lab.c2.run("sh", "-c", "wg show wg0 private-key | wg pubkey").stdout.strip()
+        lab.srv.run("wg", "set", "wg0", "peer", key, "remove")
+        time.sleep(max(0.0, ended - time.monotonic()))  # nobody is there to tell of it
+        assert held(lab) == [("UDP", 8043), ("UDP", 8044)]
+        with serving(lab):
+            assert held(lab) == []
+            assert ports(lab) == []
+            assert flows(lab, 8043) == flows(lab, 8044) == []
+    assert rules(lab) == before
+
+
+def test_mappings_come_back_after_a_stop(lab: Lab) -> None:
+    before = rules(lab)
+    with answering(lab.c1, 8043):
+        with serving(lab):
+            upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
+        assert rules(lab) == before
+        with pytest.raises(ConnectionRefusedError):
+            ask(lab.net, PUBLIC, 8043)
+        with serving(lab):
+            assert ports(lab) == [("TCP", 8043)]
+            assert ask(lab.net, PUBLIC, 8043).source == REMOTE

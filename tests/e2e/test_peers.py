@@ -1,0 +1,100 @@
+"""Peers come, are told of the gateway, and go; the server's address changes under them."""
+
+import re
+import socket
+
+import pytest
+
+from tests.e2e import control
+from tests.e2e.happenings import Happenings
+from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start, upnpc
+from tests.lab import Lab, answering, ask
+from tests.lab.fixtures import needs, requires_root
+
+pytestmark = requires_root
+
+RENUMBERED = "60.60.60.9"
+# What each root device, device and service announces (UPnP Device Architecture 1.1 §1.2.2), without the uuids.
+ANNOUNCED = {
+    "upnp:rootdevice",
+    *(f"urn:schemas-upnp-org:device:{name}" for name in ("InternetGatewayDevice:1", "InternetGatewayDevice:2")),
+    *(f"urn:schemas-upnp-org:device:{name}" for name in ("WANDevice:1", "WANDevice:2")),
+    *(f"urn:schemas-upnp-org:device:{name}" for name in ("WANConnectionDevice:1", "WANConnectionDevice:2")),
+    *(f"urn:schemas-upnp-org:service:{name}" for name in ("WANIPConnection:1", "WANIPConnection:2")),
+    *(f"urn:schemas-upnp-org:service:{name}" for name in ("Layer3Forwarding:1", "WANCommonInterfaceConfig:1")),
+}
+
+
+@pytest.fixture(autouse=True)
+def programs() -> None:
+    needs("upnpc", "nft", "conntrack")
+
+
+def test_a_removed_peer_loses_its_mappings(lab: Lab) -> None:
+    key = lab.c1.run("sh", "-c", "wg show wg0 private-key | wg pubkey").stdout.strip()
+    with serving(lab), Happenings(lab.srv) as happenings:
+        upnpc(lab.c1, "-r", "8043", "tcp")
+        upnpc(lab.c2, "-r", "8044", "tcp")
+        lab.srv.run("wg", "set", "wg0", "peer", key, "remove")
+        # it looks every five seconds, at what may be a second old
+        happenings.until(lambda: held(lab) == [("TCP", 8044)], timeout=6)
+        assert ports(lab) == [("TCP", 8044)]
+
+
+def test_a_live_peer_is_told_of_coming_and_going(lab: Lab) -> None:
+    with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearing:
+        hearing.bind((C1, 1900))
+        hearing.settimeout(5)
+        with start(lab) as process:
+            _assert_hears(hearing, "ssdp:alive")
+            process.stop()
+        _assert_hears(hearing, "ssdp:byebye")
+
+
+def _assert_hears(hearing: socket.socket, kind: str) -> None:
+    """Receive until everything has been announced; TimeoutError if something is missing."""
+    heard: set[str] = set()
+    while not heard >= ANNOUNCED:
+        text = hearing.recv(4096).decode()
+        assert text.startswith("NOTIFY * HTTP/1.1\r\n")
+        assert f"\r\nNTS: {kind}\r\n" in text
+        match = re.search(r"\r\nNT: (.*)\r\n", text)
+        assert match
+        heard.add(match[1])
+
+
+def test_a_new_public_address_is_told_and_works(lab: Lab) -> None:
+    with serving(lab) as process, answering(lab.c1, 8043), answering(lab.c1, 8043, "udp"):
+        upnpc(lab.c1, "-r", "8043", "tcp", "8043", "udp")
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+        _renumber(lab)
+        process.wait_for(f"external address: {re.escape(RENUMBERED)}")
+        assert lab.c1.run("external-ip").stdout == f"{RENUMBERED}\n"
+        assert ask(lab.net, RENUMBERED, 8043, "tcp").source == REMOTE
+        assert ask(lab.net, RENUMBERED, 8043, "udp").source == REMOTE
+
+
+def test_without_a_public_address_nothing_is_mapped_until_there_is_one(lab: Lab) -> None:
+    with serving(lab) as process, answering(lab.c1, 8043):
+        upnpc(lab.c1, "-r", "8043", "tcp")
+        # Moved to another interface, the address still carries the tunnel.
+        _ip(lab, f"address add {PUBLIC}/32 dev lo", f"address delete {PUBLIC}/24 dev ens0")
+        _ip(lab, f"route add {REMOTE} dev ens0", f"route add default via {REMOTE}")
+        process.wait_for("nothing can be mapped")
+        assert control.ask(lab.c1, "GetExternalIPAddress") == 501
+        assert control.add(lab.c1) == 501
+        _ip(lab, f"address add {PUBLIC}/24 dev ens0")
+        process.wait_for(f"external address: {re.escape(PUBLIC)}")
+        assert control.add(lab.c1) == 200
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+
+
+def _renumber(lab: Lab) -> None:
+    _ip(lab, f"address delete {PUBLIC}/24 dev ens0", f"address add {RENUMBERED}/24 dev ens0")
+    _ip(lab, f"route add default via {REMOTE}")
+    endpoint = f"wg set wg0 peer $(wg show wg0 peers) endpoint {RENUMBERED}:51820"
+    lab.c1.run("sh", "-c", f"{endpoint} && ping -q -c1 {GATEWAY}")
+
+
+def _ip(lab: Lab, *commands: str) -> None:
+    lab.srv.run("ip", "-batch", "-", input="\n".join(commands))

@@ -1,0 +1,63 @@
+"""A real BitTorrent client opens its port by itself, is reached through it, and closes it."""
+
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import bittorrent
+from tests.e2e.happenings import Happenings
+from tests.e2e.serving import PUBLIC, REMOTE, held, mappings, ports, serving
+from tests.lab import Lab, call
+from tests.lab.fixtures import needs, requires_root
+
+pytestmark = requires_root
+
+CLIENT = (sys.executable, bittorrent.__file__)
+CONTENT = random.Random(1).randbytes(1_000_000)  # noqa: S311  nobody guesses it
+PIECE = 2**16  # bytes
+
+
+@pytest.fixture
+def seeded(tmp_path: Path) -> Path:
+    """Give a directory with CONTENT in it, and beside it content.torrent."""
+    (tmp_path / "seeded").mkdir()
+    (tmp_path / "seeded/content").write_bytes(CONTENT)
+    pieces = (CONTENT[start : start + PIECE] for start in range(0, len(CONTENT), PIECE))
+    hashes = b"".join(hashlib.sha1(piece).digest() for piece in pieces)  # noqa: S324  the format's choice
+    # BEP 3: a dictionary of dictionaries, keys in order, strings with their lengths before them
+    sizes = (len(CONTENT), PIECE, len(hashes), hashes)
+    info = b"d6:lengthi%de4:name7:content12:piece lengthi%de6:pieces%d:%se" % sizes
+    (tmp_path / "content.torrent").write_bytes(b"d4:info" + info + b"e")
+    return tmp_path / "seeded"
+
+
+def test_libtorrent_maps_its_port_and_is_fetched_from(lab: Lab, seeded: Path) -> None:
+    needs("nft")
+    torrent, fetched = seeded.with_name("content.torrent"), seeded.with_name("fetched")
+    with serving(lab):
+        with lab.c1.start(*CLIENT, "seed", torrent, seeded) as client:
+            port = client.wait_for(r"mapped TCP (\d+)", timeout=10)[1]
+            client.wait_for(f"mapped UDP {port}")
+            assert sorted(ports(lab)) == [("TCP", int(port)), ("UDP", int(port))]
+            assert lab.net.run(*CLIENT, "fetch", torrent, fetched, PUBLIC, port, timeout=30).stdout == "complete\n"
+            assert (fetched / "content").read_bytes() == CONTENT
+            client.wait_for(f"visited by {REMOTE}")
+            assert client.stop() == 0
+        assert ports(lab) == held(lab) == []
+
+
+def test_transmission_maps_its_port(lab: Lab, tmp_path: Path) -> None:
+    needs("nft", "transmission-daemon")
+    settings = {"peer-port": 51413, "port-forwarding-enabled": True, "dht-enabled": False, "rpc-enabled": False}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    with serving(lab), Happenings(lab.srv) as happenings:
+        with lab.c1.start("transmission-daemon", "--foreground", "--config-dir", tmp_path):
+            happenings.until(lambda: held(lab) == [("TCP", 51413), ("UDP", 51413)], timeout=20)
+            leases = [mapping["lease"] for mapping in mappings(lab)]
+            assert leases == [pytest.approx(604800, abs=10)] * 2  # it asked for no end
+            call(lab.net, PUBLIC, 51413).close()
+        assert ports(lab) == held(lab) == []
