@@ -6,11 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from igd import VERSION
-from igd.config import Config, ConfigError, default_path, interface_name, load
-from igd.instance import Instance
+from igd.instance import Instance, interface_name
+
+if TYPE_CHECKING:
+    from igd.config import Config
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -53,6 +55,7 @@ def _say(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from igd.config import Config, ConfigError, default_path, load
     from igd.detach import detach
 
     path = arguments.config or default_path(arguments.interface)
@@ -73,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _serve(instance: Instance, config: Config, on_ready: Callable[[], None]) -> int:
+def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None]) -> int:
     from igd import daemon
     from igd.firewall.backend import FirewallError
 
@@ -100,6 +103,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from igd.config import Config, ConfigError, load
+
     try:
         config = load(arguments.file) if arguments.file else Config()
     except ConfigError as error:
@@ -108,22 +113,22 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from igd.operator import admin_socket, status
+    from igd.operator import admin_client, status
 
-    return _ask(arguments, admin_socket.MAPPINGS, status.table)
+    return _ask(arguments, admin_client.MAPPINGS, status.table)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from igd.operator import admin_socket, status
+    from igd.operator import admin_client, status
 
-    return _ask(arguments, admin_socket.STATUS, status.listing)
+    return _ask(arguments, admin_client.STATUS, status.listing)
 
 
 def _ask(arguments: argparse.Namespace, what: str, readable: Callable[[Any], str]) -> int:
-    from igd.operator import admin_socket
+    from igd.operator import admin_client
 
     try:
-        answer = admin_socket.ask(Instance(arguments.interface).runtime_directory, what)
+        answer = admin_client.ask(Instance(arguments.interface).runtime_directory, what)
     except OSError as error:
         return _complain(f"no igd answers for {arguments.interface}: {error}", FAILED)
     return _say(json.dumps(answer, indent=2) if arguments.json else readable(answer))

@@ -1,8 +1,6 @@
 """TOML -> pydantic -> the plain values that the parts are built from."""
 
 import json
-import os
-import re
 import tomllib
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,6 +19,7 @@ from pydantic import (
 )
 
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+from igd.instance import interface_name
 
 DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
@@ -31,13 +30,6 @@ BackendName = Literal["auto", "nftables", "iptables", "pretend"]
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the text names file, key, value and what is allowed, one a line."""
-
-
-def interface_name(name: str) -> str:
-    """Check a name as the kernel does; ValueError."""
-    if re.fullmatch(r"[^\s/:\0]+", name) and len(os.fsencode(name)) <= 15 and name not in {".", ".."}:
-        return name
-    raise ValueError(f"{name!r} is not an interface name: 1 to 15 bytes without spaces, '/' and ':'")
 
 
 def _string(value: object) -> object:

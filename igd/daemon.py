@@ -11,11 +11,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
 
 from igd import VERSION, systemd
 from igd.config import Config
+from igd.core.mapping import Protocol
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
@@ -78,7 +79,7 @@ class Settings:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM, SIGINT or the end of the interface; FirewallError or OSError when that is not possible."""
+    """Serve until a signal or the end of the interface; FirewallError or OSError when that is not possible."""
     asyncio.run(_until_signalled(settings))
 
 
@@ -92,7 +93,7 @@ async def _until_signalled(settings: Settings) -> None:
             stopped = True
             serving.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
         await serving
@@ -171,15 +172,19 @@ class Daemon:
     async def _open_gateway(self, stack: contextlib.AsyncExitStack) -> Gateway:
         settings, config = self._settings, self._settings.config
         interface = settings.interface
-        wireguard = WireGuard(
-            interface, lambda: self._links.addresses(interface), clock=time.monotonic, wall_clock=time.time
-        )
+        wireguard = WireGuard(interface, self._links, clock=time.monotonic, wall_clock=time.time)
         self._uuid = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
         store = LeaseStore(settings.store_path, clock=time.monotonic, wall_clock=time.time)
         stack.callback(store.close)
         self._choice = detect.choose(config.firewall.backend, detect.probe())
         log.info("firewall backend %s: %s", *self._choice)
-        passage = Passage(self._around.external_interface, interface, (await wireguard.peers()).networks(), MARK)
+        stored = store.load()
+        # With the addresses that peers had before they were removed: there may still be flows to them.
+        inside = [
+            *(await wireguard.peers()).networks(),
+            *(IPv4Network(entry.mapping.internal.address) for entry in stored),
+        ]
+        passage = Passage(self._around.external_interface, interface, tuple(collapse_addresses(inside)), MARK)
         self._ledger = Ledger(kernel.build(self._choice.backend, passage), store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
         self._ledger.on_change.append(self._timer.set)
@@ -191,8 +196,9 @@ class Daemon:
             link=lambda: self._links.status(self._around.external_interface, self._uptime()),
             clock=time.monotonic,
             rng=random.SystemRandom(),
+            reserved=[(Protocol.UDP, await wireguard.listen_port())],
         )
-        await gateway.start(store.load(), *self._take_external(await self._read_external()))
+        await gateway.start(stored, *self._take_external(await self._read_external()))
         return gateway
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
@@ -201,14 +207,14 @@ class Daemon:
             self._uuid, config.friendly_name or f"igd on {interface}", VERSION, f"{self._url()}{PAGE}"
         )
         documents = description.documents(identity)
-        product = f"igd/{VERSION}"
+        server = f"Linux UPnP/1.1 igd/{VERSION}"
         advertiser = ssdp.Advertiser(
             (f"{self._url()}{description.DEVICE_PATHS[1]}", f"{self._url()}{description.DEVICE_PATHS[2]}"),
-            product,
+            server,
             int(time.time()),
             description.config_id(documents),
         )
-        http = UPnPHttp(gateway, self._uuid, documents, f"Linux UPnP/1.1 {product}")
+        http = UPnPHttp(gateway, self._uuid, documents, server)
         stack.push_async_callback(http.close)
         await http.open(interface, address, config.http_port)
         admin = AdminSocket(gateway, lambda: self._status(gateway), self._settings.instance.runtime_directory)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 SYSLOG = Path("/dev/log")
 
+LOG_BYTES = 1 << 20
+"""How long the log file may become before it is begun anew: it lies in memory, and peers fill it."""
+
 _READY = b"+"
 
 
@@ -64,6 +67,6 @@ def _log_elsewhere(log_file: Path) -> None:
         handler = logging.handlers.SysLogHandler(str(SYSLOG), logging.handlers.SysLogHandler.LOG_DAEMON)
         handler.setFormatter(logging.Formatter(f"igd[{os.getpid()}]: %(message)s"))
     else:
-        handler = logging.FileHandler(log_file)
+        handler = logging.handlers.RotatingFileHandler(log_file, maxBytes=LOG_BYTES, backupCount=1)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().handlers[:] = [handler]

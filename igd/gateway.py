@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.mapping import Change, Entry, Key, Lease, PortMapping
 from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy
 from igd.core.rate_limit import RateLimit
@@ -38,12 +38,18 @@ log = logging.getLogger(__name__)
 LIVE_SECONDS = 180
 """WireGuard's REJECT_AFTER_TIME: without a handshake for so long a peer has no session, and cannot be reached."""
 
+WAITING = 4
+"""How many changes one peer may have under way: each is a few milliseconds of kernel and disk that all wait for."""
+
 
 class PeerSource(Protocol):
-    """Where the gateway learns who is who; both raise OSError when the interface cannot be read."""
+    """Where the gateway learns who is who; each raises OSError when the machine cannot tell."""
 
     async def peers(self) -> Peers:
         """Give the peers as they were at most a second ago."""
+
+    async def reaches(self, address: Address) -> bool:
+        """Tell whether packets to `address` leave through the tunnel."""
 
     async def handshakes(self) -> Mapping[str, float]:
         """Give each peer's last handshake (public key -> moment on the clock of the leases); none, no item."""
@@ -52,7 +58,8 @@ class PeerSource(Protocol):
 class Gateway:
     """Answers requests, one change after another; has never heard of a protocol.
 
-    `clock` is monotonic, in seconds. A failure of the kernel or the store refuses the request at hand.
+    `clock` is monotonic, in seconds. `reserved` are the server's own ports, which nobody gets. A failure of the kernel
+    or the store refuses the request at hand.
     """
 
     def __init__(  # noqa: PLR0913 - the counter is where all parts meet
@@ -65,6 +72,7 @@ class Gateway:
         link: Callable[[], Awaitable[LinkStatus]],
         clock: Callable[[], float],
         rng: random.Random,
+        reserved: Iterable[Key] = (),
     ) -> None:
         self._policy = policy
         self._rate_limit = rate_limit
@@ -73,6 +81,8 @@ class Gateway:
         self._link = link
         self._clock = clock
         self._rng = rng
+        self._reserved = frozenset(reserved)
+        self._waiting: collections.Counter[str] = collections.Counter()
         self.announced: IPv4Address | None = None
         self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
 
@@ -80,16 +90,20 @@ class Gateway:
 
     async def admit(self, source: Address) -> Peer | Refused:
         """Tell which peer sends from `source`, and count this packet against its rate."""
+        found = await self._identify(source)
+        if isinstance(found, Peer) and self._rate_limit.admit(found.public_key, self._clock()):
+            return found
+        reason = Refusal.TOO_MANY_REQUESTS if isinstance(found, Peer) else found
+        self.counters["admission", reason.name] += 1
+        log.debug("%s is not admitted: %s", source, reason.value)
+        return Refused(reason)
+
+    async def _identify(self, source: Address) -> Peer | Refusal:
         try:
-            peer = (await self._peers.peers()).owner(source)
+            return (await self._peers.peers()).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
             log.error("the peers cannot be read: %s", error)  # noqa: TRY400 - it says all
-            return Refused(Refusal.SYSTEM_FAILURE)
-        if peer is None:
-            return Refused(Refusal.NOT_A_PEER)
-        if not self._rate_limit.admit(peer.public_key, self._clock()):
-            return Refused(Refusal.TOO_MANY_REQUESTS)
-        return peer
+            return Refusal.SYSTEM_FAILURE
 
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
         """Decide on one request that an admitted peer sent from `source`; never raises for what a client can send."""
@@ -110,7 +124,7 @@ class Gateway:
         match request:
             case MapPort() | UnmapPorts():
                 # A client that hangs up must not leave table, kernel and store apart.
-                return await asyncio.shield(self._change(peer, source, request))
+                return await asyncio.shield(self._change_in_turn(peer, source, request))
             case GetMapping(protocol, port):
                 entry = self._ledger.table.find(peer.public_key, (protocol, port))
                 return self._told(entry) if entry else Refused(Refusal.NO_SUCH_MAPPING)
@@ -128,22 +142,31 @@ class Gateway:
             log.error("the external interface cannot be read: %s", error)  # noqa: TRY400 - it says all
             return Refused(Refusal.SYSTEM_FAILURE)
 
+    async def _change_in_turn(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
+        """Keep the queue short, so that nobody waits long behind a peer that asks for much."""
+        if self._waiting[peer.public_key] >= WAITING:
+            return Refused(Refusal.TOO_MANY_REQUESTS)
+        self._waiting[peer.public_key] += 1
+        try:
+            return await self._change(peer, source, request)
+        finally:
+            self._waiting[peer.public_key] -= 1
+            self._waiting += collections.Counter()  # forgets those who wait no more
+
     async def _change(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
         try:
             async with self._ledger.turn():
                 if isinstance(request, MapPort):
                     return await self._map(peer, source, request)
                 return await self._unmap(peer, request)
-        except (FirewallError, OSError):
-            log.exception("%s could not be carried out", request)
+        except (FirewallError, OSError) as error:
+            log.error("%s could not be carried out: %s", request, error)  # noqa: TRY400 - it says all
             return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not self._ledger.addresses:
             return Refused(Refusal.NO_EXTERNAL_ADDRESS)
-        peers = await self._peers.peers()
-        internal = request.internal.address
-        if not peers.may_map(source, internal) or not peers.still_owns(peer.public_key, internal):
+        if not await self._may_map(peer, source, request.internal.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
         plan = self._plan_any_port(peer, request) if request.any_port else self._plan(peer, request)
         if isinstance(plan, Refusal):
@@ -151,6 +174,13 @@ class Gateway:
         await self._ledger.commit([plan])
         assert plan.after is not None, "a plan to map opens something"
         return self._told(plan.after)
+
+    async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
+        """AllowedIPs say whose an address is; where its packets go, beyond the tunnel's own networks, routes say."""
+        peers = await self._peers.peers()
+        if not peers.may_map(peer.public_key, source, internal):
+            return False
+        return peers.on_link(internal) or await self._peers.reaches(internal)
 
     def _plan(self, peer: Peer, request: MapPort) -> Change | Refusal:
         assert request.external_port is not None, "only any_port leaves the port open"
@@ -171,6 +201,8 @@ class Gateway:
 
     def _plan_port(self, peer: Peer, request: MapPort, external_port: int) -> Change | Refusal:
         mapping = PortMapping(request.protocol, external_port, request.internal, peer.public_key, request.description)
+        if mapping.key in self._reserved:
+            return Refusal.CONFLICT
         lease = self._policy.lease(request.lifetime, self._clock())
         return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
 
@@ -195,8 +227,8 @@ class Gateway:
                 expired = self._ledger.table.expired(self._clock())
                 await self._end([entry for entry in expired if not entry.lease.endless], "their leases have run out")
                 await self._renew([entry for entry in expired if entry.lease.endless])
-        except (FirewallError, OSError):
-            log.exception("leases could not be ended")
+        except (FirewallError, OSError) as error:
+            log.error("leases could not be ended: %s", error)  # noqa: TRY400 - it says all
             self._ledger.retry_later()
 
     async def _renew(self, entries: Sequence[Entry]) -> None:
@@ -231,8 +263,8 @@ class Gateway:
             async with self._ledger.turn():
                 peers = await self._peers.peers()
                 await self._end([entry for entry in self._ledger.table if not _owned(peers, entry)], "nobody's now")
-        except (FirewallError, OSError):
-            log.exception("the mappings of removed peers could not be closed")
+        except (FirewallError, OSError) as error:
+            log.error("the mappings of removed peers could not be closed: %s", error)  # noqa: TRY400 - it says all
 
     async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
         """Take new external addresses: what clients are told, and what packets to us really carry."""
@@ -261,6 +293,7 @@ class Gateway:
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # on the endless ones `wake` decides
             and _owned(peers, entry)
+            and mapping.key not in self._reserved
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
 

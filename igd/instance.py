@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import select
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOCK = "lock"
+
+
+def interface_name(name: str) -> str:
+    """Check a name as the kernel does; ValueError."""
+    if re.fullmatch(r"[^\s/:\0]+", name) and len(os.fsencode(name)) <= 15 and name not in {".", ".."}:
+        return name
+    raise ValueError(f"{name!r} is not an interface name: 1 to 15 bytes without spaces, '/' and ':'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Instance:
     def lock(self) -> Iterator[None]:
         """Be the daemon of this interface; OSError where another process is."""
         self.runtime_directory.mkdir(parents=True, exist_ok=True)
-        with (self.runtime_directory / LOCK).open("a+", encoding="ascii") as file:
+        with os.fdopen(self._open_lock(os.O_CREAT), "r+", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -45,7 +53,7 @@ class Instance:
     def process(self) -> int | None:
         """The number of the process that serves this interface; None where none does. The lock tells, not the file."""
         try:
-            with (self.runtime_directory / LOCK).open(encoding="ascii") as file:
+            with os.fdopen(self._open_lock(), encoding="ascii") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -53,6 +61,10 @@ class Instance:
         except FileNotFoundError:
             pass
         return None
+
+    def _open_lock(self, flags: int = 0) -> int:
+        """Open the lock for its owner alone, and no link: root opens it in a directory that is the service's."""
+        return os.open(self.runtime_directory / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
     def stop(self, patience: float) -> None:
         """End the daemon and wait for its end; after `patience` seconds it is killed. Nobody there is not an error."""

@@ -1,11 +1,11 @@
 """A real gateway on a pretended kernel, for tests of the gateway and of what stands before it."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Protocol
-from igd.core.peers import Peer, Peers
+from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy
 from igd.core.rate_limit import RateLimit
 from igd.core.request import LinkStatus, MapPort, Reply, Request
@@ -45,6 +45,11 @@ class PretendPeers:
         self.all = peers
         self.shaken: dict[str, float] = {}
         self.trouble: OSError | None = None
+        self.shadowed: set[Address] = set()
+
+    async def reaches(self, address: Address) -> bool:
+        """Tell whether no network of the server's shadows it."""
+        return address not in self.shadowed
 
     async def peers(self) -> Peers:
         """Give the peers."""
@@ -85,6 +90,7 @@ class Counter:
         backend: Pretend | None = None,
         store: MemoryStore | None = None,
         rate: int = 10_000,
+        reserved: Iterable[Key] = (),
     ) -> None:
         self.clock = Clock()
         self.peers = PretendPeers(*PEERS)
@@ -100,6 +106,7 @@ class Counter:
             link=self.link,
             clock=self.clock,
             rng=random.Random(1),  # noqa: S311 - the same in every run
+            reserved=reserved,
         )
 
     async def link(self) -> LinkStatus:

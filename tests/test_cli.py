@@ -10,7 +10,7 @@ from igd import VERSION, cli
 from igd.firewall import kernel
 from igd.firewall.backend import FirewallError
 from igd.instance import Instance
-from igd.operator import admin_socket
+from igd.operator import admin_client
 
 MAPPING: dict[str, object] = {
     "protocol": "TCP",
@@ -141,14 +141,14 @@ def test_mappings_are_listed_for_people_and_for_programs(
         asked.append((directory, what))
         return [MAPPING]
 
-    monkeypatch.setattr(admin_socket, "ask", answer)
+    monkeypatch.setattr(admin_client, "ask", answer)
     assert run(monkeypatch, "list", "wg0") == 0
     told = capsys.readouterr().out
     assert "10.100.0.2:80" in told
     assert "\x1b" not in told
     assert run(monkeypatch, "list", "wg0", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [MAPPING]
-    assert asked == [(directories / "run", admin_socket.MAPPINGS)] * 2
+    assert asked == [(directories / "run", admin_client.MAPPINGS)] * 2
 
 
 def test_stop_clears_up_even_where_no_daemon_lives(monkeypatch: pytest.MonkeyPatch) -> None:

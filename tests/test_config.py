@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.config import HTTP_PORT, Config, ConfigError, default_path, interface_name, load
+from igd.config import HTTP_PORT, Config, ConfigError, default_path, load
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+from igd.instance import interface_name
 
 FULL = r"""
 external_interface = "eth1"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -24,7 +25,7 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.firewall.backend import FirewallError
-from igd.gateway import LIVE_SECONDS
+from igd.gateway import LIVE_SECONDS, WAITING
 from tests.counter import C1, C1_HOST, C2, EXTERNAL, LINK, PEERS, SERVER, Counter, map_port, peer
 
 WEEK = 604800
@@ -466,3 +467,47 @@ async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
     await counter.start(entry(2000))
     assert list(counter.backend.entries) == [(Protocol.TCP, 2000)]
     assert counter.backend.addresses == {EXTERNAL}
+
+
+# What is the server's own
+
+
+async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
+    counter = await Counter(reserved=[(Protocol.TCP, 2000)]).start(entry(2000), entry(2001))
+    assert list(counter.table) == [(Protocol.TCP, 2001)]
+    asked = MapPort(Protocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
+    assert await counter.ask(asked) == Refused(Refusal.CONFLICT)
+    granted = await counter.ask(replace(asked, any_port=True))
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.external_port not in {2000, 2001}
+
+
+async def test_a_network_of_the_servers_that_lies_in_a_peers_allowed_ips_is_not_opened() -> None:
+    counter = await Counter().start()
+    counter.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
+    behind, shadowed = IPv4Address("10.5.0.7"), IPv4Address("10.6.0.7")
+    counter.peers.shadowed = {shadowed, C1}  # of its own network no route is asked about
+    for internal, granted in ((behind, True), (shadowed, False), (C1, True)):
+        asked = MapPort(Protocol.TCP, Endpoint(internal, 8043), int(internal) % 1000 + 2000, 300)
+        assert (await counter.ask(asked) != Refused(Refusal.NOT_YOUR_ADDRESS)) is granted
+
+
+async def test_nobody_waits_behind_a_peer_that_asks_for_much_at_once() -> None:
+    counter = await Counter().start()
+    async with counter.ledger.turn():
+        greedy = [
+            asyncio.create_task(counter.ask(MapPort(Protocol.TCP, Endpoint(C1, port), port, 300)))
+            for port in range(2000, 2000 + WAITING + 3)
+        ]
+        modest = asyncio.create_task(counter.ask(MapPort(Protocol.TCP, Endpoint(C2, 3000), 3000, 300), source=C2))
+        refused = [await task for task in greedy[WAITING:]]
+    assert refused == [Refused(Refusal.TOO_MANY_REQUESTS)] * 3
+    assert isinstance(await modest, Mapped)
+    assert all(isinstance(reply, Mapped) for reply in await asyncio.gather(*greedy[:WAITING]))
+    assert isinstance(await counter.ask(MapPort(Protocol.TCP, Endpoint(C1, 4000), 4000, 300)), Mapped)
+
+
+async def test_who_is_not_admitted_is_counted() -> None:
+    counter = await Counter().start()
+    await counter.gateway.admit(IPv4Address("10.100.0.99"))
+    assert counter.gateway.counters["admission", "NOT_A_PEER"] == 1

@@ -56,12 +56,13 @@ RULES: list[tuple[str, set[str]]] = [
         "igd.wire.*",
     }),
     ("igd.operator.status", {"igd.core.*"}),
-    ("igd.operator.admin_socket", {"igd.gateway", "igd.operator.status"}),
+    ("igd.operator.admin_client", set()),
+    ("igd.operator.admin_socket", {"igd.gateway", "igd.operator.admin_client", "igd.operator.status"}),
     # What is beside all this
     ("igd.instance", set()),
     ("igd.detach", set()),
     ("igd.systemd", set()),
-    ("igd.config", {"igd.core.policy"}),
+    ("igd.config", {"igd.core.policy", "igd.instance"}),
     # What puts it together
     ("igd.daemon", {"igd", "igd.*"}),
     ("igd.cli", {

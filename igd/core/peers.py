@@ -66,7 +66,7 @@ class Peers:
                 continue
             host_bits = address.max_prefixlen - prefix_length
             peer = table.get(int(address) >> host_bits << host_bits)
-            if peer is not None and (prefix_length >= WIDEST[version] or self._on_link(address)):
+            if peer is not None and (prefix_length >= WIDEST[version] or self.on_link(address)):
                 return peer
         return None
 
@@ -77,10 +77,10 @@ class Peers:
             collapse_addresses(network for network in (*self._networks, *owned) if isinstance(network, IPv4Network))
         )
 
-    def may_map(self, source: Address, internal: Address) -> bool:
-        """Tell whether the peer that sends from `source` owns `internal`; by a wide entry it owns `source` alone."""
-        peer = self.owner(source)
-        if peer is None or self.owner(internal) != peer:
+    def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
+        """Tell whether this peer, now at `source`, owns `internal`; by a wide entry it owns `source` alone."""
+        peer = self.owner(internal)
+        if peer is None or peer.public_key != public_key:
             return False
         return internal == source or any(
             internal.version == network.version and _tells_who(network) and internal in network
@@ -92,7 +92,8 @@ class Peers:
         peer = self.owner(internal)
         return peer is not None and peer.public_key == public_key
 
-    def _on_link(self, address: Address) -> bool:
+    def on_link(self, address: Address) -> bool:
+        """Tell whether `address` lies in one of the interface's own networks."""
         return any(address in network for network in self._networks)
 
 

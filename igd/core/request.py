@@ -100,7 +100,7 @@ class ExternalAddress:
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """The external interface: its state, its speed (bits per second), its counters, and seconds since it came up."""
+    """The external interface: its state, speed (bits per second) and counters, and the seconds we have known it."""
 
     up: bool
     bits_per_second: int

@@ -1,10 +1,9 @@
 """The page behind presentationURL: what this is, and the asking peer's own mappings."""
 
 import html
+from ipaddress import IPv4Address
 
-from igd.core.peers import Peer
-from igd.core.request import Mapped
-from igd.gateway import Gateway
+from igd.core.request import Mapped, Mappings
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -26,10 +25,9 @@ _PAGE = """<!doctype html>
 """
 
 
-def render(gateway: Gateway, peer: Peer) -> str:
-    """The page as `peer` may see it."""
-    rows = "".join(_row(mapped) for mapped in gateway.mappings() if mapped.mapping.peer == peer.public_key)
-    return _PAGE.format(address=gateway.announced or "no address yet", rows=rows)
+def render(external: IPv4Address | None, own: Mappings) -> str:
+    """The page of the peer whose mappings these are."""
+    return _PAGE.format(address=external or "no address yet", rows="".join(map(_row, own.mappings)))
 
 
 def _row(mapped: Mapped) -> str:

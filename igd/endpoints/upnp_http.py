@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from igd.core.peers import Peer
-from igd.core.request import Refusal, Refused
+from igd.core.request import ListMappings, Mappings, Refusal, Refused
 from igd.endpoints import page
 from igd.gateway import Gateway
-from igd.wire import actions, description, soap
+from igd.wire import actions, description, markup, soap
 from igd.wire.devices import Service
 from igd.wire.malformed import Malformed
 
@@ -29,7 +29,8 @@ CLOSE_SECONDS = 2.0
 """How long a slow sender may delay the end: who stops us waits for it."""
 
 CONNECTIONS = 512
-"""Open at once; more are closed as they come."""
+CONNECTIONS_PER_ADDRESS = 32
+"""Open at once, in all and from one address; more are closed as they come, so that nobody shuts out the others."""
 
 PAGE = "/"
 
@@ -72,7 +73,9 @@ class UPnPHttp:
         """Listen; OSError when the port is taken."""
         await self._runner.setup()
         sock = _socket(interface, address, port)
-        self._listening = await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=CONNECTIONS)
+        self._listening = await asyncio.get_running_loop().create_server(
+            lambda: _Door(self._enter), sock=sock, backlog=CONNECTIONS
+        )
 
     async def close(self) -> None:
         """Stop listening; requests under way are answered first."""
@@ -80,20 +83,23 @@ class UPnPHttp:
             self._listening.close()
         await self._runner.cleanup()
 
-    def _accept(self) -> asyncio.Protocol:
+    def _enter(self, transport: asyncio.Transport) -> None:
         server = self._runner.server
         assert server is not None, "set up before it listens"
-        if len(server.connections) >= CONNECTIONS:
+        sources = [_source(connection.transport) for connection in server.connections]
+        if len(sources) >= CONNECTIONS or sources.count(_source(transport)) >= CONNECTIONS_PER_ADDRESS:
             self._gateway.counters["http", "too many connections"] += 1
-            return _Closed()
+            transport.abort()
+            return
         connection = server()
         asyncio.get_running_loop().call_later(CONNECTION_SECONDS, _abort, connection)
-        return connection
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
 
     @web.middleware
     async def _frame(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What holds for every request: who may ask, under which name, and that the connection ends."""
-        peer = await self._gateway.admit(IPv4Address(request.remote or "0.0.0.0"))  # noqa: S104 - nobody's
+        peer = await self._gateway.admit(_address(request))
         _asking.set(peer)
         try:
             _refuse_names(request)
@@ -102,16 +108,19 @@ class UPnPHttp:
             response = await handler(request)
         except web.HTTPException as error:
             self._gateway.counters["http", str(error.status)] += 1
-            log.debug("%s: %s %s: %s", request.remote, request.method, request.rel_url, error)
+            log.debug("%s: %s %s: %r", request.remote, request.method, request.rel_url, error.text)
             response = web.Response(status=error.status, text=error.text, headers=_kept(error))
         response.force_close()
         response.headers["Server"] = self._server
         return response
 
-    async def _page(self, _request: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
         peer = _asking.get()
         assert isinstance(peer, Peer), "the others have been refused"
-        return web.Response(text=page.render(self._gateway, peer), content_type="text/html", headers=page.HEADERS)
+        reply = await self._gateway.ask(peer, _address(request), ListMappings())
+        assert isinstance(reply, Mappings), "lists are never refused"
+        text = page.render(self._gateway.announced, reply)
+        return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
 
     def _control(self, service: Service) -> Handler:
         async def control(request: web.Request) -> web.Response:
@@ -120,7 +129,7 @@ class UPnPHttp:
             except soap.UPnPError as error:
                 log.debug("%s: %s %s", request.remote, error.code, error.description)
                 status, body = 500, soap.encode_error(error)
-            return web.Response(status=status, body=body, headers={"Content-Type": soap.CONTENT_TYPE, "EXT": ""})
+            return web.Response(status=status, body=body, headers={"Content-Type": markup.CONTENT_TYPE, "EXT": ""})
 
         return control
 
@@ -134,19 +143,25 @@ class UPnPHttp:
             call = soap.decode(request.headers.get("SOAPAction", ""), await request.read())
         except Malformed as malformed:
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
-        source = IPv4Address(request.remote or "")
-        outputs = actions.decode(service, call, actions.Parties(source, self._root))
+        outputs = actions.decode(service, call, actions.Parties(_address(request), self._root))
         if not isinstance(outputs, Mapping):
-            outputs = actions.encode(call, await self._gateway.ask(peer, source, outputs))
+            outputs = actions.encode(call, await self._gateway.ask(peer, _address(request), outputs))
         return soap.encode_response(call, outputs)
 
 
-class _Closed(asyncio.Protocol):
-    """One connection too many."""
+class _Door(asyncio.Protocol):
+    """A connection of which only now is known who it is from; `enter` hands it on or ends it."""
+
+    def __init__(self, enter: Callable[[asyncio.Transport], None]) -> None:
+        self._enter = enter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        self._enter(transport)
+
+
+def _source(transport: asyncio.BaseTransport | None) -> str | None:
+    return transport.get_extra_info("peername")[0] if transport else None
 
 
 def _abort(connection: web.RequestHandler) -> None:
@@ -170,9 +185,14 @@ _aiohttp_log = log.getChild("aiohttp")
 _aiohttp_log.addFilter(_is_mistake_of_ours)
 
 
+def _address(request: web.Request) -> IPv4Address:
+    """Where a request came from; nobody's address where the connection has ended meanwhile."""
+    return IPv4Address(request.remote or 0)
+
+
 def _document(document: bytes) -> Handler:
     async def give(_request: web.Request) -> web.Response:
-        return web.Response(body=document, headers={"Content-Type": description.CONTENT_TYPE})
+        return web.Response(body=document, headers={"Content-Type": markup.CONTENT_TYPE})
 
     return give
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from igd.firewall import xtables
-from igd.firewall.rules import label
+from igd.firewall.rules import OURS
 from igd.firewall.saved_rules import Rules, parse
 
 Backend = Literal["nftables", "iptables", "pretend"]
 
 _log = logging.getLogger(__name__)
-
-OURS = label("")  # how our tables and chains begin; leftovers of ours say nothing about the host
 
 
 @dataclass(frozen=True, slots=True)

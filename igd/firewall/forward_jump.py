@@ -1,12 +1,14 @@
 """Where the operator's FORWARD drops, let our flows in: one chain of ours and one jump to it, made by iptables itself.
 
     -A FORWARD -m comment --comment "igd wg0" -j igd_wg0        (inserted as the first rule)
-    -A igd_wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
+    -A igd_wg0 -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
+    -A igd_wg0 -i wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
 
 An accept in a table of our own would not do: the other table's drop still drops. First, because firewalls end in a
 REJECT. By mark, which only flows of mappings carry and which both directions of a flow share; "--ctstate DNAT" would
-also let in redirections of the operator's that he had not accepted. By the program, because nftables' own rules
-inside `ip filter` make iptables-nft refuse the table, or show it as something else.
+also let in redirections of the operator's that he had not accepted. Into and out of the tunnel only: nothing is let
+through to another network of the host. By the program, because nftables' own rules inside `ip filter` make iptables-nft
+refuse the table, or show it as something else.
 """
 
 import logging
@@ -15,12 +17,11 @@ from dataclasses import dataclass
 
 from igd.firewall import xtables
 from igd.firewall.forward_verdict import Passage, find_obstacle
-from igd.firewall.rules import label
+from igd.firewall.rules import OURS, label
 from igd.firewall.saved_rules import Rule, Rules, parse
 
 _log = logging.getLogger(__name__)
 
-OURS = label("")  # how the chains of every instance begin
 _INCOMPATIBLE = "is incompatible, use 'nft' tool"  # iptables-nft-save, about nftables' own rules in its tables
 
 
@@ -52,13 +53,17 @@ _FLAVOURS = (
 class ForwardJump:
     """Keeps our jump in the operator's FORWARD where mapped flows would not get through without, and nowhere else."""
 
-    def __init__(self, interface: str, passage: Passage) -> None:
+    def __init__(self, passage: Passage) -> None:
+        interface = passage.wireguard
         self._passage = passage
         self._chain = label(interface)
         comment = f'-m comment --comment "igd {interface}"'
         self._comment = f"igd {interface}"
         self._jump = f"{comment} -j {self._chain}"
-        self._accept = f"{comment} -m connmark --mark {passage.mark:#x}/{passage.mark:#x} -j ACCEPT"
+        self._accepts = [
+            f"{way} {passage.wireguard} {comment} -m connmark --mark {passage.mark:#x}/{passage.mark:#x} -j ACCEPT"
+            for way in ("-o", "-i")
+        ]
 
     def ensure(self) -> None:
         """Have the jump exactly where it is needed, whatever was there; raise FirewallError where that fails."""
@@ -77,7 +82,8 @@ class ForwardJump:
             self._take_out(flavour, rules)
 
     def _put_in(self, flavour: _Flavour, rules: Rules) -> None:
-        chain = [f":{self._chain} - [0:0]", f"-A {self._chain} {self._accept}"]  # the colon makes it, or empties it
+        chain = [f":{self._chain} - [0:0]", *(f"-A {self._chain} {accept}" for accept in self._accepts)]
+        # The colon makes the chain, or empties it.
         flavour.edit([*chain, *self._deletions(rules), f"-I FORWARD 1 {self._jump}"])
 
     def _take_out(self, flavour: _Flavour, rules: Rules) -> None:

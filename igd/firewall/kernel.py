@@ -6,31 +6,37 @@ from ipaddress import IPv4Address
 from igd.core.mapping import Change, Entry, PortMapping
 from igd.firewall import detect
 from igd.firewall.backend import Backend
-from igd.firewall.conntrack import Conntrack
+from igd.firewall.conntrack import EVERYWHERE, Conntrack
 from igd.firewall.forward_jump import ForwardJump
 from igd.firewall.forward_verdict import Passage
 from igd.firewall.iptables import Iptables
-from igd.firewall.nftables import Nftables, unavailable
+from igd.firewall.nftables import Nftables
 from igd.firewall.pretend import Pretend
-from igd.firewall.rules import MARK
+from igd.firewall.rules import MARK, OURS, label
+from igd.firewall.xtables import nft_tables
 
 
 class Kernel:
     """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
 
-    def __init__(self, mappings: Backend, jump: ForwardJump, conntrack: Conntrack) -> None:
+    def __init__(self, mappings: Backend, passage: Passage) -> None:
         self._mappings = mappings
-        self._jump = jump
-        self._conntrack = conntrack
+        self._jump = ForwardJump(passage)
+        self._conntrack = Conntrack(passage.mark)
+        self._peers = passage.peers
         self._addresses: tuple[IPv4Address, ...] = ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Hold exactly `entries`, see that FORWARD lets them pass, and end the flows of what is no more."""
+        """Hold exactly `entries`, see that FORWARD lets them pass, and end the flows of what is no more.
+
+        Also those that went past a mapping while it was not there, and would go on doing so.
+        """
         self._addresses = tuple(addresses)
         entries = list(entries)
         self._jump.ensure()
         self._mappings.replace_all(self._addresses, entries, now)
-        self._conntrack.flush_stale(entries)
+        self._conntrack.flush_stale(entries, self._peers)
+        self._conntrack.flush_unmapped([entry.mapping for entry in entries], self._addresses)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; flows that a mapping has lost end, and flows that would keep packets from it too."""
@@ -42,7 +48,7 @@ class Kernel:
         """Take out jump and mappings, and end their flows."""
         self._mappings.remove_all()
         self._jump.remove()
-        self._conntrack.flush_stale(())
+        self._conntrack.flush_stale((), self._peers)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
@@ -63,7 +69,7 @@ def _new(changes: Iterable[Change]) -> list[PortMapping]:
     return [change.after.mapping for change in changes if change.after and change.before is None]
 
 
-_MAPPINGS: dict[detect.Backend, Callable[[str], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+_MAPPINGS: dict[detect.Backend, Callable[[str, int], Backend]] = {"nftables": Nftables, "iptables": Iptables}
 
 
 def build(choice: detect.Backend, passage: Passage) -> Backend:
@@ -75,25 +81,29 @@ def build(choice: detect.Backend, passage: Passage) -> Backend:
         return Pretend()
     for other in _known():
         if other != choice:
-            _clear(_MAPPINGS[other](passage.wireguard))
-    return _kernel(choice, passage)
+            _clear(_mappings(other, passage))
+    return Kernel(_mappings(choice, passage), passage)
 
 
 def remove_everything(interface: str) -> None:
-    """Take everything of ours for this interface out of the kernel, whichever backend it was; FirewallError."""
-    passage = Passage("", interface, (), MARK)  # removing asks nothing of the way that packets take
+    """Take everything of ours for this interface out of the kernel, whichever backend it was; FirewallError.
+
+    Its flows too, unless another instance is there: all have one mark, and whose a flow is cannot be told any more.
+    """
+    others = any(name.startswith(OURS) and name != label(interface) for _, name in nft_tables() or ())
+    # The external interface is not asked about: removing does not depend on the way that packets take.
+    passage = Passage("", interface, () if others else EVERYWHERE, MARK)
     for choice in _known():
-        _clear(_kernel(choice, passage))
+        _clear(Kernel(_mappings(choice, passage), passage))
 
 
 def _known() -> list[detect.Backend]:
     """The backends that may have left something in this kernel."""
-    return [choice for choice in _MAPPINGS if choice != "nftables" or unavailable() is None]
+    return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
 
 
-def _kernel(choice: detect.Backend, passage: Passage) -> Kernel:
-    mappings = _MAPPINGS[choice](passage.wireguard)
-    return Kernel(mappings, ForwardJump(passage.wireguard, passage), Conntrack(passage.mark))
+def _mappings(choice: detect.Backend, passage: Passage) -> Backend:
+    return _MAPPINGS[choice](passage.wireguard, passage.mark)
 
 
 def _clear(backend: Backend) -> None:

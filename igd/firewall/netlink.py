@@ -213,15 +213,6 @@ class Netlink:
         self._send(b"".join(m.encode(n, f) for m, n, f in zip(messages, numbers, flags, strict=True)))
         return self._refusals(None, numbers)
 
-    def ask(self, message: Message) -> bytes:
-        """Send a question that has one answer and give its payload; raise NetlinkError for a refusal."""
-        (number,) = self._numbers(1)
-        self._send(message.encode(number))
-        answer = next(self._answers(number))
-        if answer.kind == NLMSG_ERROR:
-            raise NetlinkError(*refusal(answer))
-        return answer.payload
-
     def dump(self, message: Message) -> list[bytes]:
         """Give the payloads of a dump; start anew when the kernel says that a change in between cut it short."""
         for _attempt in range(_DUMP_ATTEMPTS):

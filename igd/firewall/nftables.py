@@ -24,14 +24,12 @@ Source of numbers: linux/netfilter/nf_tables.h. Works since Linux 5.10, hence no
 """
 
 import errno
-import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import islice
 
 from igd.core.mapping import Change, Entry, Key
-from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import (
     BatchError,
     Message,
@@ -205,21 +203,6 @@ class Nftables:
         while chunk := list(islice(remaining, _CHUNK)):
             flags = NLM_F_CREATE if kind == NEWSETELEM else 0
             yield self._message(kind, text(1, self._table), text(2, name), nested(3, *chunk), flags=flags)
-
-
-def unavailable() -> str | None:
-    """Say why nftables cannot be used here, or give None."""
-    try:
-        netlink = Netlink()
-    except FirewallError as error:
-        return str(error)
-    try:
-        netlink.ask(Message(NFNL_SUBSYS_NFTABLES << 8 | GETGEN, socket.AF_UNSPEC))
-    except NetlinkError as error:
-        return str(error)
-    finally:
-        netlink.close()
-    return None
 
 
 def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:

@@ -1,4 +1,4 @@
-"""A backend that remembers and touches nothing: for --dry-run, and for tests of everything above the firewall."""
+"""A backend that remembers and touches nothing: `backend = "pretend"`, and tests of everything above the firewall."""
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address

@@ -21,7 +21,9 @@ def external_addresses(configured: IPv4Address | None, interface: Iterable[Inter
     else. The configured one wins, then the first public one, then the first.
     """
     own = [address.ip for address in interface if isinstance(address.ip, IPv4Address)]
-    if configured in own or not own:
-        return ExternalAddresses(configured, (configured,) if configured in own and configured else ())
+    if configured in own:
+        return ExternalAddresses(configured, (configured,))
+    if not own:
+        return ExternalAddresses(configured, ())
     first = next((address for address in own if address.is_global), own[0])
     return ExternalAddresses(configured or first, (first,))

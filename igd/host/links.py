@@ -13,7 +13,7 @@ from typing import Any, Self
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
-from igd.core.peers import Interface
+from igd.core.peers import Address, Interface
 from igd.core.request import LinkStatus
 
 _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
@@ -64,6 +64,16 @@ class Links:
         ]
         best = min(routes, key=lambda message: message.get("priority") or 0, default=None)
         return socket.if_indextoname(best.get("oif")) if best else None
+
+    async def route(self, address: Address) -> str | None:
+        """The interface through which packets to `address` leave; None where none does."""
+        try:
+            (route, *_) = await self._dump("route", "get", dst=str(address))
+        except OSError as error:
+            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
+                return None
+            raise
+        return socket.if_indextoname(route.get("oif"))
 
     async def changes(self, *, routes: bool = False) -> AsyncIterator[None]:
         """Yield at once, then whenever links or addresses (with `routes`, IPv4 routes too) may have changed."""

@@ -6,16 +6,30 @@ for one field: the private key is never read.
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from igd.core.peers import Interface, Peer, Peers
+from igd.core.peers import Address, Interface, Peer, Peers
+
+ANSWER_SECONDS = 5.0
+"""How long `wg` may take: a userspace WireGuard that hangs must not hang us, nor our end."""
 
 FRESH_SECONDS = 1.0
 """How old the answer to "who is who" may be: a peer that was removed has lost its voice after this long."""
 
 
+class LinkFacts(Protocol):
+    """What is asked of the machine's links; OSError."""
+
+    async def addresses(self, name: str) -> tuple[Interface, ...]:
+        """The addresses of this interface, with their networks."""
+
+    async def route(self, address: Address) -> str | None:
+        """The interface through which packets to `address` leave."""
+
+
 class WireGuard:
-    """One WireGuard interface; `addresses` gives the ones that it bears. Clocks are in seconds.
+    """One WireGuard interface. Clocks are in seconds.
 
     Raises OSError when the interface is gone or may not be read.
     """
@@ -23,13 +37,13 @@ class WireGuard:
     def __init__(
         self,
         interface: str,
-        addresses: Callable[[], Awaitable[tuple[Interface, ...]]],
+        links: LinkFacts,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         self._interface = interface
-        self._addresses = addresses
+        self._links = links
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = asyncio.Lock()
@@ -40,15 +54,23 @@ class WireGuard:
         """The interface's own public key, in base64."""
         return (await self._show("public-key")).strip()
 
+    async def listen_port(self) -> int:
+        """The UDP port on which WireGuard itself is reached."""
+        return int(await self._show("listen-port"))
+
     async def peers(self) -> Peers:
         """The peers as they were at most FRESH_SECONDS ago; whoever asks meanwhile shares one reading."""
         async with self._lock:
             if self._read_at is None or self._clock() - self._read_at > FRESH_SECONDS:
                 read_at = self._clock()
                 text = await self._show("allowed-ips")
-                self._peers = Peers(map(_peer, text.splitlines()), await self._addresses())
+                self._peers = Peers(map(_peer, text.splitlines()), await self._links.addresses(self._interface))
                 self._read_at = read_at
             return self._peers
+
+    async def reaches(self, address: Address) -> bool:
+        """Tell whether packets to `address` leave through this interface."""
+        return await self._links.route(address) == self._interface
 
     async def handshakes(self) -> Mapping[str, float]:
         """When each peer last shook hands (public key -> moment on `clock`); who never did is left out."""
@@ -65,7 +87,12 @@ class WireGuard:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip - a command reads best as one
-        out, err = await process.communicate()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                out, err = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise OSError(f"wg show {self._interface} {field}: no answer in {ANSWER_SECONDS:g} s") from None
         if process.returncode:
             raise OSError(f"wg show {self._interface} {field}: {err.decode(errors='replace').strip()}")
         return out.decode()

@@ -1,23 +1,15 @@
-"""HTTP on a unix socket: how `igd list` and `igd status` ask the daemon. Its owner and root may."""
+"""HTTP on a unix socket: the daemon's side of `igd list` and `igd status`. Its owner and root may ask."""
 
-import asyncio
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from igd.gateway import Gateway
+from igd.operator.admin_client import MAPPINGS, NAME, STATUS
 from igd.operator.status import Status, mapping_as_json
-
-NAME = "admin.sock"
-STATUS = "/status"
-MAPPINGS = "/mappings"
-
-ANSWER_SECONDS = 5.0
 
 
 class AdminSocket:
@@ -51,21 +43,3 @@ def _answer(give: Callable[[], Any]) -> Callable[[web.Request], Any]:
         return web.json_response(give())
 
     return answer
-
-
-def ask(directory: Path, what: str) -> Any:  # noqa: ANN401 - what JSON holds
-    """Ask the daemon whose runtime directory this is; OSError where none answers."""
-
-    async def get() -> Any:  # noqa: ANN401
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.UnixConnector(str(directory / NAME))
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.get(f"http://igd{what}", raise_for_status=True) as response,
-        ):
-            return json.loads(await response.text())
-
-    try:
-        return asyncio.run(get())
-    except aiohttp.ClientError as error:
-        raise OSError(str(error) or type(error).__name__) from error

@@ -160,7 +160,7 @@ def _counter(what: str, read: Callable[[LinkStatus], int]) -> Action:
 def _default_connection(parties: Parties) -> str:
     """Give the value of DefaultConnectionService: the connection device and the service, with a comma between them."""
     device = udn(WAN_CONNECTION_DEVICE, parties.root)
-    return f"{device}:{WAN_CONNECTION_DEVICE.name}:1,urn:upnp-org:serviceId:{WAN_IP_CONNECTION.service_id}"
+    return f"{device}:{WAN_CONNECTION_DEVICE.name}:1,{WAN_IP_CONNECTION.urn_id}"
 
 
 def _set_default_connection(inputs: Arguments, parties: Parties) -> Arguments:

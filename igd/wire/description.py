@@ -9,12 +9,10 @@ from igd.wire.actions import ACTIONS, Action
 from igd.wire.devices import ROOT, VERSIONS, Device, Service, udn
 from igd.wire.variables import Variable
 
-CONTENT_TYPE = 'text/xml; charset="utf-8"'
-
 DEVICE_PATHS = {version: f"/{version}/device.xml" for version in VERSIONS}
 """Where the description of each version is found."""
 
-CONTROL_PATHS = {f"/control/{service.service_id}": service for device in ROOT.family() for service in device.services}
+CONTROL_PATHS = {service.control_path: service for device in ROOT.family() for service in device.services}
 """Where each service is controlled: the same in both versions, which differ in what they show and not in what works."""
 
 
@@ -82,9 +80,9 @@ def _service(service: Service, version: int) -> markup.Tree:
     """No variable is evented, and then eventSubURL must be there and empty (§2.3)."""
     return "service", (
         ("serviceType", service.urn(version)),
-        ("serviceId", f"urn:upnp-org:serviceId:{service.service_id}"),
+        ("serviceId", service.urn_id),
         ("SCPDURL", _service_path(service, version)),
-        ("controlURL", f"/control/{service.service_id}"),
+        ("controlURL", service.control_path),
         ("eventSubURL", ""),
     )
 

@@ -20,6 +20,16 @@ class Service:
         """Give the type as a description of this version names it."""
         return f"urn:schemas-upnp-org:service:{self.name}:{min(version, self.version)}"
 
+    @property
+    def urn_id(self) -> str:
+        """The serviceId as descriptions have it."""
+        return f"urn:upnp-org:serviceId:{self.service_id}"
+
+    @property
+    def control_path(self) -> str:
+        """Where actions are sent to."""
+        return f"/control/{self.service_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

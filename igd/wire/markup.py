@@ -11,6 +11,8 @@ from igd.wire.malformed import Malformed
 DEEPEST = 16
 """Levels of elements that are read: a control request has four, its SOAP header may have some more."""
 
+CONTENT_TYPE = 'text/xml; charset="utf-8"'
+
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 §2.2 cannot say at all, not even by a character reference."""
 

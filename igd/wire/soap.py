@@ -14,8 +14,6 @@ ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 ENCODING = "http://schemas.xmlsoap.org/soap/encoding/"
 CONTROL = "urn:schemas-upnp-org:control-1-0"
 
-CONTENT_TYPE = 'text/xml; charset="utf-8"'
-
 _ACTION_HEADER = re.compile(r"""(["']?)(urn:[A-Za-z0-9.:_-]+)#([A-Za-z_][A-Za-z0-9_.-]*)\1""")
 """§3.2.1 has it in double quotes; clients send single quotes or none as well."""
 

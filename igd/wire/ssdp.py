@@ -40,11 +40,11 @@ class Advertiser:
     """What all messages of one server share.
 
     `locations` holds the URL of the description, version 1 first; `boot_id` grows with every start, and
-    `config_id` changes with the documents (§1.2.2); `product` is a token such as `igd/0.1`.
+    `config_id` changes with the documents (§1.2.2); `server` names the product (§1.2.2).
     """
 
     locations: tuple[str, str]
-    product: str
+    server: str
     boot_id: int
     config_id: int
 
@@ -124,7 +124,7 @@ def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
         ("DATE", format_datetime(now, usegmt=True)),
         ("EXT", ""),
         ("LOCATION", advertiser.locations[advert.version - 1]),
-        ("SERVER", _server(advertiser)),
+        ("SERVER", advertiser.server),
         ("ST", advert.target),
         ("USN", advert.usn),
         *_state(advertiser),
@@ -138,7 +138,7 @@ def alive(advert: Advert, advertiser: Advertiser) -> bytes:
         ("HOST", f"{GROUP}:{PORT}"),
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
         ("LOCATION", advertiser.locations[advert.version - 1]),
-        ("SERVER", _server(advertiser)),
+        ("SERVER", advertiser.server),
         ("NT", advert.target),
         ("NTS", "ssdp:alive"),
         ("USN", advert.usn),
@@ -156,10 +156,6 @@ def byebye(advert: Advert, advertiser: Advertiser) -> bytes:
         ("USN", advert.usn),
         *_state(advertiser),
     )
-
-
-def _server(advertiser: Advertiser) -> str:
-    return f"Linux UPnP/1.1 {advertiser.product}"
 
 
 def _state(advertiser: Advertiser) -> tuple[tuple[str, str], ...]:

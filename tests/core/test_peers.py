@@ -86,7 +86,10 @@ def test_nothing_is_owned_through_a_wildcard_where_the_interface_has_a_single_ad
     ],
 )
 def test_a_peer_maps_to_what_it_owns(peers: tuple[Peer, ...], source: str, internal: str, allowed: bool) -> None:  # noqa: FBT001
-    assert Peers(peers, [SERVER]).may_map(ip_address(source), ip_address(internal)) is allowed
+    found = Peers(peers, [SERVER])
+    sender = found.owner(ip_address(source))
+    public_key = sender.public_key if sender else "nobody"
+    assert found.may_map(public_key, ip_address(source), ip_address(internal)) is allowed
 
 
 def test_a_peer_that_lost_an_address_no_longer_owns_it() -> None:

@@ -107,6 +107,18 @@ def test_what_ended_during_a_crash_stays_ended(lab: Lab) -> None:
     assert rules(lab) == before
 
 
+def test_a_remote_that_went_on_sending_during_a_restart_is_heard_again(lab: Lab) -> None:
+    """Its packets made a flow past the mapping while that was not there, and would follow it for ever."""
+    with answering(lab.c1, 8043, "udp"), call(lab.net, PUBLIC, 8043, "udp") as remote:
+        with serving(lab):
+            upnpc(lab.c1, "-a", C1, "8043", "8043", "udp", "300")
+            assert put(remote, "before").echo == "before"
+        with pytest.raises(OSError, match=r"refused|timed out"):
+            put(remote, "in between")
+        with serving(lab):
+            assert put(remote, "after").echo == "after"
+
+
 def test_mappings_come_back_after_a_stop(lab: Lab) -> None:
     before = rules(lab)
     with answering(lab.c1, 8043):

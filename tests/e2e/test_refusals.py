@@ -3,7 +3,6 @@
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -40,18 +39,17 @@ def slow_senders(served: Lab) -> Iterator[list[socket.socket]]:
         yield [in_headers, in_body]
 
 
+@pytest.fixture(scope="module")
+def state(served: Lab) -> object:
+    """What igd's table and the kernel hold before any test."""
+    return _state(served)
+
+
 @pytest.fixture
-def unchanged(served: Lab) -> Iterator[Lab]:
-    """The same; at the end igd's table and the kernel hold what they held before."""
-    with _unchanged(served):
-        yield served
-
-
-@contextmanager
-def _unchanged(lab: Lab) -> Iterator[None]:
-    before = _state(lab)
-    yield
-    assert _state(lab) == before
+def unchanged(served: Lab, state: object) -> Iterator[Lab]:
+    """The lab; at the end igd's table and the kernel still hold what they held."""
+    yield served
+    assert _state(served) == state
 
 
 def _state(lab: Lab) -> object:
@@ -196,7 +194,8 @@ def test_a_source_that_no_peer_owns_is_refused(lab: Lab) -> None:
     lab.srv.run("wg", "set", "wg0", "peer", key_of_c2, "allowed-ips", f"{C2}/32,0.0.0.0/0")
     lab.srv.run("ip", "route", "add", f"{stranger}/32", "dev", "wg0")
     lab.c2.run("ip", "address", "add", f"{stranger}/32", "dev", "wg0")
-    with serving(lab), _unchanged(lab):
+    with serving(lab):
+        before = _state(lab)
         assert add(lab.c2, {"InternalClient": stranger}, source=stranger) == 606
         assert add(lab.c2, {"InternalClient": C2}, source=stranger) == 606
         assert add(lab.c2, {"InternalClient": C1}, source=stranger) == 606
@@ -204,3 +203,4 @@ def test_a_source_that_no_peer_owns_is_refused(lab: Lab) -> None:
         page = b"GET /1/device.xml HTTP/1.1\r\nHost: 10.100.0.1:2869\r\n\r\n"
         assert exchange(lab.c2, page, source=stranger).status == 403
         assert exchange(lab.c2, page, source=C2).status == 200
+        assert _state(lab) == before

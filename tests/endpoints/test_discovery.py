@@ -19,7 +19,7 @@ pytestmark = pytest.mark.root
 
 STRANGER = IPv4Address("10.100.0.9")
 ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
-ADVERTISER = ssdp.Advertiser(("http://10.100.0.1:2869/1", "http://10.100.0.1:2869/2"), "igd/0.1", 7, 9)
+ADVERTISER = ssdp.Advertiser(("http://10.100.0.1:2869/1", "http://10.100.0.1:2869/2"), "Linux UPnP/1.1 igd/0.1", 7, 9)
 GATEWAY_1 = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
 GATEWAY_2 = "urn:schemas-upnp-org:device:InternetGatewayDevice:2"
 

@@ -354,6 +354,19 @@ async def test_connections_beyond_the_limit_are_closed(
     assert (await exchange(get("/"))).status == 200
 
 
+async def test_one_address_does_not_shut_out_the_others(
+    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, counter: Counter
+) -> None:
+    monkeypatch.setattr(upnp_http, "CONNECTIONS_PER_ADDRESS", 2)
+    async with connected(), connected():
+        await connections_are(server, 2)
+        async with connected() as (reader, _):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert (await exchange(get("/"), source=C2)).status == 200
+    assert counter.gateway.counters["http", "too many connections"] == 1
+
+
 async def test_closing_does_not_wait_for_who_sends_nothing(counter: Counter) -> None:
     server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
     await server.open("lo", C2, PORT)

@@ -5,7 +5,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 import pytest
@@ -139,6 +139,13 @@ def test_flush_stale_ends_what_is_marked_and_not_kept(tracker: Conntrack) -> Non
         "--icmp-id", "7", "-t", "60")  # fmt: skip
     assert tracker.flush_stale([entry(8043, 80), entry(8043, 80, "tcp"), entry(2)]) == len(stale)
     assert there() == described([*kept, *not_ours])
+
+
+def test_flows_into_other_networks_are_other_instances(tracker: Conntrack) -> None:
+    elsewhere = OURS._replace(port=1, inside=Endpoint(IPv4Address("10.200.0.2"), 80))
+    make([OURS, elsewhere])
+    assert tracker.flush_stale([], [IPv4Network("10.100.0.0/16")]) == 1
+    assert there() == described([elsewhere])
 
 
 def test_another_mark_bit_is_anothers(tracker: Conntrack) -> None:

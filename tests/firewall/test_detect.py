@@ -89,7 +89,7 @@ def everything() -> tuple[str, str]:
 def test_what_is_ours_says_nothing_about_the_host() -> None:
     """What a killed daemon left must not change the choice of the next."""
     run("iptables-legacy", "-w", "-P", "FORWARD", "DROP")
-    ForwardJump("wg0", Passage("ext0", "wg0", PEERS, MARK)).ensure()
+    ForwardJump(Passage("ext0", "wg0", PEERS, MARK)).ensure()
     run("iptables-legacy", "-w", "-P", "FORWARD", "ACCEPT")
     for backend in (Nftables("wg0"), Iptables("wg1")):
         backend.replace_all([EXTERNAL], [], 0.0)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ PASSAGE = Passage(external="ext0", wireguard="wg0", peers=PEERS, mark=MARK)
 FLAVOURS = pytest.mark.parametrize("flavour", ["iptables-nft", "iptables-legacy"])
 
 JUMP = '-A FORWARD -m comment --comment "igd wg0" -j igd_wg0'
-ACCEPT = '-A igd_wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT'
+ACCEPTS = [
+    f'-A igd_wg0 {way} wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT'
+    for way in ("-o", "-i")
+]
 
 # As ufw has it, cut down: answers pass, the rest is rejected by a rule, and the policy drops too.
 REJECTING = """*filter
@@ -77,7 +81,7 @@ def test_mapped_traffic_gets_in_and_nothing_else(
     run(f"{flavour}-restore", text=REJECTING)
     sh(f"{flavour} -t nat -A PREROUTING -p {protocol} --dport 9000 -j DNAT --to-destination {PEER}:9000")
     before = rules(flavour)
-    backend, jump = kind("wg0"), ForwardJump("wg0", PASSAGE)
+    backend, jump = kind("wg0"), ForwardJump(PASSAGE)
     mapping = PortMapping(Protocol[protocol.upper()], 8043, Endpoint(PEER, 8043), "peer")
     backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
     with hosts.listening(protocol, 8043) as mapped, hosts.listening(protocol, 9000) as operators:
@@ -93,7 +97,7 @@ def test_mapped_traffic_gets_in_and_nothing_else(
 
 
 def test_a_packet_passes_both_flavours_so_both_get_the_jump(hosts: ThreeHosts) -> None:
-    backend, jump = Nftables("wg0"), ForwardJump("wg0", PASSAGE)
+    backend, jump = Nftables("wg0"), ForwardJump(PASSAGE)
     mapping = PortMapping(Protocol.TCP, 8043, Endpoint(PEER, 8043), "peer")
     backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
     for flavour in ("iptables-nft", "iptables-legacy"):
@@ -109,11 +113,11 @@ def test_a_packet_passes_both_flavours_so_both_get_the_jump(hosts: ThreeHosts) -
 def test_the_jump_comes_first_and_once(flavour: str) -> None:
     run(f"{flavour}-restore", text=REJECTING)
     before = rules(flavour)
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     for _again in range(2):
         jump.ensure()
         assert forward(flavour)[0] == JUMP
-        assert [line for line in rules(flavour) if "igd" in line] == [":igd_wg0 -", JUMP, ACCEPT]
+        assert [line for line in rules(flavour) if "igd" in line] == [":igd_wg0 -", JUMP, *ACCEPTS]
     for _again in range(2):
         jump.remove()
         assert rules(flavour) == before
@@ -124,7 +128,7 @@ def test_the_jump_comes_first_and_once(flavour: str) -> None:
 def test_a_standing_jump_is_left_alone(flavour: str) -> None:
     """The counters would be gone if the chain were made anew."""
     run(f"{flavour}-restore", text=REJECTING)
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     jump.ensure()
     saved = run(f"{flavour}-save", "-c", "-t", "filter")
     run(f"{flavour}-restore", "-c", text=saved.replace("[0:0] -A igd_wg0", "[7:420] -A igd_wg0"))
@@ -140,7 +144,7 @@ def test_where_traffic_passes_nothing_is_touched(lines: list[str]) -> None:
     for line in lines:
         sh(f"iptables-nft -A FORWARD {line}")
     before = run("nft", "list", "ruleset")
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     jump.ensure()
     jump.remove()
     assert run("nft", "list", "ruleset") == before
@@ -151,17 +155,17 @@ def test_where_traffic_passes_nothing_is_touched(lines: list[str]) -> None:
 @pytest.mark.usefixtures("alone")
 def test_a_jump_that_is_no_longer_needed_goes(flavour: str) -> None:
     sh(f"{flavour} -P FORWARD DROP")
-    ForwardJump("wg0", PASSAGE).ensure()
+    ForwardJump(PASSAGE).ensure()
     sh(f"{flavour} -P FORWARD ACCEPT")
     before = [line for line in rules(flavour) if "igd" not in line]
-    ForwardJump("wg0", PASSAGE).ensure()
+    ForwardJump(PASSAGE).ensure()
     assert rules(flavour) == before
 
 
 @FLAVOURS
 @pytest.mark.usefixtures("alone")
 def test_a_jump_that_was_taken_out_or_overtaken_comes_first_again(flavour: str) -> None:
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     run(f"{flavour}-restore", text=REJECTING)
     jump.ensure()
     run(f"{flavour}-restore", text=REJECTING)  # the operator loads his rules anew, and takes ours away
@@ -176,13 +180,13 @@ def test_a_jump_that_was_taken_out_or_overtaken_comes_first_again(flavour: str) 
 @FLAVOURS
 @pytest.mark.usefixtures("alone")
 def test_a_chain_that_somebody_changed_is_made_anew(flavour: str) -> None:
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     run(f"{flavour}-restore", text=REJECTING)
     jump.ensure()
     sh(f"{flavour} -F igd_wg0")
     sh(f"{flavour} -A igd_wg0 -p icmp -j ACCEPT")
     jump.ensure()
-    assert [line for line in rules(flavour) if line.startswith("-A igd")] == [ACCEPT]
+    assert [line for line in rules(flavour) if line.startswith("-A igd")] == ACCEPTS
 
 
 @FLAVOURS
@@ -191,8 +195,8 @@ def test_two_instances_do_not_push_each_other_aside(flavour: str) -> None:
     """Each has its own chain, and does without the other's: it may end at any time."""
     run(f"{flavour}-restore", text=REJECTING)
     before = rules(flavour)
-    first = ForwardJump("wg0", PASSAGE)
-    second = ForwardJump("wg1", Passage(external="ext0", wireguard="wg1", peers=PEERS, mark=MARK))
+    first = ForwardJump(PASSAGE)
+    second = ForwardJump(Passage(external="ext0", wireguard="wg1", peers=PEERS, mark=MARK))
     first.ensure()
     second.ensure()
     both = rules(flavour)
@@ -210,7 +214,7 @@ def test_two_instances_do_not_push_each_other_aside(flavour: str) -> None:
 @pytest.mark.usefixtures("alone")
 def test_a_jump_of_the_operators_own_is_his(flavour: str, caplog: pytest.LogCaptureFixture) -> None:
     """He may lead to our chain from where he likes; the chain then stays, empty, when we go."""
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     sh(f"{flavour} -P FORWARD DROP")
     jump.ensure()
     sh(f"{flavour} -N mine")
@@ -222,7 +226,7 @@ def test_a_jump_of_the_operators_own_is_his(flavour: str, caplog: pytest.LogCapt
 
 @pytest.mark.usefixtures("alone")
 def test_a_jump_of_the_operators_own_that_does_it_is_enough() -> None:
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     sh("iptables-nft -P FORWARD DROP")
     jump.ensure()
     sh("iptables-nft -A FORWARD -j igd_wg0")
@@ -237,7 +241,7 @@ def test_rules_of_nftables_itself_in_the_table_are_left_alone(caplog: pytest.Log
     sh("nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'")
     sh("nft 'add rule ip filter FORWARD ct status dnat accept'")
     before = run("nft", "list", "ruleset")
-    jump = ForwardJump("wg0", PASSAGE)
+    jump = ForwardJump(PASSAGE)
     jump.ensure()
     jump.remove()
     assert run("nft", "list", "ruleset") == before
@@ -252,7 +256,7 @@ def test_without_its_programs_a_flavour_is_left_alone(
     sh(f"{flavour} -P FORWARD DROP")
     before = rules(flavour)
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    ForwardJump("wg0", PASSAGE).ensure()
+    ForwardJump(PASSAGE).ensure()
     assert rules(flavour) == before
     assert f"{flavour}'s FORWARD cannot be looked at: the program is not installed" in caplog.text
 
@@ -262,7 +266,7 @@ def test_without_programs_and_without_tables_there_is_nothing_to_say(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    ForwardJump("wg0", PASSAGE).ensure()
+    ForwardJump(PASSAGE).ensure()
     assert caplog.text == ""
 
 
@@ -272,5 +276,5 @@ def test_what_the_program_refuses_is_an_error_in_its_words() -> None:
     sh("iptables-nft -P FORWARD DROP")
     before = rules("iptables-nft")
     with pytest.raises(FirewallError, match=r"iptables-nft-restore: .*chain name"):
-        ForwardJump("w" * 30, PASSAGE).ensure()
+        ForwardJump(replace(PASSAGE, wireguard="w" * 30)).ensure()
     assert rules("iptables-nft") == before

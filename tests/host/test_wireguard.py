@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from igd.core.peers import Interface
+from igd.core.peers import Address, Interface
 from igd.host.wireguard import FRESH_SECONDS, WireGuard
 from tests.counter import Clock
 
@@ -59,12 +59,22 @@ def clock() -> Clock:
     return Clock(5000.0)
 
 
-@pytest.fixture
-def wireguard(wg: Wg, clock: Clock) -> WireGuard:  # noqa: ARG001 - on the PATH
-    async def addresses() -> tuple[Interface, ...]:
+class FakeLinks:
+    """An igd.host.wireguard.LinkFacts."""
+
+    async def addresses(self, name: str) -> tuple[Interface, ...]:
+        """Those of wg0."""
+        assert name == "wg0"
         return (ip_interface("10.100.0.1/16"),)
 
-    return WireGuard("wg0", addresses, clock=clock, wall_clock=Clock(1_700_000_130.0))
+    async def route(self, address: Address) -> str | None:
+        """One for each case."""
+        return {"192.168.7.1": "wg0", "192.168.7.2": "lan0"}.get(str(address))
+
+
+@pytest.fixture
+def wireguard(wg: Wg, clock: Clock) -> WireGuard:  # noqa: ARG001 - on the PATH
+    return WireGuard("wg0", FakeLinks(), clock=clock, wall_clock=Clock(1_700_000_130.0))
 
 
 async def test_the_peers_and_what_they_own(wireguard: WireGuard) -> None:
@@ -142,4 +152,25 @@ async def test_what_was_fresh_is_not_told_after_the_interface_is_gone(
 async def test_without_the_program_it_is_an_error(wireguard: WireGuard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FileNotFoundError, match="wg"):
+        await wireguard.peers()
+
+
+@pytest.mark.parametrize(
+    ("address", "reached"), [("192.168.7.1", True), ("192.168.7.2", False), ("192.168.7.3", False)]
+)
+async def test_routes_tell_what_is_reached(wireguard: WireGuard, address: str, *, reached: bool) -> None:
+    assert await wireguard.reaches(ip_address(address)) is reached
+
+
+async def test_the_port_of_wireguard_itself(wg: Wg, wireguard: WireGuard) -> None:
+    wg.answers("listen-port", "51820")
+    assert await wireguard.listen_port() == 51820
+
+
+async def test_a_wg_that_hangs_is_an_error(
+    tmp_path: Path, wireguard: WireGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igd.host.wireguard.ANSWER_SECONDS", 0.05)
+    (tmp_path / "wg").write_text("#!/bin/sh\nexec cat /dev/zero > /dev/null\n", encoding="ascii")
+    with pytest.raises(OSError, match="no answer"):
         await wireguard.peers()

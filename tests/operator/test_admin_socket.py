@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from igd.operator.admin_socket import MAPPINGS, NAME, STATUS, AdminSocket, ask
+from igd.operator.admin_client import MAPPINGS, NAME, STATUS, ask
+from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
 from tests.counter import Counter, map_port
 

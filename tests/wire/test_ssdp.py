@@ -12,7 +12,9 @@ from igd.wire.malformed import Malformed
 from igd.wire.ssdp import Advert, Advertiser, Search, adverts, alive, byebye, matches, parse, respond
 
 ROOT = UUID("11111111-2222-3333-4444-555555555555")
-ADVERTISER = Advertiser(("http://10.100.0.1:5000/1/device.xml", "http://10.100.0.1:5000/2/device.xml"), "igd/0.1", 7, 9)
+ADVERTISER = Advertiser(
+    ("http://10.100.0.1:5000/1/device.xml", "http://10.100.0.1:5000/2/device.xml"), "Linux UPnP/1.1 igd/0.1", 7, 9
+)
 NOW = datetime(2026, 11, 23, 2, 28, 34, tzinfo=UTC)
 
 IGD1 = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
