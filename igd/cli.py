@@ -94,7 +94,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
     instance = Instance(arguments.interface)
     try:
-        instance.stop(STOP_SECONDS)
+        if not instance.stop(STOP_SECONDS):
+            _say(f"igd was not running for {instance.interface}")
         with instance.lock():
             kernel.remove_everything(instance.interface)
     except (OSError, FirewallError) as error:
@@ -127,10 +128,15 @@ def _status(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace, what: str, readable: Callable[[Any], str]) -> int:
     from igd.operator import admin_client
 
+    name = arguments.interface
     try:
-        answer = admin_client.ask(Instance(arguments.interface).runtime_directory, what)
+        answer = admin_client.ask(Instance(name).runtime_directory, what)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return _complain(f"igd is not running for {name}; if it should: systemctl status igd@{name}", FAILED)
+    except PermissionError:
+        return _complain(f"the igd of {name} answers root and its own user only", FAILED)
     except OSError as error:
-        return _complain(f"no igd answers for {arguments.interface}: {error}", FAILED)
+        return _complain(f"the igd of {name} does not answer: {error}", FAILED)
     return _say(json.dumps(answer, indent=2) if arguments.json else readable(answer))
 
 

@@ -300,7 +300,7 @@ class Daemon:
     def _take_external(self, found: ExternalAddresses) -> ExternalAddresses:
         self._external = found
         if not found.matched:
-            log.warning("%s has no IPv4 address: nothing can be mapped", self._around.external_interface)
+            log.warning("%s is missing or has no IPv4 address: nothing can be mapped", self._around.external_interface)
         elif found.announced and not found.announced.is_global:
             log.warning(
                 "%s is not a public address: clients will refuse it; behind another NAT set external_address",

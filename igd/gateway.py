@@ -116,7 +116,7 @@ class Gateway:
             source,
             peer,
             request,
-            outcome,
+            _told_in_log(reply),
         )
         return reply
 
@@ -285,7 +285,7 @@ class Gateway:
         latest = self._clock() + self._policy.max_lifetime
         keep = [replace(entry, lease=replace(entry.lease, expires=min(entry.lease.expires, latest))) for entry in keep]
         if drop:
-            log.info("no longer allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
+            log.info("not taken over, out of time or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
 
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
@@ -316,6 +316,12 @@ class Gateway:
     def _told(self, entry: Entry) -> Mapped:
         """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""
         return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
+
+
+def _told_in_log(reply: Reply) -> str:
+    if isinstance(reply, Refused):
+        return f"{reply.reason.name}, {reply.reason.value}"
+    return f"GRANTED, {reply.mapping}" if isinstance(reply, Mapped) else "GRANTED"
 
 
 def _owned(peers: Peers, entry: Entry) -> bool:

@@ -66,21 +66,22 @@ class Instance:
         """Open the lock for its owner alone, and no link: root opens it in a directory that is the service's."""
         return os.open(self.runtime_directory / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
-    def stop(self, patience: float) -> None:
-        """End the daemon and wait for its end; after `patience` seconds it is killed. Nobody there is not an error."""
+    def stop(self, patience: float) -> bool:
+        """End the daemon and wait for its end; after `patience` seconds it is killed. False: there was none."""
         process = self.process()
         if not process:
-            return
+            return False
         try:
             descriptor = os.pidfd_open(process)
         except ProcessLookupError:
-            return
+            return False
         try:
             for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
                 signal.pidfd_send_signal(descriptor, number)
                 if select.select([descriptor], [], [], seconds)[0]:
-                    return
+                    break
         except ProcessLookupError:  # it ended by itself
             pass
         finally:
             os.close(descriptor)
+        return True

@@ -128,7 +128,7 @@ def test_asking_where_nobody_serves_fails(
 ) -> None:
     assert run(monkeypatch, command, "wg0") == cli.FAILED
     told = capsys.readouterr()
-    assert told.err.startswith("igd: no igd answers for wg0: ")
+    assert told.err.startswith("igd: igd is not running for wg0")
     assert told.out == ""
 
 

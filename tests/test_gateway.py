@@ -253,7 +253,10 @@ async def test_every_decision_is_counted_and_changes_are_logged(caplog: pytest.L
         ("MapPort", "FORBIDDEN"): 1,
         ("GetExternalAddress", "GRANTED"): 1,
     }
-    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["GRANTED", "FORBIDDEN"]
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        "GRANTED, TCP 8043 -> 10.100.0.2:8043",
+        "FORBIDDEN, the operator's rules do not allow this mapping",
+    ]
     assert not any("\n" in record.message for record in caplog.records), "peers write descriptions"
 
 

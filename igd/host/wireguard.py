@@ -14,6 +14,12 @@ from igd.core.peers import Address, Interface, Peer, Peers
 ANSWER_SECONDS = 5.0
 """How long `wg` may take: a userspace WireGuard that hangs must not hang us, nor our end."""
 
+_HINTS = {
+    "Permission denied": " (where WireGuard is a program, its socket is root's: see userspace-wireguard.conf)",
+    "not supported": " (it is no WireGuard interface)",
+}
+"""What `wg` says, and what that mostly means."""
+
 FRESH_SECONDS = 1.0
 """How old the answer to "who is who" may be: a peer that was removed has lost its voice after this long."""
 
@@ -92,9 +98,12 @@ class WireGuard:
                 out, err = await process.communicate()
         except TimeoutError:
             process.kill()
+            await process.wait()
             raise OSError(f"wg show {self._interface} {field}: no answer in {ANSWER_SECONDS:g} s") from None
         if process.returncode:
-            raise OSError(f"wg show {self._interface} {field}: {err.decode(errors='replace').strip()}")
+            reason = err.decode(errors="replace").strip()
+            hint = next((hint for words, hint in _HINTS.items() if words in reason), "")
+            raise OSError(f"wg show {self._interface} {field}: {reason}{hint}")
         return out.decode()
 
 

@@ -65,9 +65,11 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
 def listing(status: dict[str, Any]) -> str:
     """A status as `Status.as_json` gives it, as lines for a terminal."""
     plain = {key: value for key, value in status.items() if key != "decisions"}
+    plain["uptime"] = f"{status['uptime']}s"
     plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None
     rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
-    return _aligned([*rows, *((f"  {what}", str(count)) for what, count in sorted(status["decisions"].items()))])
+    counts = [(f"  {what}", str(count)) for what, count in sorted(status["decisions"].items())]
+    return _aligned([*rows, ("requests", ""), *counts])
 
 
 def printable(text: str) -> str:

@@ -143,7 +143,7 @@ class Host:
         # The child is born in the pid namespace, so nsenter need not fork, and signals reach the program itself.
         with joined(self.pid, "pid_for_children"):
             popen = subprocess.Popen(
-                ("nsenter", f"--target={self.pid}", *_NAMESPACES, "--", *argv),
+                ("nsenter", f"--target={self.pid}", *_NAMESPACES, "--root", "--wd=/", "--", *argv),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
