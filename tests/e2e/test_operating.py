@@ -116,7 +116,7 @@ def test_without_a_daemon_commands_say_so(idle: Lab) -> None:
     for command in ("list", "status"):
         asked = igd(idle, command, "wg0", check=False)
         assert (asked.returncode, asked.stdout) == (1, "")
-        assert asked.stderr.startswith("igd: no igd answers for wg0: ")
+        assert asked.stderr.startswith("igd: igd is not running for wg0")
     assert igd(idle, "stop", "wg0").stderr == ""
 
 
