@@ -43,7 +43,10 @@ ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often live peers are told again that the gateway is there: two messages may be lost before one expires."""
 
 SETTLE_SECONDS = 0.1
-"""Interfaces change in bursts; the last change of a burst is the one to look at."""
+"""Interfaces and firewalls change in bursts; the last change of a burst is the one to look at."""
+
+REPAIR_SECONDS = 0.5
+"""How long another manager of the firewall has its way between two repairs: two that fight should not do it fast."""
 
 
 class Readdressed(Exception):  # noqa: N818 - nothing failed
@@ -185,8 +188,11 @@ class Daemon:
             *(IPv4Network(entry.mapping.internal.address) for entry in stored),
         ]
         passage = Passage(self._around.external_interface, interface, tuple(collapse_addresses(inside)), MARK)
-        self._ledger = Ledger(kernel.build(self._choice.backend, passage), store, time.monotonic)
+        backend = kernel.build(self._choice.backend, passage)
+        self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
+        self._watch = kernel.watch(backend, interface)
+        stack.callback(self._watch.close)
         self._ledger.on_change.append(self._timer.set)
         gateway = Gateway(
             policy=config.policy,
@@ -234,6 +240,7 @@ class Daemon:
                 self._keep_time(gateway),
                 self._keep_peers(gateway),
                 self._keep_announcing(discovery),
+                self._keep_rules(),
                 self._hear_links(changed),
                 self._watch_links(changed, gateway),
             )
@@ -273,6 +280,28 @@ class Daemon:
             except OSError as error:
                 log.warning("not announced: %s", error)
             await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _keep_rules(self) -> None:
+        """Put right what others have done to our part of the firewall, but not more than once in REPAIR_SECONDS."""
+        loop, heard, authors = asyncio.get_running_loop(), asyncio.Event(), set[str]()
+
+        def hear() -> None:
+            authors.update(self._watch.authors())
+            if authors:
+                heard.set()
+
+        loop.add_reader(self._watch, hear)
+        try:
+            while True:
+                await heard.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+                log.warning("the firewall was changed by %s: putting ours right", ", ".join(sorted(authors)))
+                authors.clear()
+                heard.clear()
+                await self._ledger.repair()
+                await asyncio.sleep(REPAIR_SECONDS)
+        finally:
+            loop.remove_reader(self._watch)
 
     async def _hear_links(self, changed: asyncio.Event) -> None:
         async for _ in self._links.changes():

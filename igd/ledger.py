@@ -81,6 +81,11 @@ class Ledger:
             self.addresses = tuple(addresses)
             await self._repair_or_retry()
 
+    async def repair(self) -> None:
+        """Make the kernel equal to the table, whoever has changed it; what fails is tried again."""
+        async with self._lock:
+            await self._repair_or_retry()
+
     async def close(self) -> None:
         """Take all that is ours out of the kernel; the store keeps the leases. FirewallError when that fails."""
         async with self._lock:

@@ -24,6 +24,7 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.firewall.rules", {"igd.core.mapping"}),
     ("igd.firewall.backend", {"igd.core.mapping"}),
     ("igd.firewall.netlink", {"igd.firewall.backend"}),
+    ("igd.firewall.watch", {"igd.firewall.netlink"}),
     ("igd.firewall.saved_rules", set()),
     ("igd.firewall.xtables", {"igd.firewall", "igd.firewall.backend", "igd.firewall.netlink"}),
     ("igd.firewall.forward_verdict", {"igd.firewall.saved_rules"}),

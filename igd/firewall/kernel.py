@@ -10,9 +10,10 @@ from igd.firewall.conntrack import EVERYWHERE, Conntrack
 from igd.firewall.forward_jump import ForwardJump
 from igd.firewall.forward_verdict import Passage
 from igd.firewall.iptables import Iptables
-from igd.firewall.nftables import Nftables
+from igd.firewall.nftables import NFPROTO_INET, NFPROTO_IPV4, Nftables
 from igd.firewall.pretend import Pretend
 from igd.firewall.rules import MARK, OURS, label
+from igd.firewall.watch import Watch
 from igd.firewall.xtables import nft_tables
 
 
@@ -20,7 +21,7 @@ class Kernel:
     """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
 
     def __init__(self, mappings: Backend, passage: Passage) -> None:
-        self._mappings = mappings
+        self.mappings = mappings
         self._jump = ForwardJump(passage)
         self._conntrack = Conntrack(passage.mark)
         self._peers = passage.peers
@@ -34,25 +35,25 @@ class Kernel:
         self._addresses = tuple(addresses)
         entries = list(entries)
         self._jump.ensure()
-        self._mappings.replace_all(self._addresses, entries, now)
+        self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._peers)
         self._conntrack.flush_unmapped([entry.mapping for entry in entries], self._addresses)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; flows that a mapping has lost end, and flows that would keep packets from it too."""
-        self._mappings.apply(changes, now)
+        self.mappings.apply(changes, now)
         self._conntrack.flush(_lost(changes), self._addresses)
         self._conntrack.flush_unmapped(_new(changes), self._addresses)
 
     def remove_all(self) -> None:
         """Take out jump and mappings, and end their flows."""
-        self._mappings.remove_all()
+        self.mappings.remove_all()
         self._jump.remove()
         self._conntrack.flush_stale((), self._peers)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
-        self._mappings.close()
+        self.mappings.close()
         self._conntrack.close()
 
 
@@ -83,6 +84,12 @@ def build(choice: detect.Backend, passage: Passage) -> Backend:
         if other != choice:
             _clear(_mappings(other, passage))
     return Kernel(_mappings(choice, passage), passage)
+
+
+def watch(backend: Backend, interface: str) -> Watch:
+    """Hear of others' changes to our table, and to the FORWARD of iptables-nft; NetlinkError."""
+    own = backend.mappings.port if isinstance(backend, Kernel) and isinstance(backend.mappings, Nftables) else 0
+    return Watch({(NFPROTO_INET, label(interface)), (NFPROTO_IPV4, "filter")}, own)
 
 
 def remove_everything(interface: str) -> None:

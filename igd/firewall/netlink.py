@@ -87,12 +87,16 @@ class Message:
 
 
 class Answer(NamedTuple):
-    """One message from the kernel, without its header; an nfnetlink payload still begins with its nfgenmsg."""
+    """One message from the kernel, without its header; an nfnetlink payload still begins with its nfgenmsg.
+
+    `port` is the address of the socket that caused it, or for which it is.
+    """
 
     kind: int
     flags: int
     sequence: int
     payload: bytes
+    port: int = 0
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -148,10 +152,10 @@ def decode(data: bytes) -> Iterator[Answer]:
     """Take one datagram from the kernel apart; raise ValueError where a length is wrong."""
     offset = 0
     while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
         if not _HEADER.size <= length <= len(data) - offset:
             raise ValueError(f"message of {length} bytes where {len(data) - offset} are left")
-        yield Answer(kind, flags, sequence, data[offset + _HEADER.size : offset + length])
+        yield Answer(kind, flags, sequence, data[offset + _HEADER.size : offset + length], port)
         offset += length + -length % 4
 
 
@@ -183,6 +187,12 @@ class Netlink:
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._sequence = 0
         self._grow(SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+
+    @property
+    def port(self) -> int:
+        """The socket's address: what it causes is told with it."""
+        port: int = self._socket.getsockname()[0]
+        return port
 
     def close(self) -> None:
         """Close the socket."""

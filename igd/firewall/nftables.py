@@ -108,6 +108,11 @@ class Nftables:
                     raise
                 messages = [message for index, message in enumerate(messages) if index not in gone]
 
+    @property
+    def port(self) -> int:
+        """The address of the netlink socket from which the table is changed."""
+        return self._netlink.port
+
     def close(self) -> None:
         """Close the socket; the table stays."""
         self._netlink.close()

@@ -1,0 +1,66 @@
+"""What others do to the tables that we depend on is heard, and what we do ourselves is not."""
+
+import select
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import IPv4Address
+
+import pytest
+
+from igd.firewall.nftables import NFPROTO_INET, NFPROTO_IPV4, Nftables
+from igd.firewall.watch import UNKNOWN, Watch
+from tests.firewall.three_hosts import new_namespace, run
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def backend() -> Iterator[Nftables]:
+    with new_namespace(), closing(Nftables("wg0")) as backend:
+        backend.replace_all([IPv4Address("60.60.60.1")], [], 0.0)
+        yield backend
+
+
+@pytest.fixture
+def watch(backend: Nftables) -> Iterator[Watch]:
+    tables = {(NFPROTO_INET, "igd_wg0"), (NFPROTO_IPV4, "filter")}
+    with closing(Watch(tables, backend.port)) as watch:
+        yield watch
+
+
+@pytest.mark.parametrize(
+    ("command", "author"),
+    [
+        (("nft", "flush", "ruleset"), "nft"),
+        (("nft", "delete", "table", "inet", "igd_wg0"), "nft"),
+        (("nft", "flush", "chain", "inet", "igd_wg0", "prerouting"), "nft"),
+        (("nft", "add", "element", "inet", "igd_wg0", "external", "{ 1.1.1.1 }"), "nft"),
+        (("iptables-nft", "-P", "FORWARD", "DROP"), "iptables-nft"),
+    ],
+)
+def test_who_touches_our_tables_is_named(watch: Watch, command: tuple[str, ...], author: str) -> None:
+    run(*command)
+    assert select.select([watch], [], [], 5)[0]
+    assert set(watch.authors()) == {author}
+    assert watch.authors() == []
+
+
+def test_what_others_do_elsewhere_is_their_business(watch: Watch) -> None:
+    run("nft", "add", "table", "inet", "filter")
+    run("nft", "add", "chain", "inet", "filter", "forward", "{ type filter hook forward priority 0; }")
+    run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    assert watch.authors() == []
+
+
+def test_our_own_changes_are_ours(watch: Watch, backend: Nftables) -> None:
+    backend.replace_all([IPv4Address("60.60.60.2")], [], 0.0)
+    backend.remove_all()
+    backend.replace_all([IPv4Address("60.60.60.1")], [], 0.0)
+    assert watch.authors() == []
+
+
+def test_more_than_can_be_heard_is_somebodys(watch: Watch) -> None:
+    run("nft", "-f", "-", text="".join(f"add table ip many{number}\n" for number in range(1000)))
+    run("nft", "flush", "ruleset")
+    assert UNKNOWN in watch.authors()
+    assert watch.authors() == []
