@@ -16,7 +16,6 @@ from pathlib import Path
 
 from igd import VERSION, systemd
 from igd.config import Config
-from igd.core.mapping import Protocol
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
@@ -26,6 +25,7 @@ from igd.firewall.rules import MARK
 from igd.gateway import Gateway
 from igd.host.external_address import ExternalAddresses, external_addresses
 from igd.host.links import Links
+from igd.host.own_ports import in_use
 from igd.host.wireguard import WireGuard
 from igd.instance import Instance
 from igd.lease_store import LeaseStore
@@ -202,7 +202,7 @@ class Daemon:
             link=lambda: self._links.status(self._around.external_interface, self._uptime()),
             clock=time.monotonic,
             rng=random.SystemRandom(),
-            reserved=[(Protocol.UDP, await wireguard.listen_port())],
+            in_use=in_use,
         )
         await gateway.start(stored, *self._take_external(await self._read_external()))
         return gateway

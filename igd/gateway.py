@@ -9,7 +9,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry, Key, Lease, PortMapping
+from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.mapping import Protocol as TransportProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy
 from igd.core.rate_limit import RateLimit
@@ -58,7 +59,7 @@ class PeerSource(Protocol):
 class Gateway:
     """Answers requests, one change after another; has never heard of a protocol.
 
-    `clock` is monotonic, in seconds. `reserved` are the server's own ports, which nobody gets. A failure of the kernel
+    `clock` is monotonic, in seconds. `in_use` tells the server's own ports, which nobody gets. A failure of the kernel
     or the store refuses the request at hand.
     """
 
@@ -72,7 +73,7 @@ class Gateway:
         link: Callable[[], Awaitable[LinkStatus]],
         clock: Callable[[], float],
         rng: random.Random,
-        reserved: Iterable[Key] = (),
+        in_use: Callable[[TransportProtocol, IPv4Address, int], bool],
     ) -> None:
         self._policy = policy
         self._rate_limit = rate_limit
@@ -81,7 +82,7 @@ class Gateway:
         self._link = link
         self._clock = clock
         self._rng = rng
-        self._reserved = frozenset(reserved)
+        self._in_use = in_use
         self._waiting: collections.Counter[str] = collections.Counter()
         self.announced: IPv4Address | None = None
         self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -201,10 +202,13 @@ class Gateway:
 
     def _plan_port(self, peer: Peer, request: MapPort, external_port: int) -> Change | Refusal:
         mapping = PortMapping(request.protocol, external_port, request.internal, peer.public_key, request.description)
-        if mapping.key in self._reserved:
+        if self._is_servers_own(mapping, self._ledger.addresses):
             return Refusal.CONFLICT
         lease = self._policy.lease(request.lifetime, self._clock())
         return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
+
+    def _is_servers_own(self, mapping: PortMapping, addresses: Iterable[IPv4Address]) -> bool:
+        return any(self._in_use(mapping.protocol, address, mapping.external_port) for address in addresses)
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self._ledger.table.plan_unmap(
@@ -276,24 +280,24 @@ class Gateway:
     ) -> None:
         """Take over what the store holds, as far as it is still allowed; FirewallError or OSError: it cannot."""
         self.announced = announced
-        peers = await self._peers.peers()
+        peers, addresses = await self._peers.peers(), tuple(matched)
         keep: list[Entry] = []
         drop: list[Entry] = []
         for entry in stored:
-            (keep if self._may_stay(entry, peers) else drop).append(entry)
+            (keep if self._may_stay(entry, peers, addresses) else drop).append(entry)
         # The operator may have shortened what is granted, and a wall clock that was set back lengthens leases.
         latest = self._clock() + self._policy.max_lifetime
         keep = [replace(entry, lease=replace(entry.lease, expires=min(entry.lease.expires, latest))) for entry in keep]
         if drop:
             log.info("not taken over, out of time or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
-        await self._ledger.take_over(keep, drop, matched)
+        await self._ledger.take_over(keep, drop, addresses)
 
-    def _may_stay(self, entry: Entry, peers: Peers) -> bool:
+    def _may_stay(self, entry: Entry, peers: Peers, addresses: Iterable[IPv4Address]) -> bool:
         mapping = entry.mapping
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # on the endless ones `wake` decides
             and _owned(peers, entry)
-            and mapping.key not in self._reserved
+            and not self._is_servers_own(mapping, addresses)
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
 

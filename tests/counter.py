@@ -1,7 +1,7 @@
 """A real gateway on a pretended kernel, for tests of the gateway and of what stands before it."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Protocol
@@ -90,13 +90,13 @@ class Counter:
         backend: Pretend | None = None,
         store: MemoryStore | None = None,
         rate: int = 10_000,
-        reserved: Iterable[Key] = (),
     ) -> None:
         self.clock = Clock()
         self.peers = PretendPeers(*PEERS)
         self.backend = backend or Pretend()
         self.store = store or MemoryStore()
         self.ledger = Ledger(self.backend, self.store, self.clock)
+        self.servers_own: set[Key] = set()
         self.link_trouble: OSError | None = None
         self.gateway = Gateway(
             policy=policy or Policy(),
@@ -106,7 +106,7 @@ class Counter:
             link=self.link,
             clock=self.clock,
             rng=random.Random(1),  # noqa: S311 - the same in every run
-            reserved=reserved,
+            in_use=lambda protocol, _address, port: (protocol, port) in self.servers_own,
         )
 
     async def link(self) -> LinkStatus:

@@ -476,7 +476,9 @@ async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
 
 
 async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
-    counter = await Counter(reserved=[(Protocol.TCP, 2000)]).start(entry(2000), entry(2001))
+    counter = Counter()
+    counter.servers_own = {(Protocol.TCP, 2000)}
+    await counter.start(entry(2000), entry(2001))
     assert list(counter.table) == [(Protocol.TCP, 2001)]
     asked = MapPort(Protocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
     assert await counter.ask(asked) == Refused(Refusal.CONFLICT)

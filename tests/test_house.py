@@ -41,6 +41,7 @@ RULES: list[tuple[str, set[str]]] = [
         "igd.firewall.xtables",
     }),
     # What the machine tells
+    ("igd.host.own_ports", {"igd.core.mapping"}),
     ("igd.host.*", {"igd.core.peers", "igd.core.request"}),
     # The counter has never heard of a protocol, nor of any firewall but its verbs
     ("igd.ledger", {"igd.core.*", "igd.firewall.backend"}),

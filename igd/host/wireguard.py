@@ -60,10 +60,6 @@ class WireGuard:
         """The interface's own public key, in base64."""
         return (await self._show("public-key")).strip()
 
-    async def listen_port(self) -> int:
-        """The UDP port on which WireGuard itself is reached."""
-        return int(await self._show("listen-port"))
-
     async def peers(self) -> Peers:
         """The peers as they were at most FRESH_SECONDS ago; whoever asks meanwhile shares one reading."""
         async with self._lock:

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e import control
 from tests.e2e.control import add, ask, body, exchange, head, key, post
 from tests.e2e.serving import C1, C2, GATEWAY, held, mappings, rules, serving, start, upnpc
-from tests.lab import Lab
+from tests.lab import Lab, answering
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -66,6 +66,8 @@ def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
         ("an address without a peer", {"InternalClient": "10.100.0.77"}, 606),
         ("an address of the internet", {"InternalClient": "60.60.60.2"}, 606),
         ("a port that another peer has", {"ExternalPort": 9200}, 718),
+        ("a port on which the server listens", {"ExternalPort": 9300}, 718),
+        ("WireGuard's own port", {"ExternalPort": 51820, "Protocol": "UDP"}, 718),
         ("SCTP", {"Protocol": "SCTP"}, 601),
         ("external port 65537", {"ExternalPort": 65537}, 601),
         ("internal port 65537", {"InternalPort": 65537}, 601),
@@ -75,7 +77,8 @@ def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
         ("a mapping that is off", {"Enabled": 0}, 600),
         ("a name as address", {"InternalClient": "localhost"}, 600),
     ]
-    told = {name: add(unchanged.c1, arguments) for name, arguments, _ in cases}
+    with answering(unchanged.srv, 9300):
+        told = {name: add(unchanged.c1, arguments) for name, arguments, _ in cases}
     assert told == {name: code for name, _, code in cases}
 
 

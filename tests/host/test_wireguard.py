@@ -162,11 +162,6 @@ async def test_routes_tell_what_is_reached(wireguard: WireGuard, address: str, *
     assert await wireguard.reaches(ip_address(address)) is reached
 
 
-async def test_the_port_of_wireguard_itself(wg: Wg, wireguard: WireGuard) -> None:
-    wg.answers("listen-port", "51820")
-    assert await wireguard.listen_port() == 51820
-
-
 async def test_a_wg_that_hangs_is_an_error(
     tmp_path: Path, wireguard: WireGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
