@@ -11,10 +11,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from ipaddress import IPv4Network, collapse_addresses
 from pathlib import Path
 
-from igd import VERSION, systemd
+from igd import VERSION, systemd, upkeep
 from igd.config import Config
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
@@ -32,34 +32,14 @@ from igd.lease_store import LeaseStore
 from igd.ledger import Ledger
 from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
+from igd.surroundings import Surroundings, first_address, wait_for_surroundings
 from igd.wire import description, ssdp
 
 log = logging.getLogger(__name__)
 
-PEERS_SECONDS = 5.0
-"""How often the peers are looked at when nobody asks: a removed peer's mappings end within this."""
-
-ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
-"""How often live peers are told again that the gateway is there: two messages may be lost before one expires."""
-
-SETTLE_SECONDS = 0.1
-"""Interfaces and firewalls change in bursts; the last change of a burst is the one to look at."""
-
-REPAIR_SECONDS = 0.5
-"""How long another manager of the firewall has its way between two repairs: two that fight should not do it fast."""
-
 
 class Readdressed(Exception):  # noqa: N818 - nothing failed
     """The WireGuard interface has another address: everything bound to the old one begins anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The links around the gateway, found once it can work: interface indexes are never used twice."""
-
-    index: int
-    address: IPv4Address
-    external_interface: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +54,12 @@ class Settings:
     def interface(self) -> str:
         """The WireGuard interface's name."""
         return self.instance.interface
+
+    @property
+    def external_interface(self) -> str | None:
+        """The external interface that is asked for; None: the default route's."""
+        configured = self.config.external_interface
+        return None if configured == "auto" else configured
 
     @property
     def store_path(self) -> Path:
@@ -110,45 +96,13 @@ async def _serve_for_ever(settings: Settings) -> None:
     async with Links() as links:
         while True:
             try:
-                surroundings = await _wait_for_links(links, settings)
+                surroundings = await wait_for_surroundings(links, settings.interface, settings.external_interface)
                 await Daemon(settings, links, surroundings).serve()
             except Readdressed:
                 log.info("%s has another address: starting anew", settings.interface)
                 settings = replace(settings, on_ready=lambda: None)
             else:
                 return
-
-
-async def _wait_for_links(links: Links, settings: Settings) -> Surroundings:
-    """Wait until the WireGuard interface is up with an IPv4 address and the way to the internet is known."""
-    said = None
-    async for _ in links.changes(routes=True):
-        found = await _look_around(links, settings)
-        if isinstance(found, Surroundings):
-            return found
-        if found != said:
-            log.info("waiting for %s", found)
-            systemd.notify(f"STATUS=Waiting for {found}")
-            said = found
-    raise AssertionError("changes never end")
-
-
-async def _look_around(links: Links, settings: Settings) -> Surroundings | str:
-    """Find the links, or say what is missing."""
-    link = await links.state(settings.interface)
-    address = await _first_address(links, settings.interface)
-    if link is None or not link.up or address is None:
-        return f"{settings.interface} to be up with an IPv4 address"
-    configured = settings.config.external_interface
-    external = await links.default_interface() if configured == "auto" else configured
-    if external is None:
-        return "an IPv4 default route, or external_interface in the configuration"
-    return Surroundings(link.index, address, external)
-
-
-async def _first_address(links: Links, interface: str) -> IPv4Address | None:
-    addresses = (address.ip for address in await links.addresses(interface))
-    return next((address for address in addresses if isinstance(address, IPv4Address)), None)
 
 
 class Daemon:
@@ -159,7 +113,6 @@ class Daemon:
         self._links = links
         self._around = surroundings
         self._started = time.monotonic()
-        self._timer = asyncio.Event()
         self._external = ExternalAddresses(None, ())
 
     async def serve(self) -> None:
@@ -193,7 +146,6 @@ class Daemon:
         stack.push_async_callback(self._ledger.close)
         self._watch = kernel.watch(backend, interface)
         stack.callback(self._watch.close)
-        self._ledger.on_change.append(self._timer.set)
         gateway = Gateway(
             policy=config.policy,
             rate_limit=RateLimit(config.limits.requests_per_second),
@@ -237,10 +189,10 @@ class Daemon:
         tasks = [
             asyncio.create_task(task)
             for task in (
-                self._keep_time(gateway),
-                self._keep_peers(gateway),
-                self._keep_announcing(discovery),
-                self._keep_rules(),
+                upkeep.keep_time(gateway, self._ledger),
+                upkeep.keep_peers(gateway),
+                upkeep.keep_announcing(discovery),
+                upkeep.keep_rules(self._ledger, self._watch),
                 self._hear_links(changed),
                 self._watch_links(changed, gateway),
             )
@@ -258,51 +210,6 @@ class Daemon:
             with contextlib.suppress(OSError):  # the interface may be gone, and with it everybody who could hear
                 await discovery.announce(ssdp.byebye)
 
-    async def _keep_time(self, gateway: Gateway) -> None:
-        while True:
-            wake = self._ledger.next_wake()
-            try:
-                async with asyncio.timeout(None if wake is None else max(0.0, wake - time.monotonic())):
-                    await self._timer.wait()
-            except TimeoutError:
-                await gateway.wake()
-            self._timer.clear()
-
-    async def _keep_peers(self, gateway: Gateway) -> None:
-        while True:
-            await asyncio.sleep(PEERS_SECONDS)
-            await gateway.recheck_peers()
-
-    async def _keep_announcing(self, discovery: Discovery) -> None:
-        while True:
-            try:
-                await discovery.announce(ssdp.alive)
-            except OSError as error:
-                log.warning("not announced: %s", error)
-            await asyncio.sleep(ANNOUNCE_SECONDS)
-
-    async def _keep_rules(self) -> None:
-        """Put right what others have done to our part of the firewall, but not more than once in REPAIR_SECONDS."""
-        loop, heard, authors = asyncio.get_running_loop(), asyncio.Event(), set[str]()
-
-        def hear() -> None:
-            authors.update(self._watch.authors())
-            if authors:
-                heard.set()
-
-        loop.add_reader(self._watch, hear)
-        try:
-            while True:
-                await heard.wait()
-                await asyncio.sleep(SETTLE_SECONDS)
-                log.warning("the firewall was changed by %s: putting ours right", ", ".join(sorted(authors)))
-                authors.clear()
-                heard.clear()
-                await self._ledger.repair()
-                await asyncio.sleep(REPAIR_SECONDS)
-        finally:
-            loop.remove_reader(self._watch)
-
     async def _hear_links(self, changed: asyncio.Event) -> None:
         async for _ in self._links.changes():
             changed.set()
@@ -310,12 +217,12 @@ class Daemon:
     async def _watch_links(self, changed: asyncio.Event, gateway: Gateway) -> None:
         while True:
             await changed.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(upkeep.SETTLE_SECONDS)
             changed.clear()
             link = await self._links.state(self._settings.interface)
             if link is None or link.index != self._around.index:
                 return
-            if await _first_address(self._links, self._settings.interface) != self._around.address:
+            if await first_address(self._links, self._settings.interface) != self._around.address:
                 raise Readdressed
             external = await self._read_external()
             if external != self._external:

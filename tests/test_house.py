@@ -66,6 +66,15 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.systemd", set()),
     ("igd.config", {"igd.core.policy", "igd.instance"}),
     # What puts it together
+    ("igd.surroundings", {"igd", "igd.systemd", "igd.host.links"}),
+    ("igd.upkeep", {
+        "igd.endpoints.discovery",
+        "igd.firewall.watch",
+        "igd.gateway",
+        "igd.ledger",
+        "igd.wire",
+        "igd.wire.ssdp",
+    }),
     ("igd.daemon", {"igd", "igd.*"}),
     ("igd.cli", {
         "igd",

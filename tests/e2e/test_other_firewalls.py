@@ -43,7 +43,7 @@ def test_a_flushed_ruleset_gets_our_table_back_with_its_mappings(lab: Lab) -> No
 
 def test_a_reloaded_forward_gets_our_jump_back_once(dropping: Lab) -> None:
     reloaded = dropping.srv.run("iptables-nft-save", "-t", "filter").stdout
-    with serving(dropping), answering(dropping.c1, 8043), Happenings(dropping.srv) as happenings:
+    with serving(dropping) as process, answering(dropping.c1, 8043), Happenings(dropping.srv) as happenings:
         upnpc(dropping.c1, "-a", C1, "8043", "8043", "tcp", "300")
         assert len(jumps(dropping)) == 1
         dropping.srv.run("iptables-nft-restore", input=reloaded)
@@ -51,3 +51,5 @@ def test_a_reloaded_forward_gets_our_jump_back_once(dropping: Lab) -> None:
         assert len(jumps(dropping)) == 1
         assert ask(dropping.net, PUBLIC, 8043).source == REMOTE
     assert jumps(dropping) == []
+    told = [line for line in process.lines if "was changed by" in line]
+    assert len(told) == 1, "not of our own edits, at the start or later"
