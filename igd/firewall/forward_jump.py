@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from igd.firewall import xtables
 from igd.firewall.forward_verdict import Passage, find_obstacle
+from igd.firewall.netlink import NFPROTO_IPV4
 from igd.firewall.rules import OURS, label
 from igd.firewall.saved_rules import Rule, Rules, parse
 
@@ -42,10 +43,8 @@ class _Flavour:
         xtables.run(f"{self.name}-restore", "--noflush", *self.options, text=text)
 
 
-_NFPROTO_IPV4 = 2
-
 _FLAVOURS = (
-    _Flavour("iptables-nft", lambda: (_NFPROTO_IPV4, "filter") in (xtables.nft_tables() or ()), ("-w",)),
+    _Flavour("iptables-nft", lambda: (NFPROTO_IPV4, "filter") in (xtables.nft_tables() or ()), ("-w",)),
     _Flavour("iptables-legacy", lambda: "filter" in xtables.legacy_tables(), ("-w", "5")),
 )
 

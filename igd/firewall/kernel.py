@@ -10,7 +10,8 @@ from igd.firewall.conntrack import EVERYWHERE, Conntrack
 from igd.firewall.forward_jump import ForwardJump
 from igd.firewall.forward_verdict import Passage
 from igd.firewall.iptables import Iptables
-from igd.firewall.nftables import NFPROTO_INET, NFPROTO_IPV4, Nftables
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
+from igd.firewall.nftables import Nftables
 from igd.firewall.pretend import Pretend
 from igd.firewall.rules import MARK, OURS, label
 from igd.firewall.watch import Watch

@@ -31,6 +31,9 @@ from itertools import islice
 
 from igd.core.mapping import Change, Entry, Key
 from igd.firewall.netlink import (
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NFPROTO_IPV4,
     BatchError,
     Message,
     Netlink,
@@ -45,9 +48,6 @@ from igd.firewall.netlink import (
 )
 from igd.firewall.rules import MARK, kernel_timeout, label
 
-NFNL_SUBSYS_NFTABLES = 10
-NFPROTO_INET = 1
-NFPROTO_IPV4 = 2
 NF_INET_PRE_ROUTING = 0
 NF_IP_PRI_NAT_DST = -100
 NF_ACCEPT = 1

@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import Message, Netlink, NetlinkError, body
+from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, Message, Netlink, NetlinkError, body
 
-NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETTABLE = 1
 NFTA_TABLE_NAME = 1
 

@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.firewall.nftables import NFPROTO_INET, NFPROTO_IPV4, Nftables
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
+from igd.firewall.nftables import Nftables
 from igd.firewall.watch import UNKNOWN, Watch
 from tests.firewall.three_hosts import new_namespace, run
 
