@@ -1,6 +1,7 @@
 """TOML -> pydantic -> the plain values that the parts are built from."""
 
 import json
+import re
 import tomllib
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+from igd.firewall.rules import MARK
 from igd.instance import interface_name
 
 DIRECTORY = Path("/etc/igd")
@@ -36,6 +38,21 @@ def _string(value: object) -> object:
     """Refuse the numbers that Python's own types would take for addresses."""
     if not isinstance(value, str):
         raise ValueError("must be a string")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+def _one_bit(value: int) -> int:
+    if value.bit_count() != 1:
+        raise ValueError("must be one bit, such as 0x10000000")
+    return value
+
+
+def _chain(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|(ip|ip6|inet) [\w./-]+ [\w./-]+", value, re.ASCII):
+        raise ValueError(
+            'must be the name of a chain of iptables such as "DOCKER-USER", or family, table and chain of nftables such '
+            'as "inet filter forward"'
+        )
     return value
 
 
@@ -68,9 +85,14 @@ class Limits(_Section):
 
 
 class Firewall(_Section):
-    """Which part of the kernel carries the mappings."""
+    """Which part of the kernel carries the mappings, and how."""
 
     backend: BackendName = "auto"
+    mark: Annotated[int, AfterValidator(_one_bit)] = Field(MARK, ge=1, le=2**31, strict=True)
+    hairpin: bool = Field(True, strict=True)
+    preserve_source_port: bool = Field(False, strict=True)
+    own_table: bool = Field(False, strict=True)
+    forward_chain: Annotated[str, AfterValidator(_chain)] | None = None
 
 
 class StoreSettings(_Section):
@@ -113,7 +135,7 @@ class Config(_Section):
         """The rules and lifetimes in force."""
         rules = self.rules if self.rules is not None else self.allow
         return Policy(
-            (ANY_UNPRIVILEGED,) if rules is None else rules,
+            ANY_UNPRIVILEGED if rules is None else rules,
             self.leases.max,
             self.leases.default,
             self.limits.mappings_per_peer,

@@ -11,17 +11,19 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import ip_network
 from pathlib import Path
 
 from igd import VERSION, systemd, upkeep
 from igd.config import Config
+from igd.caretaker import Caretaker
+from igd.core.mapping import Protocol
+from igd.core.peers import collapsed
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
 from igd.firewall import detect, kernel
-from igd.firewall.forward_verdict import Passage
-from igd.firewall.rules import MARK
+from igd.firewall.rules import Site
 from igd.gateway import Gateway
 from igd.host.external_address import ExternalAddresses, external_addresses
 from igd.host.links import Links
@@ -118,14 +120,14 @@ class Daemon:
     async def serve(self) -> None:
         """Serve until cancelled or until the interface is gone; Readdressed, FirewallError, OSError."""
         async with contextlib.AsyncExitStack() as stack:
-            gateway = await self._open_gateway(stack)
+            gateway, caretaker = await self._open_gateway(stack)
             discovery = await self._open_endpoints(stack, gateway)
             log.info("ready for the peers of %s at %s", self._settings.interface, self._url())
             systemd.notify("READY=1", f"STATUS=Serving the peers of {self._settings.interface}")
             self._settings.on_ready()
-            await self._tend(gateway, discovery)
+            await self._tend(caretaker, discovery)
 
-    async def _open_gateway(self, stack: contextlib.AsyncExitStack) -> Gateway:
+    async def _open_gateway(self, stack: contextlib.AsyncExitStack) -> tuple[Gateway, Caretaker]:
         settings, config = self._settings, self._settings.config
         interface = settings.interface
         wireguard = WireGuard(interface, self._links, clock=time.monotonic, wall_clock=time.time)
@@ -138,10 +140,15 @@ class Daemon:
         # With the addresses that peers had before they were removed: there may still be flows to them.
         inside = [
             *(await wireguard.peers()).networks(),
-            *(IPv4Network(entry.mapping.internal.address) for entry in stored),
+            *(ip_network(entry.mapping.internal.address) for entry in stored),
         ]
-        passage = Passage(self._around.external_interface, interface, tuple(collapse_addresses(inside)), MARK)
-        backend = kernel.build(self._choice.backend, passage)
+        site = Site(
+            self._around.external_interface,
+            interface,
+            collapsed(inside),
+            **config.firewall.model_dump(exclude={"backend"}),
+        )
+        backend = kernel.build(self._choice.backend, site)
         self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
         self._watch = kernel.watch(backend, interface)
@@ -154,10 +161,22 @@ class Daemon:
             link=lambda: self._links.status(self._around.external_interface, self._uptime()),
             clock=time.monotonic,
             rng=random.SystemRandom(),
-            in_use=in_use,
+            taken=self._taken,
         )
-        await gateway.start(stored, *self._take_external(await self._read_external()))
-        return gateway
+        caretaker = Caretaker(
+            gateway=gateway,
+            policy=config.policy,
+            ledger=self._ledger,
+            peers=wireguard,
+            clock=time.monotonic,
+            taken=self._taken,
+        )
+        await caretaker.start(stored, *self._take_external(await self._read_external()))
+        return gateway, caretaker
+
+    def _taken(self, protocol: Protocol, port: int) -> bool:
+        """Tell whether packets to this external port go elsewhere already."""
+        return any(in_use(protocol, address, port) for address in self._external.matched)
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
         interface, address, config = self._settings.interface, self._around.address, self._settings.config
@@ -183,18 +202,18 @@ class Daemon:
         await discovery.open(interface, address)
         return discovery
 
-    async def _tend(self, gateway: Gateway, discovery: Discovery) -> None:
+    async def _tend(self, caretaker: Caretaker, discovery: Discovery) -> None:
         """Do what time and the machine ask for, until the interface is gone."""
         changed = asyncio.Event()
         tasks = [
             asyncio.create_task(task)
             for task in (
-                upkeep.keep_time(gateway, self._ledger),
-                upkeep.keep_peers(gateway),
+                upkeep.keep_time(caretaker, self._ledger),
+                upkeep.keep_peers(caretaker),
                 upkeep.keep_announcing(discovery),
                 upkeep.keep_rules(self._ledger, self._watch),
                 self._hear_links(changed),
-                self._watch_links(changed, gateway),
+                self._watch_links(changed, caretaker),
             )
         ]
         try:
@@ -214,7 +233,7 @@ class Daemon:
         async for _ in self._links.changes():
             changed.set()
 
-    async def _watch_links(self, changed: asyncio.Event, gateway: Gateway) -> None:
+    async def _watch_links(self, changed: asyncio.Event, caretaker: Caretaker) -> None:
         while True:
             await changed.wait()
             await asyncio.sleep(upkeep.SETTLE_SECONDS)
@@ -226,7 +245,7 @@ class Daemon:
                 raise Readdressed
             external = await self._read_external()
             if external != self._external:
-                await gateway.set_addresses(*self._take_external(external))
+                await caretaker.set_addresses(*self._take_external(external))
 
     async def _read_external(self) -> ExternalAddresses:
         configured = self._settings.config.external_address

@@ -4,12 +4,11 @@ import asyncio
 import collections
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.mapping import Change, Entry, Pinhole, PortMapping
 from igd.core.mapping import Protocol as TransportProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy
@@ -57,10 +56,10 @@ class PeerSource(Protocol):
 
 
 class Gateway:
-    """Answers requests, one change after another; has never heard of a protocol.
+    """Answers requests, a peer's changes one after another; has never heard of a protocol.
 
-    `clock` is monotonic, in seconds. `in_use` tells the server's own ports, which nobody gets. A failure of the kernel
-    or the store refuses the request at hand.
+    `clock` is monotonic, in seconds. `taken` tells the ports that are led elsewhere already, or to the server itself:
+    nobody gets them. A failure of the kernel or the store refuses the request at hand.
     """
 
     def __init__(  # noqa: PLR0913 - the counter is where all parts meet
@@ -73,7 +72,7 @@ class Gateway:
         link: Callable[[], Awaitable[LinkStatus]],
         clock: Callable[[], float],
         rng: random.Random,
-        in_use: Callable[[TransportProtocol, IPv4Address, int], bool],
+        taken: Callable[[TransportProtocol, int], bool],
     ) -> None:
         self._policy = policy
         self._rate_limit = rate_limit
@@ -82,7 +81,7 @@ class Gateway:
         self._link = link
         self._clock = clock
         self._rng = rng
-        self._in_use = in_use
+        self._taken = taken
         self._waiting: collections.Counter[str] = collections.Counter()
         self.announced: IPv4Address | None = None
         self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -126,11 +125,14 @@ class Gateway:
             case MapPort() | UnmapPorts():
                 # A client that hangs up must not leave table, kernel and store apart.
                 return await asyncio.shield(self._change_in_turn(peer, source, request))
-            case GetMapping(protocol, port):
+            case GetMapping(protocol, port, remotes):
                 entry = self._ledger.table.find(peer.public_key, (protocol, port))
-                return self._told(entry) if entry else Refused(Refusal.NO_SUCH_MAPPING)
+                if entry is None or entry.mapping.remotes != remotes:
+                    return Refused(Refusal.NO_SUCH_MAPPING)
+                return self._told(entry)
             case ListMappings():
-                return Mappings(tuple(map(self._told, self._ledger.table.of_peer(peer.public_key))))
+                held = self._ledger.table.of_peer(peer.public_key)
+                return Mappings(tuple(self._told(entry) for entry in held if isinstance(entry.mapping, PortMapping)))
             case GetExternalAddress():
                 return ExternalAddress(self.announced) if self.announced else Refused(Refusal.NO_EXTERNAL_ADDRESS)
             case GetLinkStatus():
@@ -156,7 +158,7 @@ class Gateway:
 
     async def _change(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
         try:
-            async with self._ledger.turn():
+            async with self._ledger.turn(peer.public_key):
                 if isinstance(request, MapPort):
                     return await self._map(peer, source, request)
                 return await self._unmap(peer, request)
@@ -165,11 +167,9 @@ class Gateway:
             return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
-        if not self._ledger.addresses:
-            return Refused(Refusal.NO_EXTERNAL_ADDRESS)
         if not await self._may_map(peer, source, request.internal.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
-        plan = self._plan_any_port(peer, request) if request.any_port else self._plan(peer, request)
+        plan = self._plan(peer, request)
         if isinstance(plan, Refusal):
             return Refused(plan)
         await self._ledger.commit([plan])
@@ -184,6 +184,19 @@ class Gateway:
         return peers.on_link(internal) or await self._peers.reaches(internal)
 
     def _plan(self, peer: Peer, request: MapPort) -> Change | Refusal:
+        if request.internal.address.version == 6:
+            return self._plan_pinhole(peer, request)
+        if not self._ledger.addresses:
+            return Refusal.NO_EXTERNAL_ADDRESS
+        return self._plan_any_port(peer, request) if request.any_port else self._plan_one_port(peer, request)
+
+    def _plan_pinhole(self, peer: Peer, request: MapPort) -> Change | Refusal:
+        if not self._policy.allows(request.internal.port, request.internal, request.description):
+            return Refusal.FORBIDDEN
+        pinhole = Pinhole(request.protocol, request.internal, peer.public_key, request.description, request.remotes)
+        return self._plan_mapping(pinhole, request.lifetime)
+
+    def _plan_one_port(self, peer: Peer, request: MapPort) -> Change | Refusal:
         assert request.external_port is not None, "only any_port leaves the port open"
         if not self._policy.allows(request.external_port, request.internal, request.description):
             return Refusal.FORBIDDEN
@@ -200,106 +213,27 @@ class Gateway:
             refusal = Refusal.NO_FREE_PORT
         return refusal
 
-    def _plan_port(self, peer: Peer, request: MapPort, external_port: int) -> Change | Refusal:
-        mapping = PortMapping(request.protocol, external_port, request.internal, peer.public_key, request.description)
-        if self._is_servers_own(mapping, self._ledger.addresses):
+    def _plan_port(self, peer: Peer, request: MapPort, port: int) -> Change | Refusal:
+        if self._taken(request.protocol, port):
             return Refusal.CONFLICT
-        lease = self._policy.lease(request.lifetime, self._clock())
-        return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
+        internal, description, remotes = request.internal, request.description, request.remotes
+        mapping = PortMapping(request.protocol, port, internal, peer.public_key, description, remotes)
+        return self._plan_mapping(mapping, request.lifetime)
 
-    def _is_servers_own(self, mapping: PortMapping, addresses: Iterable[IPv4Address]) -> bool:
-        return any(self._in_use(mapping.protocol, address, mapping.external_port) for address in addresses)
+    def _plan_mapping(self, mapping: PortMapping | Pinhole, lifetime: int) -> Change | Refusal:
+        lease = self._policy.lease(lifetime, self._clock())
+        return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self._ledger.table.plan_unmap(
-            peer.public_key, request.protocol, request.first_port, request.last_port
+            peer.public_key, request.protocol, request.first_port, request.last_port, request.remotes
         )
         if not changes:
             return Refused(Refusal.NO_SUCH_MAPPING)
         await self._ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
-    # What the clock and the host bring
-
-    async def wake(self) -> None:
-        """End or renew the leases that have run out, and mend what could not be mended before."""
-        await asyncio.shield(self._wake())
-
-    async def _wake(self) -> None:
-        try:
-            async with self._ledger.turn():
-                expired = self._ledger.table.expired(self._clock())
-                await self._end([entry for entry in expired if not entry.lease.endless], "their leases have run out")
-                await self._renew([entry for entry in expired if entry.lease.endless])
-        except (FirewallError, OSError) as error:
-            log.error("leases could not be ended: %s", error)  # noqa: TRY400 - it says all
-            self._ledger.retry_later()
-
-    async def _renew(self, entries: Sequence[Entry]) -> None:
-        """Renew endless leases from the last handshakes of their peers; those of silent peers end."""
-        handshakes = await self._peers.handshakes() if entries else {}
-        leases = {entry: self._renewed(handshakes.get(entry.mapping.peer)) for entry in entries}
-        await self._end([entry for entry, lease in leases.items() if lease is None], "their peers are silent")
-        await self._ledger.impose(
-            [Change(entry, Entry(entry.mapping, lease)) for entry, lease in leases.items() if lease is not None]
-        )
-
-    def _renewed(self, handshake: float | None) -> Lease | None:
-        """Give the lease that runs from this handshake; a peer that talks shakes hands only every two minutes."""
-        now = self._clock()
-        if handshake is None:
-            return None
-        # A wall clock that was set back puts handshakes into the future.
-        expires = min(handshake, now) + max(self._policy.default_lifetime, LIVE_SECONDS)
-        return Lease(expires, endless=True) if expires > now else None
-
-    async def _end(self, entries: Sequence[Entry], why: str) -> None:
-        if entries:
-            log.info("closed, %s: %s", why, ", ".join(str(entry.mapping) for entry in entries))
-        await self._ledger.impose([Change(entry, None) for entry in entries])
-
-    async def recheck_peers(self) -> None:
-        """Close the mappings whose peers are gone or no longer own the internal address."""
-        await asyncio.shield(self._recheck_peers())
-
-    async def _recheck_peers(self) -> None:
-        try:
-            async with self._ledger.turn():
-                peers = await self._peers.peers()
-                await self._end([entry for entry in self._ledger.table if not _owned(peers, entry)], "nobody's now")
-        except (FirewallError, OSError) as error:
-            log.error("the mappings of removed peers could not be closed: %s", error)  # noqa: TRY400 - it says all
-
-    async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
-        """Take new external addresses: what clients are told, and what packets to us really carry."""
-        self.announced = announced
-        await asyncio.shield(self._ledger.readdress(matched))
-
-    async def start(
-        self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
-    ) -> None:
-        """Take over what the store holds, as far as it is still allowed; FirewallError or OSError: it cannot."""
-        self.announced = announced
-        peers, addresses = await self._peers.peers(), tuple(matched)
-        keep: list[Entry] = []
-        drop: list[Entry] = []
-        for entry in stored:
-            (keep if self._may_stay(entry, peers, addresses) else drop).append(entry)
-        # The operator may have shortened what is granted, and a wall clock that was set back lengthens leases.
-        latest = self._clock() + self._policy.max_lifetime
-        keep = [replace(entry, lease=replace(entry.lease, expires=min(entry.lease.expires, latest))) for entry in keep]
-        if drop:
-            log.info("not taken over, out of time or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
-        await self._ledger.take_over(keep, drop, addresses)
-
-    def _may_stay(self, entry: Entry, peers: Peers, addresses: Iterable[IPv4Address]) -> bool:
-        mapping = entry.mapping
-        return (
-            (entry.lease.endless or entry.lease.expires > self._clock())  # on the endless ones `wake` decides
-            and _owned(peers, entry)
-            and not self._is_servers_own(mapping, addresses)
-            and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
-        )
+    # What the operator and the announcements ask
 
     async def live_addresses(self) -> list[IPv4Address]:
         """The IPv4 addresses of the peers that shook hands lately, where a peer has one to itself; OSError."""
@@ -326,7 +260,3 @@ def _told_in_log(reply: Reply) -> str:
     if isinstance(reply, Refused):
         return f"{reply.reason.name}, {reply.reason.value}"
     return f"GRANTED, {reply.mapping}" if isinstance(reply, Mapped) else "GRANTED"
-
-
-def _owned(peers: Peers, entry: Entry) -> bool:
-    return peers.still_owns(entry.mapping.peer, entry.mapping.internal.address)

@@ -4,36 +4,44 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Protocol, Remote
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-_SCHEMA = f"""
+VERSION = 2
+_TABLE = """
     CREATE TABLE IF NOT EXISTS lease (
         protocol INTEGER NOT NULL,
         external_port INTEGER NOT NULL,
+        pinhole TEXT NOT NULL,  -- the IPv6 address, or empty: a port mapping
         internal_address TEXT NOT NULL,
         internal_port INTEGER NOT NULL,
         peer TEXT NOT NULL,
         description TEXT NOT NULL,
+        remotes TEXT NOT NULL,  -- "NETWORK PORT", one a line; empty: everybody
         expires REAL NOT NULL,  -- seconds since 1970: monotonic time does not outlive a boot
         endless INTEGER NOT NULL,
-        UNIQUE (protocol, external_port)
-    );
-    PRAGMA user_version = {VERSION};
+        UNIQUE (protocol, external_port, pinhole)
+    )
+"""
+_FROM_VERSION_1 = f"""
+    ALTER TABLE lease RENAME TO lease_1;
+    {_TABLE};
+    INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
+        expires, endless FROM lease_1 ORDER BY rowid;
+    DROP TABLE lease_1;
 """
 _SAVE = """
-    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (protocol, external_port) DO UPDATE SET
+    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (protocol, external_port, pinhole) DO UPDATE SET
         internal_address = excluded.internal_address, internal_port = excluded.internal_port,
-        peer = excluded.peer, description = excluded.description,
+        peer = excluded.peer, description = excluded.description, remotes = excluded.remotes,
         expires = excluded.expires, endless = excluded.endless
 """
-_DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ?"
+_DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
 _LOAD = "SELECT * FROM lease ORDER BY rowid"
 
 
@@ -75,9 +83,10 @@ class LeaseStore:
         # Survives kill -9; a power loss may lose the last moments, and the kernel's rules with them.
         database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
-        database.executescript(_SCHEMA)
+        change = _FROM_VERSION_1 if version == 1 else f"{_TABLE};"
+        database.executescript(f"BEGIN; {change} PRAGMA user_version = {VERSION}; COMMIT;")
         _prove_sound(database)
 
     def _put_aside(self) -> Path:
@@ -98,7 +107,7 @@ class LeaseStore:
                 if change.after:
                     self._database.execute(_SAVE, _row(change.after, shift))
                 elif change.before:
-                    self._database.execute(_DELETE, change.before.mapping.key)
+                    self._database.execute(_DELETE, _key(change.before))
 
     def close(self) -> None:
         """Release the file."""
@@ -132,22 +141,38 @@ def _prove_sound(database: sqlite3.Connection) -> None:
         _entry(row, 0.0)
 
 
-def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:
+def _key(entry: Entry) -> tuple[int, int, str]:
     mapping = entry.mapping
     return (
         mapping.protocol,
         mapping.external_port,
+        str(mapping.internal.address) if isinstance(mapping, Pinhole) else "",
+    )
+
+
+def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:
+    mapping = entry.mapping
+    return (
+        *_key(entry),
         str(mapping.internal.address),
         mapping.internal.port,
         mapping.peer,
         mapping.description,
+        "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
         entry.lease.expires + shift,
         entry.lease.endless,
     )
 
 
-def _entry(row: tuple[int, int, str, int, str, str, float, int], shift: float) -> Entry:
-    protocol, external_port, address, port, peer, description, expires, endless = row
-    internal = Endpoint(IPv4Address(address), port)
-    mapping = PortMapping(Protocol(protocol), external_port, internal, peer, description)
-    return Entry(mapping, Lease(expires + shift, bool(endless)))
+def _entry(row: tuple[int, int, str, str, int, str, str, str, float, int], shift: float) -> Entry:
+    protocol, external_port, pinhole, address, port, peer, description, remotes, expires, endless = row
+    lease = Lease(expires + shift, bool(endless))
+    about = peer, description, tuple(map(_remote, remotes.splitlines()))
+    if pinhole:
+        return Entry(Pinhole(Protocol(protocol), Endpoint(IPv6Address(pinhole), port), *about), lease)
+    return Entry(PortMapping(Protocol(protocol), external_port, Endpoint(IPv4Address(address), port), *about), lease)
+
+
+def _remote(line: str) -> Remote:
+    network, port = line.split(" ")
+    return Remote(ip_network(network), int(port))

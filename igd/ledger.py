@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import functools
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
 
@@ -26,12 +28,23 @@ class Store(Protocol):
         """Make these changes durable, all or none."""
 
 
+@dataclass(slots=True, eq=False)
+class _Order:
+    """Changes that wait to be made, and what has become of them; `imposed`: by no client."""
+
+    changes: tuple[Change, ...]
+    imposed: bool
+    done: bool = False
+    error: Exception | None = None
+
+
 class Ledger:
     """All mappings of one gateway, in its memory, in the kernel and on disk.
 
     A change is made in all three or in none: after a failure the kernel is replaced as a whole by what the table
     holds, at once or, should that fail too, before the next change. Kernel and disk are used from one worker thread,
-    because either may block. `clock` is monotonic, in seconds.
+    because either may block; what queues up meanwhile is carried out together, in one transaction, and one by one
+    should that fail: nobody is refused for his neighbour's sake. `clock` is monotonic, in seconds.
     """
 
     def __init__(self, backend: Backend, store: Store, clock: Callable[[], float]) -> None:
@@ -41,32 +54,35 @@ class Ledger:
         self._backend = backend
         self._store = store
         self._clock = clock
-        self._lock = asyncio.Lock()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._queue: list[_Order] = []
+        self._writing = asyncio.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="firewall")
         self._unsaved: list[Change] = []  # made, but not yet in the store: the next save begins with them
         self._broken = False  # the kernel may hold something else than the table
         self._retry_at: float | None = None
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Keep everybody else out while a change is planned and made; FirewallError while the kernel is broken."""
-        async with self._lock:
-            if self._broken:
-                await self._repair()
-            self._retry_at = None
+    async def turn(self, peer: str) -> AsyncIterator[None]:
+        """Keep this peer's other changes out while one is planned and made."""
+        turn = self._turns.setdefault(peer, asyncio.Lock())
+        async with turn:
             yield
 
     async def commit(self, changes: Sequence[Change]) -> None:
-        """Make planned changes true, during one's turn; on FirewallError or OSError nothing has changed."""
-        await self._carry_out(self._close if all(change.after is None for change in changes) else self._open, changes)
+        """Make changes true that were planned, in their peer's turn, on the table as it is at this moment.
+
+        On FirewallError or OSError nothing has changed.
+        """
+        await self._carry_out(_Order(tuple(changes), imposed=False))
 
     async def impose(self, changes: Sequence[Change]) -> None:
-        """Make true what no client asked for, during one's turn, whether or not it can be saved now.
+        """Make true what no client asked for, in the peer's turn, whether or not it can be saved now.
 
         On FirewallError nothing has changed.
         """
         if changes:
-            await self._carry_out(self._impose, changes)
+            await self._carry_out(_Order(tuple(changes), imposed=True))
 
     async def take_over(self, keep: Iterable[Entry], drop: Iterable[Entry], addresses: Iterable[IPv4Address]) -> None:
         """Begin with the store's entries, divided into those to keep and those to drop, whatever the kernel holds."""
@@ -77,18 +93,25 @@ class Ledger:
 
     async def readdress(self, addresses: Iterable[IPv4Address]) -> None:
         """Lead packets to these addresses from now on."""
-        async with self._lock:
+        async with self._writing:
             self.addresses = tuple(addresses)
             await self._repair_or_retry()
 
     async def repair(self) -> None:
         """Make the kernel equal to the table, whoever has changed it; what fails is tried again."""
-        async with self._lock:
+        async with self._writing:
             await self._repair_or_retry()
+
+    async def mend(self) -> None:
+        """Repair what is known to be broken."""
+        async with self._writing:
+            self._retry_at = None
+            if self._broken:
+                await self._repair_or_retry()
 
     async def close(self) -> None:
         """Take all that is ours out of the kernel; the store keeps the leases. FirewallError when that fails."""
-        async with self._lock:
+        async with self._writing:
             try:
                 await self._in_worker(self._backend.remove_all)
             finally:
@@ -100,43 +123,63 @@ class Ledger:
         return self.table.next_expiry() if self._retry_at is None else self._retry_at
 
     def retry_later(self) -> None:
-        """Have `next_wake` name a moment soon, unless somebody has a turn before."""
+        """Have `next_wake` name a moment soon, unless something is changed before."""
         self._retry_at = self._clock() + RETRY_SECONDS
         self._tell()
 
-    async def _carry_out(self, deed: Callable[[Sequence[Change]], None], changes: Sequence[Change]) -> None:
+    # One change, or all that wait
+
+    async def _carry_out(self, order: _Order) -> None:
+        self.table.reserve(order.changes)
+        self._queue.append(order)
+        async with self._writing:
+            if order in self._queue:  # else it went along with those before
+                orders, self._queue = self._queue, []
+                await self._write(orders)
+        assert order.done, "whoever takes an order off the queue carries it out"
+        if order.error is not None:
+            raise order.error
+
+    async def _write(self, orders: Sequence[_Order]) -> None:
         try:
-            await self._in_worker(functools.partial(deed, changes))
-        except Exception:
+            self._retry_at = None
+            if self._broken:
+                await self._repair()
+            await self._in_worker(functools.partial(self._make_true, orders))
+        except Exception as error:  # noqa: BLE001 - whose order it is will raise it
             await self._repair_or_retry()
-            raise
-        self.table.accept(changes)
-        self._tell()
+            if len(orders) == 1:
+                self.table.release(orders[0].changes)
+                orders[0].done, orders[0].error = True, error
+            else:
+                for order in orders:
+                    await self._write([order])
+        else:
+            for order in orders:
+                self.table.accept(order.changes)
+                order.done = True
+            self._tell()
 
-    # The three orders. In the worker thread.
-
-    def _open(self, changes: Sequence[Change]) -> None:
-        """The kernel first: nobody hears "yes" before packets pass."""
-        self._backend.apply(changes, self._clock())
-        self._save(changes)
-
-    def _close(self, changes: Sequence[Change]) -> None:
-        """The store first: no crash reopens a port that its owner closed."""
-        self._save(changes)
+    # Close in the store first: no crash reopens a port that its owner closed. Open in the kernel first: nobody hears
+    # "yes" before packets pass. What no client asked for counts in the kernel alone: a full disk must not keep a port
+    # open, and each start judges the store anew.
+    def _make_true(self, orders: Iterable[_Order]) -> None:
+        wanted = [change for order in orders if not order.imposed for change in order.changes]
+        imposed = [change for order in orders if order.imposed for change in order.changes]
+        closing = [change for change in wanted if change.after is None]
+        self._save(closing)
         try:
-            self._backend.apply(changes, self._clock())
+            self._backend.apply([*wanted, *imposed], self._clock())
+            self._save([change for change in wanted if change.after is not None])
         except Exception:
-            self._save_or_owe([change.undone() for change in changes])
+            self._save_or_owe([change.undone() for change in closing])
             raise
-
-    def _impose(self, changes: Sequence[Change]) -> None:
-        """The kernel alone counts: a full disk must not keep a port open, and each start judges the store anew."""
-        self._backend.apply(changes, self._clock())
-        self._save_or_owe(changes)
+        self._save_or_owe(imposed)
 
     def _save(self, changes: Sequence[Change]) -> None:
-        self._store.save([*self._unsaved, *changes])
-        self._unsaved.clear()
+        if changes:
+            self._store.save([*self._unsaved, *changes])
+            self._unsaved.clear()
 
     def _save_or_owe(self, changes: Sequence[Change]) -> None:
         try:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 
+from igd.caretaker import Caretaker
 from igd.endpoints.discovery import Discovery
 from igd.firewall.watch import Watch
-from igd.gateway import Gateway
 from igd.ledger import Ledger
 from igd.wire import ssdp
 
@@ -25,8 +25,8 @@ REPAIR_SECONDS = 0.5
 """How long another manager of the firewall has its way between two repairs: two that fight should not do it fast."""
 
 
-async def keep_time(gateway: Gateway, ledger: Ledger) -> None:
-    """Be the one timer: wake the gateway when the ledger wants it."""
+async def keep_time(caretaker: Caretaker, ledger: Ledger) -> None:
+    """Be the one timer: wake the caretaker when the ledger wants it."""
     changed = asyncio.Event()
     ledger.on_change.append(changed.set)
     while True:
@@ -35,15 +35,15 @@ async def keep_time(gateway: Gateway, ledger: Ledger) -> None:
             async with asyncio.timeout(None if wake is None else max(0.0, wake - time.monotonic())):
                 await changed.wait()
         except TimeoutError:
-            await gateway.wake()
+            await caretaker.wake()
         changed.clear()
 
 
-async def keep_peers(gateway: Gateway) -> None:
+async def keep_peers(caretaker: Caretaker) -> None:
     """End the mappings of peers that were removed."""
     while True:
         await asyncio.sleep(PEERS_SECONDS)
-        await gateway.recheck_peers()
+        await caretaker.recheck_peers()
 
 
 async def keep_announcing(discovery: Discovery) -> None:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
+from igd.caretaker import Caretaker
 from igd.core.mapping import Change, Endpoint, Entry, Key, Protocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy
@@ -98,16 +99,29 @@ class Counter:
         self.ledger = Ledger(self.backend, self.store, self.clock)
         self.servers_own: set[Key] = set()
         self.link_trouble: OSError | None = None
+        policy = policy or Policy()
         self.gateway = Gateway(
-            policy=policy or Policy(),
+            policy=policy,
             rate_limit=RateLimit(rate),
             ledger=self.ledger,
             peers=self.peers,
             link=self.link,
             clock=self.clock,
             rng=random.Random(1),  # noqa: S311 - the same in every run
-            in_use=lambda protocol, _address, port: (protocol, port) in self.servers_own,
+            taken=self.taken,
         )
+        self.caretaker = Caretaker(
+            gateway=self.gateway,
+            policy=policy,
+            ledger=self.ledger,
+            peers=self.peers,
+            clock=self.clock,
+            taken=self.taken,
+        )
+
+    def taken(self, protocol: Protocol, port: int) -> bool:
+        """Tell whether the server uses this port itself."""
+        return (protocol, port) in self.servers_own
 
     async def link(self) -> LinkStatus:
         """Read the link that is always the same."""
@@ -118,10 +132,10 @@ class Counter:
     async def start(self, *stored: Entry) -> "Counter":
         """Begin with what was stored."""
         self.store.entries |= {entry.mapping.key: entry for entry in stored}
-        await self.gateway.start(stored, EXTERNAL, [EXTERNAL])
+        await self.caretaker.start(stored, EXTERNAL, [EXTERNAL])
         return self
 
-    async def ask(self, request: Request, source: IPv4Address = C1) -> Reply:
+    async def ask(self, request: Request, source: Address = C1) -> Reply:
         """Walk the way of an endpoint."""
         admitted = await self.gateway.admit(source)
         assert isinstance(admitted, Peer)

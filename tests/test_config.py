@@ -35,6 +35,11 @@ requests_per_second = 20
 
 [firewall]
 backend = "iptables"
+mark = 0x2000
+hairpin = false
+preserve_source_port = true
+own_table = true
+forward_chain = "inet filter forward"
 
 [store]
 path = "/srv/igd/leases.sqlite"
@@ -57,7 +62,7 @@ def test_an_empty_file_is_the_defaults(path: Path) -> None:
     path.touch()
     config = load(path)
     assert config == Config()
-    assert config.policy == Policy((ANY_UNPRIVILEGED,), 604800, 604800, 64)
+    assert config.policy == Policy(ANY_UNPRIVILEGED, 604800, 604800, 64)
     assert (config.http_port, config.limits.requests_per_second, config.firewall.backend) == (HTTP_PORT, 200, "auto")
 
 
@@ -71,6 +76,12 @@ def test_every_key_is_read(path: Path) -> None:
     assert config.friendly_name == "Küche"
     assert config.limits.requests_per_second == 20
     assert config.firewall.backend == "iptables"
+    assert (config.firewall.mark, config.firewall.forward_chain) == (0x2000, "inet filter forward")
+    assert (config.firewall.hairpin, config.firewall.preserve_source_port, config.firewall.own_table) == (
+        False,
+        True,
+        True,
+    )
     assert config.store.path == Path("/srv/igd/leases.sqlite")
     assert (config.policy.max_lifetime, config.policy.default_lifetime, config.policy.mappings_per_peer) == (
         86400,
@@ -112,6 +123,16 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
         (
             '[firewall]\nbackend = "pf"',
             "firewall.backend: 'pf': Input should be 'auto', 'nftables', 'iptables' or 'pretend'",
+        ),
+        ("[firewall]\nmark = 3", "firewall.mark: 3: must be one bit, such as 0x10000000"),
+        (
+            "[firewall]\nmark = 0x100000000",
+            "firewall.mark: 4294967296: Input should be less than or equal to 2147483648",
+        ),
+        ("[firewall]\nhairpin = 1", "firewall.hairpin: 1: Input should be a valid boolean"),
+        (
+            '[firewall]\nforward_chain = "filter forward"',
+            "firewall.forward_chain: 'filter forward': must be the name of a chain of iptables",
         ),
         ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto'; or "),
         ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto'; or "),

@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Entry, Lease, Pinhole, PortMapping, Protocol, Remote
+from igd.core.peers import Address
 from igd.core.policy import Policy, Rule
 from igd.core.request import (
-    ENDLESS,
     ExternalAddress,
     GetExternalAddress,
     GetLinkStatus,
@@ -24,7 +24,6 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
-from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, WAITING
 from tests.counter import C1, C1_HOST, C2, EXTERNAL, LINK, PEERS, SERVER, Counter, map_port, peer
 
@@ -116,7 +115,7 @@ async def test_a_lone_peer_that_may_send_to_everywhere_maps_to_its_source(intern
     counter.peers.all = (peer("c1", "0.0.0.0/0", "::/0"),)
     await counter.start()
     assert isinstance(await counter.ask(map_port(internal=internal)), Mapped) is granted
-    await counter.gateway.recheck_peers()
+    await counter.caretaker.recheck_peers()
     assert len(counter.table) == granted
 
 
@@ -135,10 +134,10 @@ async def test_what_the_rules_do_not_allow_is_forbidden(asked: MapPort) -> None:
 async def test_without_an_external_address_nothing_is_mapped() -> None:
     counter = await Counter().start()
     assert await counter.ask(GetExternalAddress()) == ExternalAddress(EXTERNAL)
-    await counter.gateway.set_addresses(None, [])
+    await counter.caretaker.set_addresses(None, [])
     assert await counter.ask(map_port()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
     assert await counter.ask(GetExternalAddress()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
-    await counter.gateway.set_addresses(IPv4Address("60.60.60.9"), [IPv4Address("10.1.1.1")])
+    await counter.caretaker.set_addresses(IPv4Address("60.60.60.9"), [IPv4Address("10.1.1.1")])
     assert isinstance(await counter.ask(map_port()), Mapped)
     assert await counter.ask(GetExternalAddress()) == ExternalAddress(IPv4Address("60.60.60.9"))
     assert counter.backend.addresses == {IPv4Address("10.1.1.1")}
@@ -215,6 +214,61 @@ async def test_a_wish_that_is_forbidden_gets_another_port_and_where_all_are_none
     assert await counter.ask(map_port(None, any_port=True)) == Refused(Refusal.FORBIDDEN)
 
 
+# For some remotes only, and without NAT
+
+
+ONE = (Remote(IPv4Network("198.51.100.7")),)
+
+
+async def test_a_mapping_for_one_remote_host_is_told_and_closed_as_such() -> None:
+    counter = await Counter().start()
+    granted = await counter.ask(replace(map_port(), remotes=ONE))
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.remotes == ONE
+    assert await counter.ask(GetMapping(*KEY)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert await counter.ask(GetMapping(*KEY, ONE)) == granted
+    other = (Remote(IPv4Network("198.51.100.8")),)
+    assert await counter.ask(UnmapPorts(*KEY, 8043, other)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert isinstance(await counter.ask(UnmapPorts(*KEY, 8043, ONE)), Unmapped)
+
+
+async def test_the_last_request_says_who_may_come_in() -> None:
+    counter = await Counter().start()
+    await counter.ask(replace(map_port(), remotes=ONE))
+    await counter.ask(map_port())
+    assert counter.table[KEY].mapping.remotes == ()
+    assert counter.all_equal()
+
+
+INSIDE = IPv6Address("2001:470:100::2")
+
+
+def pinhole(port: int = 8043, address: IPv6Address = INSIDE) -> MapPort:
+    return MapPort(Protocol.TCP, Endpoint(address, port), None, 300, any_port=True)
+
+
+@pytest.mark.parametrize("source", [C1, INSIDE])
+async def test_a_peer_gets_a_pinhole_to_its_own_address_by_whichever_it_asks(source: Address) -> None:
+    counter = Counter()
+    counter.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"), PEERS[1])
+    await counter.start()
+    granted = await counter.ask(pinhole(), source)
+    assert granted == Mapped(Pinhole(Protocol.TCP, Endpoint(INSIDE, 8043), "c1"), 300)
+    assert counter.all_equal()
+    assert await ports(counter) == [], "it is no port mapping"
+    assert [mapped.mapping for mapped in counter.gateway.mappings()] == [granted.mapping]
+    assert await counter.ask(pinhole(), C2) == Refused(Refusal.NOT_YOUR_ADDRESS)
+    assert await counter.ask(pinhole(80), source) == Refused(Refusal.FORBIDDEN)
+
+
+async def test_pinholes_count_as_mappings_and_need_no_external_address() -> None:
+    counter = Counter(policy("allow 1024-65535 2001:470:100::/64 1024-65535", quota=1))
+    counter.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"),)
+    await counter.caretaker.start([], None, [])
+    assert isinstance(await counter.ask(pinhole()), Mapped)
+    assert await counter.ask(pinhole(8044)) == Refused(Refusal.QUOTA)
+
+
 # Closing
 
 
@@ -267,226 +321,6 @@ async def test_two_who_want_one_port_at_once_do_not_both_get_it() -> None:
     assert replies[1] == Refused(Refusal.CONFLICT)
 
 
-# Time
-
-
-async def test_a_lease_ends_when_it_has_run_out_and_not_before() -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(2000, lifetime=2))
-    await counter.ask(map_port(2001, lifetime=600))
-    assert counter.ledger.next_wake() == counter.clock.now + 2
-    counter.clock.now += 1.9
-    await counter.gateway.wake()
-    assert await ports(counter) == [2000, 2001]
-    counter.clock.now += 0.1
-    await counter.gateway.wake()
-    assert await ports(counter) == [2001]
-    assert counter.all_equal()
-
-
-@pytest.mark.parametrize("late", [0.0, 0.4, 1.6, 1.9999, 2.0, 60.0])
-async def test_what_stands_is_never_told_as_endless(late: float) -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(lifetime=2))
-    counter.clock.now += late
-    mapped = await counter.ask(GetMapping(*KEY))
-    assert isinstance(mapped, Mapped)
-    assert mapped.lifetime in {1, 2}
-
-
-async def test_an_endless_lease_is_told_as_the_default_and_renewed_from_the_last_handshake() -> None:
-    counter = await Counter().start()
-    granted = await counter.ask(map_port(lifetime=ENDLESS))
-    assert isinstance(granted, Mapped)
-    assert granted.lifetime == WEEK
-    counter.clock.now += WEEK
-    counter.peers.shaken["c1"] = counter.clock.now - 1000
-    await counter.gateway.wake()
-    held = counter.table[KEY]
-    assert held.lease == Lease(counter.clock.now - 1000 + WEEK, endless=True)
-    assert held.mapping == granted.mapping
-    assert counter.all_equal()
-    counter.clock.now = held.lease.expires
-    await counter.gateway.wake()
-    assert counter.table == counter.backend.entries == counter.store.entries == {}
-
-
-@pytest.mark.parametrize("handshakes", [{}, {"c2": 1000.0 + WEEK}, {"c1": 1000.0}])
-async def test_an_endless_lease_ends_with_a_silent_peer(handshakes: dict[str, float]) -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(lifetime=ENDLESS))
-    counter.clock.now += WEEK
-    counter.peers.shaken = handshakes
-    await counter.gateway.wake()
-    assert counter.table == {}
-
-
-async def test_a_short_default_does_not_end_the_endless_leases_of_a_peer_that_is_there() -> None:
-    counter = await Counter(policy("allow 1024-65535 0.0.0.0/0 1024-65535", default_lifetime=60)).start()
-    await counter.ask(map_port(lifetime=ENDLESS))
-    counter.clock.now += 60
-    counter.peers.shaken["c1"] = counter.clock.now - (LIVE_SECONDS - 1)
-    await counter.gateway.wake()
-    assert counter.table[KEY].lease == Lease(counter.clock.now + 1, endless=True)
-
-
-async def test_a_handshake_in_the_future_lengthens_no_lease() -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(lifetime=ENDLESS))
-    counter.clock.now += WEEK
-    counter.peers.shaken["c1"] = counter.clock.now + 1e8
-    await counter.gateway.wake()
-    assert counter.table[KEY].lease.expires == counter.clock.now + WEEK
-
-
-async def test_other_leases_end_while_handshakes_cannot_be_read() -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(2000, lifetime=ENDLESS))
-    counter.clock.now += WEEK - 300
-    await counter.ask(map_port(2001))
-    counter.clock.now += 300
-    counter.peers.trouble = OSError("no such device")
-    await counter.gateway.wake()
-    assert list(counter.table) == [(Protocol.TCP, 2000)]
-    wake = counter.ledger.next_wake()
-    assert wake
-    assert wake > counter.clock.now
-    counter.peers.trouble = None
-    counter.clock.now = wake
-    await counter.gateway.wake()
-    assert counter.table == {}
-
-
-async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin() -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port(lifetime=2))
-    counter.clock.now += 2
-    counter.backend.fail_next = FirewallError("busy")
-    await counter.gateway.wake()
-    assert counter.all_equal()
-    assert len(counter.table) == 1
-    wake = counter.ledger.next_wake()
-    assert wake
-    assert wake > counter.clock.now
-    counter.clock.now = wake
-    await counter.gateway.wake()
-    assert counter.all_equal()
-    assert counter.table == {}
-    assert counter.ledger.next_wake() is None
-
-
-# Peers that go
-
-
-@pytest.mark.parametrize(
-    ("peers", "left"),
-    [
-        (PEERS, [2000, 2001, 2002]),
-        (PEERS[:1], [2000, 2001]),
-        (PEERS[1:], [2002]),
-        ((), []),
-        ((peer("c1", f"{C1}/32"), PEERS[1]), [2000, 2002]),  # it no longer routes the network
-        ((peer("c1", f"{C2}/32"), peer("c2", f"{C1}/32")), []),  # they have exchanged addresses
-    ],
-)
-async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[object, ...], left: list[int]) -> None:
-    counter = await Counter().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
-    counter.peers.all = peers  # type: ignore[assignment]
-    await counter.gateway.recheck_peers()
-    assert [port for _, port in counter.table] == left
-    assert counter.all_equal()
-
-
-async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:
-    counter = await Counter().start(entry(2000))
-    counter.peers.trouble = OSError("interrupted")
-    await counter.gateway.recheck_peers()
-    assert len(counter.table) == 1
-
-
-async def test_the_living_are_those_who_shook_hands_lately_and_have_an_address_to_themselves() -> None:
-    counter = Counter()
-    counter.peers.all = (
-        *PEERS,
-        peer("silent", "10.100.0.4/32"),
-        peer("never", "10.100.0.5/32"),
-        peer("all", "0.0.0.0/0"),
-    )
-    now = counter.clock.now
-    counter.peers.shaken = {"c1": now, "c2": now - LIVE_SECONDS + 1, "silent": now - LIVE_SECONDS, "all": now}
-    assert await counter.gateway.live_addresses() == [C1, C2]
-
-
-# Over a restart
-
-
-@pytest.mark.parametrize(
-    ("stored", "stays"),
-    [
-        (entry(2000), True),
-        (entry(2000, 999.0), False),
-        (entry(80), False),  # the rules have changed
-        (entry(2000, internal=IPv4Address("10.100.0.9")), False),  # the peers have changed
-        (entry(2000, 999.0, endless=True), True),  # the handshakes will tell
-    ],
-)
-async def test_at_the_start_what_is_no_longer_allowed_goes(stored: Entry, stays: bool) -> None:  # noqa: FBT001
-    counter = await Counter().start(stored, entry(3000))
-    assert (stored.mapping.key in counter.table) is stays
-    assert counter.all_equal()
-    assert [mapped.mapping.external_port for mapped in counter.gateway.mappings()][-1] == 3000
-
-
-async def test_an_endless_lease_that_ran_out_while_nobody_watched_lives_on_with_its_peer() -> None:
-    counter = await Counter().start(entry(2000, 999.0, endless=True), entry(2001, 999.0, endless=True, internal=C2))
-    counter.peers.shaken["c1"] = counter.clock.now - 20
-    assert counter.ledger.next_wake() == 999.0
-    await counter.gateway.wake()
-    assert list(counter.table) == [(Protocol.TCP, 2000)]
-    assert counter.all_equal()
-
-
-async def test_at_the_start_no_lease_is_longer_than_what_is_granted() -> None:
-    counter = await Counter(policy("allow 1-65535 0.0.0.0/0 1-65535", max_lifetime=3600, default_lifetime=60)).start(
-        entry(2000, 9000.0), entry(2001, 1e9, endless=True), entry(2002, 1500.0)
-    )
-    assert [held.lease for held in counter.table.values()] == [
-        Lease(1000.0 + 3600),
-        Lease(1000.0 + 3600, endless=True),
-        Lease(1500.0),
-    ]
-
-
-async def test_a_start_that_the_kernel_refuses_is_trouble() -> None:
-    counter = Counter()
-    counter.backend.fail_next = FirewallError("no")
-    with pytest.raises(FirewallError):
-        await counter.start(entry(2000))
-
-
-async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
-    counter = Counter()
-    counter.backend.replace_all([SERVER], [entry(9999)], 0.0)
-    await counter.start(entry(2000))
-    assert list(counter.backend.entries) == [(Protocol.TCP, 2000)]
-    assert counter.backend.addresses == {EXTERNAL}
-
-
-# What is the server's own
-
-
-async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
-    counter = Counter()
-    counter.servers_own = {(Protocol.TCP, 2000)}
-    await counter.start(entry(2000), entry(2001))
-    assert list(counter.table) == [(Protocol.TCP, 2001)]
-    asked = MapPort(Protocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
-    assert await counter.ask(asked) == Refused(Refusal.CONFLICT)
-    granted = await counter.ask(replace(asked, any_port=True))
-    assert isinstance(granted, Mapped)
-    assert granted.mapping.external_port not in {2000, 2001}
-
-
 async def test_a_network_of_the_servers_that_lies_in_a_peers_allowed_ips_is_not_opened() -> None:
     counter = await Counter().start()
     counter.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
@@ -499,7 +333,7 @@ async def test_a_network_of_the_servers_that_lies_in_a_peers_allowed_ips_is_not_
 
 async def test_nobody_waits_behind_a_peer_that_asks_for_much_at_once() -> None:
     counter = await Counter().start()
-    async with counter.ledger.turn():
+    async with counter.ledger.turn("c1"):
         greedy = [
             asyncio.create_task(counter.ask(MapPort(Protocol.TCP, Endpoint(C1, port), port, 300)))
             for port in range(2000, 2000 + WAITING + 3)
@@ -516,3 +350,16 @@ async def test_who_is_not_admitted_is_counted() -> None:
     counter = await Counter().start()
     await counter.gateway.admit(IPv4Address("10.100.0.99"))
     assert counter.gateway.counters["admission", "NOT_A_PEER"] == 1
+
+
+async def test_the_living_are_those_who_shook_hands_lately_and_have_an_address_to_themselves() -> None:
+    counter = Counter()
+    counter.peers.all = (
+        *PEERS,
+        peer("silent", "10.100.0.4/32"),
+        peer("never", "10.100.0.5/32"),
+        peer("all", "0.0.0.0/0"),
+    )
+    now = counter.clock.now
+    counter.peers.shaken = {"c1": now, "c2": now - LIVE_SECONDS + 1, "silent": now - LIVE_SECONDS, "all": now}
+    assert await counter.gateway.live_addresses() == [C1, C2]

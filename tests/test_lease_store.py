@@ -5,14 +5,15 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Protocol, Remote
 from igd.lease_store import LeaseStore, StoreError
 from tests.counter import Clock
 
@@ -42,18 +43,28 @@ def test_a_store_begins_empty_and_makes_its_directory(path: Path) -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
-entries = st.builds(
-    Entry,
-    st.builds(
-        PortMapping,
-        st.sampled_from(Protocol),
-        st.integers(1, 65535),
-        st.builds(Endpoint, st.ip_addresses(v=4), st.integers(1, 65535)),
-        texts,
-        texts,
-    ),
-    st.builds(Lease, st.integers(0, 10**7).map(float), st.booleans()),
+
+
+def endpoints(version: Literal[4, 6]) -> st.SearchStrategy[Endpoint]:
+    return st.builds(Endpoint, st.ip_addresses(v=version), st.integers(1, 65535))
+
+
+def remotes(version: Literal[4, 6]) -> st.SearchStrategy[tuple[Remote, ...]]:
+    bits = 32 if version == 4 else 128
+    networks = st.builds(
+        lambda address, prefix: ip_network((address, prefix), strict=False),
+        st.ip_addresses(v=version),
+        st.integers(0, bits),
+    )
+    return st.lists(st.builds(Remote, networks, st.integers(0, 65535)), max_size=3).map(tuple)
+
+
+protocols = st.sampled_from(Protocol)
+mappings = st.one_of(
+    st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), texts, texts, remotes(4)),
+    st.builds(Pinhole, protocols, endpoints(6), texts, texts, remotes(6)),
 )
+entries = st.builds(Entry, mappings, st.builds(Lease, st.integers(0, 10**7).map(float), st.booleans()))
 
 
 @given(held=st.lists(entries, max_size=8, unique_by=lambda each: each.mapping.key))
@@ -63,6 +74,40 @@ def test_what_was_saved_comes_back_in_order(tmp_path_factory: pytest.TempPathFac
         store.save([Change(None, each) for each in held])
     with opened(path) as store:
         assert store.load() == held
+
+
+def test_pinholes_to_one_port_of_several_addresses_live_side_by_side(path: Path) -> None:
+    def pinhole(address: str) -> Entry:
+        return Entry(Pinhole(Protocol.TCP, Endpoint(IPv6Address(address), 80), "key="), Lease(1600.0))
+
+    first, second = pinhole("2001:db8::1"), pinhole("2001:db8::2")
+    with opened(path) as store:
+        store.save([Change(None, first), Change(None, second)])
+        store.save([Change(first, None)])
+        assert store.load() == [second]
+
+
+_VERSION_1 = """
+    CREATE TABLE lease (
+        protocol INTEGER NOT NULL, external_port INTEGER NOT NULL, internal_address TEXT NOT NULL,
+        internal_port INTEGER NOT NULL, peer TEXT NOT NULL, description TEXT NOT NULL,
+        expires REAL NOT NULL, endless INTEGER NOT NULL, UNIQUE (protocol, external_port)
+    );
+    INSERT INTO lease VALUES (17, 8044, '10.100.0.2', 80, 'key=', 'newer', 1700000600.0, 0);
+    INSERT INTO lease VALUES (17, 8043, '10.100.0.2', 80, 'key=', 'old', 1700000600.0, 1);
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_the_first_version_is_taken_over(path: Path) -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(_VERSION_1)
+    expected = [entry(8044, description="newer"), entry(8043, description="old", endless=True)]
+    for _again in range(2):
+        with opened(path) as store:
+            assert store.load() == expected
+            store.save([Change(expected[0], expected[0])])
 
 
 @pytest.mark.parametrize("description", ["", "a\0b", "torrent ü 🏠 \n\t'\";--", "\x7f\u202e"])

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
-from igd.core.request import MapPort, Refusal, Refused, UnmapPorts
+from igd.core.request import MapPort, Refusal, Refused, Reply, Request, UnmapPorts
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.ledger import RETRY_SECONDS, Ledger
-from tests.counter import C1, C2, EXTERNAL, PEERS, Clock, Counter, MemoryStore, map_port
+from tests.counter import C1, C2, EXTERNAL, PEERS, Clock, Counter, MemoryStore, map_port, peer
 
 OTHER = IPv4Address("60.60.60.2")
 
@@ -70,7 +70,7 @@ class Failing(Counter):
                 return
             assert wake > self.clock.now, "the timer would spin"
             self.clock.now = wake
-            await self.gateway.wake()
+            await self.caretaker.wake()
         raise AssertionError("it never comes to rest")
 
 
@@ -162,16 +162,16 @@ async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
                     assert counter.backend.entries == counter.table
             case float():
                 counter.clock.now += step
-                await counter.gateway.wake()
+                await counter.caretaker.wake()
             case tuple():
                 counter.peers.all = step
-                await counter.gateway.recheck_peers()
+                await counter.caretaker.recheck_peers()
             case IPv4Address():
                 address = step
-                await counter.gateway.set_addresses(step, [step])
+                await counter.caretaker.set_addresses(step, [step])
     counter.kernel.trouble.ahead, counter.disk.ahead = [], []
-    await counter.gateway.recheck_peers()
-    await counter.gateway.wake()
+    await counter.caretaker.recheck_peers()
+    await counter.caretaker.wake()
     assert counter.backend.entries == counter.table
     assert counter.backend.addresses == {address}
     counter.peers.all = PEERS
@@ -204,8 +204,8 @@ async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
         counter.peers.all = PEERS[1:]
     deed = {
         "ask": lambda: counter.ask(map_port(2000)),
-        "wake": counter.gateway.wake,
-        "recheck": counter.gateway.recheck_peers,
+        "wake": counter.caretaker.wake,
+        "recheck": counter.caretaker.recheck_peers,
     }[task]
     asking = asyncio.ensure_future(deed())
     await asyncio.to_thread(kernel.begun.wait, 10)
@@ -217,6 +217,84 @@ async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
     assert counter.all_equal()
     assert len(counter.table) == (2 if task == "ask" else 0)
     await counter.ledger.close()
+
+
+class CountingKernel(SlowKernel):
+    """Says what came in each transaction; `bad` is a port that it does not take."""
+
+    def __init__(self, bad: int | None = None) -> None:
+        super().__init__()
+        self.bad = bad
+        self.batches: list[list[int]] = []
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Fail as a whole."""
+        self.batches.append([key[1] for change in changes for key in [change.key]])
+        if any(port == self.bad for port in self.batches[-1]):
+            raise FirewallError("no")
+        super().apply(changes, now)
+
+
+def crowd(size: int) -> dict[str, IPv4Address]:
+    return {f"p{n}": IPv4Address("10.100.1.0") + n for n in range(size)}
+
+
+async def ask_together(counter: Counter, kernel: CountingKernel, peers: dict[str, IPv4Address]) -> list[Reply]:
+    """Have the first peer's change begin, and those of the others wait behind it."""
+    counter.peers.all = tuple(peer(name, f"{address}/32") for name, address in peers.items())
+    requests = [
+        asyncio.ensure_future(counter.ask(map_port(2000 + n, address), address))
+        for n, address in enumerate(peers.values())
+    ]
+    await asyncio.to_thread(kernel.begun.wait, 10)
+    kernel.go.set()
+    return await asyncio.gather(*requests)
+
+
+async def test_what_waits_behind_a_change_is_made_together() -> None:
+    kernel = CountingKernel()
+    counter = Counter(backend=kernel)
+    await counter.start()
+    replies = await ask_together(counter, kernel, crowd(6))
+    assert not any(isinstance(reply, Refused) for reply in replies)
+    assert [len(batch) for batch in kernel.batches] == [1, 5]
+    assert counter.all_equal()
+
+
+async def test_one_bad_change_refuses_none_of_its_neighbours() -> None:
+    kernel = CountingKernel(bad=2003)
+    counter = Counter(backend=kernel)
+    await counter.start()
+    replies = await ask_together(counter, kernel, crowd(6))
+    assert [isinstance(reply, Refused) for reply in replies] == [False, False, False, True, False, False]
+    assert kernel.batches == [[2000], [2001, 2002, 2003, 2004, 2005], [2001], [2002], [2003], [2004], [2005]]
+    assert counter.all_equal()
+    kernel.bad = None
+    assert not isinstance(await counter.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), "it is free"
+
+
+async def test_a_port_that_is_being_granted_is_nobody_elses() -> None:
+    kernel = CountingKernel()
+    counter = Counter(backend=kernel)
+    await counter.start()
+    first = asyncio.ensure_future(counter.ask(map_port(2000)))
+    await asyncio.to_thread(kernel.begun.wait, 10)
+    assert await counter.ask(map_port(2000, C2), C2) == Refused(Refusal.CONFLICT)
+    assert counter.table == {}, "nor is it told of before it stands"
+    kernel.go.set()
+    assert not isinstance(await first, Refused)
+
+
+async def test_a_peers_changes_are_made_in_the_order_in_which_it_asks() -> None:
+    kernel = CountingKernel()
+    counter = Counter(backend=kernel)
+    await counter.start()
+    script: list[Request] = [map_port(2000), map_port(2000, lifetime=600), UnmapPorts(Protocol.TCP, 2000, 2000)]
+    asking = [asyncio.ensure_future(counter.ask(step)) for step in script]
+    await asyncio.to_thread(kernel.begun.wait, 10)
+    kernel.go.set()
+    assert not any(isinstance(reply, Refused) for reply in await asyncio.gather(*asking))
+    assert counter.table == counter.backend.entries == {}
 
 
 async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
@@ -235,10 +313,10 @@ async def test_a_full_disk_keeps_no_port_open() -> None:
     await counter.start(entry(1024, expires=1010.0), entry(1025, expires=5000.0))
     counter.clock.now = 1010.0
     counter.disk.ahead = [NO, NO, NO]
-    await counter.gateway.wake()
+    await counter.caretaker.wake()
     assert list(counter.backend.entries) == list(counter.table) == [(Protocol.TCP, 1025)]
     counter.peers.all = PEERS[1:]
-    await counter.gateway.recheck_peers()
+    await counter.caretaker.recheck_peers()
     assert counter.backend.entries == counter.table == {}
     assert len(counter.store.entries) == 2
     counter.disk.ahead, counter.peers.all = [], PEERS
@@ -269,7 +347,7 @@ async def test_listeners_hear_every_change() -> None:
     ledger = Ledger(Pretend(), MemoryStore(), Clock())
     heard: list[float | None] = []
     ledger.on_change.append(lambda: heard.append(ledger.next_wake()))
-    async with ledger.turn():
+    async with ledger.turn("c1"):
         await ledger.commit([Change(None, entry(1, 1500.0))])
         await ledger.commit([Change(entry(1, 1500.0), None)])
         await ledger.impose([])

@@ -1,8 +1,8 @@
-"""The nouns: protocol, endpoint, port mapping, lease, and one change of the table."""
+"""The nouns: protocol, endpoint, port mapping, pinhole, lease, and one change of the table."""
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 
 class Protocol(enum.IntEnum):
@@ -14,24 +14,35 @@ class Protocol(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An IPv4 address and a port (1 to 65535)."""
+    """An address and a port (1 to 65535)."""
 
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     port: int
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
 
 
-Key = tuple[Protocol, int]
-"""What makes a mapping unique on this server: protocol and external port."""
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where packets may come from: a network, and there one port (1 to 65535) or any (0)."""
+
+    network: IPv4Network | IPv6Network
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.network} port {self.port}" if self.port else str(self.network)
+
+
+Key = tuple[Protocol, int] | tuple[Protocol, int, IPv6Address]
+"""What makes a mapping unique on this server: protocol and external port, of a pinhole with the address."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """One external port (1 to 65535) that leads to one internal endpoint, asked for by one peer.
+    """One external port (1 to 65535) that leads to one internal IPv4 endpoint, asked for by one peer.
 
-    `peer` is the WireGuard public key of the peer that asked, in base64.
+    `peer` is the WireGuard public key of the peer that asked, in base64. Only `remotes` (IPv4) get in; none: everybody.
     """
 
     protocol: Protocol
@@ -39,14 +50,50 @@ class PortMapping:
     internal: Endpoint
     peer: str
     description: str = ""
+    remotes: tuple[Remote, ...] = ()
 
     @property
-    def key(self) -> Key:
-        """The protocol and the external port: no two mappings share them."""
+    def key(self) -> tuple[Protocol, int]:
+        """The protocol and the external port: no two port mappings share them."""
         return self.protocol, self.external_port
 
     def __str__(self) -> str:
-        return f"{self.protocol.name} {self.external_port} -> {self.internal}"
+        return f"{self.protocol.name} {self.external_port} -> {self.internal}{_from(self.remotes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pinhole:
+    """One internal IPv6 endpoint that the internet may reach although the server's firewall drops; else as PortMapping.
+
+    Nothing is translated: outside, the endpoint has the address and the port that it has inside.
+    """
+
+    protocol: Protocol
+    internal: Endpoint
+    peer: str
+    description: str = ""
+    remotes: tuple[Remote, ...] = ()
+
+    @property
+    def external_port(self) -> int:
+        """The port under which the internet reaches the endpoint."""
+        return self.internal.port
+
+    @property
+    def key(self) -> tuple[Protocol, int, IPv6Address]:
+        """The protocol and the endpoint: no two pinholes share them."""
+        assert isinstance(self.internal.address, IPv6Address), "a pinhole is IPv6's"
+        return self.protocol, self.internal.port, self.internal.address
+
+    def __str__(self) -> str:
+        return f"{self.protocol.name} {self.internal}{_from(self.remotes)}"
+
+
+def _from(remotes: tuple[Remote, ...]) -> str:
+    return f" from {', '.join(map(str, remotes))}" if remotes else ""
+
+
+Mapping = PortMapping | Pinhole
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +116,7 @@ class Lease:
 class Entry:
     """A mapping and its lease, as the table holds them."""
 
-    mapping: PortMapping
+    mapping: Mapping
     lease: Lease
 
 
@@ -82,6 +129,13 @@ class Change:
 
     before: Entry | None
     after: Entry | None
+
+    @property
+    def key(self) -> Key:
+        """The key of the entry that changes."""
+        either = self.after or self.before
+        assert either is not None, "a change without sides"
+        return either.mapping.key
 
     def undone(self) -> "Change":
         """Give the change that takes this one back."""

@@ -70,12 +70,10 @@ class Peers:
                 return peer
         return None
 
-    def networks(self) -> tuple[IPv4Network, ...]:
-        """Give the IPv4 networks in which everything that peers own lies."""
+    def networks(self) -> tuple[Network, ...]:
+        """Give the networks in which everything that peers own lies."""
         owned = [network for peer in self.all for network in peer.allowed_ips if _tells_who(network)]
-        return tuple(
-            collapse_addresses(network for network in (*self._networks, *owned) if isinstance(network, IPv4Network))
-        )
+        return collapsed([*self._networks, *owned])
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
         """Tell whether this peer, now at `source`, owns `internal`; by a wide entry it owns `source` alone."""
@@ -95,6 +93,14 @@ class Peers:
     def on_link(self, address: Address) -> bool:
         """Tell whether `address` lies in one of the interface's own networks."""
         return any(address in network for network in self._networks)
+
+
+def collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Give the same addresses in as few networks as possible, IPv4 first."""
+    both = tuple(networks)
+    ipv4 = collapse_addresses(network for network in both if isinstance(network, IPv4Network))
+    ipv6 = collapse_addresses(network for network in both if isinstance(network, IPv6Network))
+    return *ipv4, *ipv6
 
 
 def _tells_who(network: Network) -> bool:

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from igd.core.mapping import Endpoint, Lease
 from igd.core.request import ENDLESS
@@ -47,7 +47,7 @@ class Rule:
 
     allow: bool
     external: PortRange
-    network: IPv4Network
+    network: IPv4Network | IPv6Network
     internal: PortRange
     description: re.Pattern[str] | None = None
 
@@ -85,11 +85,11 @@ class Rule:
 _VERDICTS = {"allow": True, "deny": False}
 
 
-def _network(text: str) -> IPv4Network:
+def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        return IPv4Network(text, strict=False)
+        return ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{text!r} is not an IPv4 address or network such as 10.100.0.0/16") from None
+        raise ValueError(f"{text!r} is not an address or a network such as 10.100.0.0/16 or 2001:db8::/64") from None
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -101,7 +101,7 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise ValueError(f"{text} is not a regular expression: {error}") from None
 
 
-ANY_UNPRIVILEGED = Rule.parse("allow 1024-65535 0.0.0.0/0 1024-65535")
+ANY_UNPRIVILEGED = tuple(Rule.parse(f"allow 1024-65535 {network} 1024-65535") for network in ("0.0.0.0/0", "::/0"))
 """The default: with no word from the operator, ports from 1024 to any address that the asking peer owns."""
 
 
@@ -109,7 +109,7 @@ ANY_UNPRIVILEGED = Rule.parse("allow 1024-65535 0.0.0.0/0 1024-65535")
 class Policy:
     """What peers may have: the first rule that matches decides, none denies; lifetimes in seconds."""
 
-    rules: tuple[Rule, ...] = (ANY_UNPRIVILEGED,)
+    rules: tuple[Rule, ...] = ANY_UNPRIVILEGED
     max_lifetime: int = 604800
     default_lifetime: int = 604800
     mappings_per_peer: int = 64

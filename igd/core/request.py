@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Endpoint, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Mapping, Protocol, Remote
 
 ENDLESS = 0
 """The lifetime of a request that names no end (UPnP's lease duration 0)."""
@@ -12,9 +12,10 @@ ENDLESS = 0
 
 @dataclass(frozen=True, slots=True)
 class MapPort:
-    """Open `external_port` and lead it to `internal`, for `lifetime` seconds or ENDLESS.
+    """Open `external_port` and lead it to `internal`, for `lifetime` seconds or ENDLESS, for `remotes` (none: for all).
 
     With `any_port` the external port is a wish: another may be granted, and None leaves the choice to the gateway.
+    An internal IPv6 endpoint gets a pinhole, and its own port, whatever is wished.
     """
 
     protocol: Protocol
@@ -23,20 +24,26 @@ class MapPort:
     lifetime: int
     description: str = ""
     any_port: bool = False
+    remotes: tuple[Remote, ...] = ()
 
     def __str__(self) -> str:
         port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
         seconds = f"{self.lifetime} s" if self.lifetime else "good"
-        return f"map {self.protocol.name} {port} -> {self.internal} for {seconds} ({self.description!r})"
+        remotes = f" from {', '.join(map(str, self.remotes))}" if self.remotes else ""
+        return f"map {self.protocol.name} {port} -> {self.internal}{remotes} for {seconds} ({self.description!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class UnmapPorts:
-    """Close all of the asking peer's mappings with external ports from `first_port` to `last_port`, both included."""
+    """Close all of the asking peer's port mappings with external ports from `first_port` to `last_port`, both included.
+
+    With `remotes`, those alone that are for just these.
+    """
 
     protocol: Protocol
     first_port: int
     last_port: int
+    remotes: tuple[Remote, ...] | None = None
 
     def __str__(self) -> str:
         ports = f"{self.first_port}-{self.last_port}" if self.first_port != self.last_port else str(self.first_port)
@@ -45,15 +52,16 @@ class UnmapPorts:
 
 @dataclass(frozen=True, slots=True)
 class GetMapping:
-    """Read the asking peer's mapping of this external port."""
+    """Read the asking peer's mapping of this external port for just these remotes (none: for everybody)."""
 
     protocol: Protocol
     external_port: int
+    remotes: tuple[Remote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ListMappings:
-    """Read all mappings of the asking peer, oldest first."""
+    """Read all port mappings of the asking peer, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ Request = MapPort | UnmapPorts | GetMapping | ListMappings | GetExternalAddress 
 class Mapped:
     """A mapping that stands, and the seconds left of its lease."""
 
-    mapping: PortMapping
+    mapping: Mapping
     lifetime: int
 
 
@@ -81,7 +89,7 @@ class Mapped:
 class Unmapped:
     """The mappings that were closed; never empty."""
 
-    mappings: tuple[PortMapping, ...]
+    mappings: tuple[Mapping, ...]
 
 
 @dataclass(frozen=True, slots=True)

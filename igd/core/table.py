@@ -3,20 +3,23 @@
 import heapq
 from collections.abc import Iterable, Iterator
 
-from igd.core.mapping import Change, Entry, Key, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Entry, Key, Lease, Mapping, PortMapping, Protocol, Remote
 from igd.core.request import Refusal
 
 
 class Table:
     """All mappings of one gateway, each key once, oldest first.
 
-    The `plan_*` methods and `expired` only tell what would change; nothing does until `accept`.
+    The `plan_*` methods and `expired` only tell what would change. What is planned is reserved while kernel and store
+    are asked, so that nobody else is granted the same, and then accepted or released; until then no list shows it. A
+    peer has one plan under way at most.
     """
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._expiries: list[tuple[float, Key]] = []
+        self._reserved: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -33,10 +36,10 @@ class Table:
         return self._by_peer.get(public_key, {}).get(key)
 
     def free(self, key: Key) -> bool:
-        """Tell whether nobody holds this key."""
-        return key not in self._entries
+        """Tell whether nobody holds this key, or is about to."""
+        return key not in self._entries and key not in self._reserved
 
-    def plan_map(self, mapping: PortMapping, lease: Lease, quota: int) -> Change | Refusal:
+    def plan_map(self, mapping: Mapping, lease: Lease, quota: int) -> Change | Refusal:
         """Plan a new entry, or the renewal of the one that this peer has for the same internal address.
 
         The same key for another peer, or for another host behind the same peer, is a conflict (WANIPConnection:1
@@ -44,6 +47,8 @@ class Table:
         """
         entry = Entry(mapping, lease)
         held = self._entries.get(mapping.key)
+        if mapping.key in self._reserved:
+            return Refusal.CONFLICT
         if held is None:
             if len(self._by_peer.get(mapping.peer, {})) >= quota:
                 return Refusal.QUOTA
@@ -52,12 +57,20 @@ class Table:
             return Refusal.CONFLICT
         return Change(held, entry)
 
-    def plan_unmap(self, public_key: str, protocol: Protocol, first: int, last: int) -> list[Change]:
-        """Plan the end of all this peer's mappings with external ports from `first` to `last`."""
+    def plan_unmap(
+        self, public_key: str, protocol: Protocol, first: int, last: int, remotes: tuple[Remote, ...] | None = None
+    ) -> list[Change]:
+        """Plan the end of all this peer's port mappings with external ports from `first` to `last`.
+
+        With `remotes`, of those that are for just these.
+        """
         return [
             Change(entry, None)
             for entry in self.of_peer(public_key)
-            if entry.mapping.protocol is protocol and first <= entry.mapping.external_port <= last
+            if isinstance(entry.mapping, PortMapping)
+            and entry.mapping.protocol is protocol
+            and first <= entry.mapping.external_port <= last
+            and remotes in (None, entry.mapping.remotes)
         ]
 
     def expired(self, now: float) -> list[Entry]:
@@ -80,15 +93,24 @@ class Table:
             heapq.heappop(self._expiries)
         return None
 
+    def reserve(self, changes: Iterable[Change]) -> None:
+        """Keep everybody else from the keys of these planned changes."""
+        keys = {change.key for change in changes}
+        assert keys.isdisjoint(self._reserved), "a plan on top of another that is under way"
+        self._reserved |= keys
+
+    def release(self, changes: Iterable[Change]) -> None:
+        """Forget these planned changes."""
+        self._reserved -= {change.key for change in changes}
+
     def accept(self, changes: Iterable[Change]) -> None:
         """Make planned changes true; each `before` must be what the table holds."""
         for change in changes:
-            either = change.after or change.before
-            assert either is not None, "a change without sides"
-            key = either.mapping.key
+            key = change.key
+            self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "a change planned on another table"
             if change.after is None:
-                self._forget(either)
+                self._forget(key)
             else:
                 self._entries[key] = change.after
                 self._by_peer.setdefault(change.after.mapping.peer, {})[key] = change.after
@@ -97,9 +119,9 @@ class Table:
             self._expiries = [(entry.lease.expires, key) for key, entry in self._entries.items()]
             heapq.heapify(self._expiries)
 
-    def _forget(self, entry: Entry) -> None:
-        del self._entries[entry.mapping.key]
-        of_peer = self._by_peer[entry.mapping.peer]
-        del of_peer[entry.mapping.key]
+    def _forget(self, key: Key) -> None:
+        peer = self._entries.pop(key).mapping.peer
+        of_peer = self._by_peer[peer]
+        del of_peer[key]
         if not of_peer:
-            del self._by_peer[entry.mapping.peer]
+            del self._by_peer[peer]

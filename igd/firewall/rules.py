@@ -1,7 +1,9 @@
-"""What the kernel backends agree on: names, the mark, and how long an entry lasts without us."""
+"""What the kernel backends agree on: the site, names, the mark, and how long an entry lasts without us."""
 
 import os
 import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from igd.core.mapping import Lease
 
@@ -15,9 +17,30 @@ We end leases ourselves; the kernel's own timeout is only the switch that closes
 from racing with us, and is short beside any lease that a client would ask for.
 """
 
-
 OURS = "igd_"
 """How the tables and chains of every instance begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where one gateway stands, and how its operator wants the kernel to look.
+
+    `external` and `wireguard` are the interfaces between which mapped flows go, `peers` the networks in which the peers'
+    addresses lie, `mark` the one conntrack mark bit of our flows. `hairpin`: peers reach each other, and themselves,
+    through the public address. `preserve_source_port`: what a peer sends by UDP from a mapped internal port leaves from
+    the mapped external port. `own_table`: nobody but us may edit our nftables table, and it outlives us.
+    `forward_chain`: where to let mapped flows in, by iptables' name of a chain ("DOCKER-USER") or nft's ("inet filter
+    forward"); None: first in iptables' FORWARD, if that drops them.
+    """
+
+    external: str
+    wireguard: str
+    peers: tuple[IPv4Network | IPv6Network, ...]
+    mark: int = MARK
+    hairpin: bool = True
+    preserve_source_port: bool = False
+    own_table: bool = False
+    forward_chain: str | None = None
 
 
 def kernel_timeout(lease: Lease, now: float) -> int:

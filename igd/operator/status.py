@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 
+from igd.core.mapping import Endpoint
 from igd.core.request import Mapped
 
 
@@ -37,13 +39,14 @@ def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
         "external_port": mapping.external_port,
         "internal_address": str(mapping.internal.address),
         "internal_port": mapping.internal.port,
+        "remotes": [str(remote) for remote in mapping.remotes],
         "lease": mapped.lifetime,
         "peer": mapping.peer,
         "description": mapping.description,
     }
 
 
-_COLUMNS = ("PROTOCOL", "EXTERNAL", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
+_COLUMNS = ("PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
 
 
 def table(mappings: Iterable[dict[str, Any]]) -> str:
@@ -55,7 +58,8 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
     return (
         mapping["protocol"],
         str(mapping["external_port"]),
-        f"{mapping['internal_address']}:{mapping['internal_port']}",
+        ", ".join(mapping["remotes"]) or "anywhere",
+        str(Endpoint(ip_address(mapping["internal_address"]), mapping["internal_port"])),
         f"{mapping['lease']}s",
         mapping["peer"],
         printable(mapping["description"]),

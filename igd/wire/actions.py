@@ -9,7 +9,6 @@ from uuid import UUID
 from igd.core.request import (
     GetExternalAddress,
     GetLinkStatus,
-    GetMapping,
     LinkStatus,
     ListMappings,
     Refusal,
@@ -254,7 +253,7 @@ ACTIONS = (
         "GetSpecificPortMappingEntry",
         _KEY,
         _VALUE,
-        lambda inputs, _parties: GetMapping(*port_mappings.key(inputs)),
+        lambda inputs, _parties: port_mappings.get(inputs),
         lambda mapped, _inputs: port_mappings.value_outputs(mapped),
     ),
     Action(
@@ -269,7 +268,7 @@ ACTIONS = (
         "DeletePortMapping",
         _KEY,
         {},
-        lambda inputs, _parties: UnmapPorts(*port_mappings.one_port(inputs)),
+        lambda inputs, _parties: port_mappings.delete(inputs),
     ),
     Action(
         WAN_IP_CONNECTION,

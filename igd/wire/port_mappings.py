@@ -1,9 +1,9 @@
 """Port mappings in UPnP's words: arguments become requests, and mappings become arguments."""
 
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
-from igd.core.mapping import Endpoint, Protocol
-from igd.core.request import ENDLESS, Mapped, Mappings, MapPort
+from igd.core.mapping import Endpoint, Protocol, Remote
+from igd.core.request import ENDLESS, GetMapping, Mapped, Mappings, MapPort, UnmapPorts
 from igd.wire import markup
 from igd.wire.soap import Arguments, UPnPError
 
@@ -13,18 +13,34 @@ _ANY_REMOTE_HOST = {"", "*", "0.0.0.0", "0.0.0.0/0", "::", "::/0"}  # noqa: S104
 _LIST = 'p:PortMappingList xmlns:p="urn:schemas-upnp-org:gw:WANIPConnection"'
 
 
-def key(inputs: Arguments) -> tuple[Protocol, int]:
-    """Give what names an existing mapping: none has port 0, and none is for one remote host only."""
+def _remotes(inputs: Arguments) -> tuple[Remote, ...]:
+    """Give the one host that may come in, or none: everybody may. A name would have to be looked up (600)."""
+    host = inputs["NewRemoteHost"].strip()
+    if host in _ANY_REMOTE_HOST:
+        return ()
+    try:
+        return (Remote(IPv4Network(IPv4Address(host))),)
+    except AddressValueError as error:
+        raise UPnPError(600, "Argument Value Invalid: NewRemoteHost must be empty or an IPv4 address") from error
+
+
+def _key(inputs: Arguments) -> tuple[Protocol, int, tuple[Remote, ...]]:
+    """Give what names an existing mapping: none has port 0."""
     port = int(inputs["NewExternalPort"])
-    if port == 0 or inputs["NewRemoteHost"].strip() not in _ANY_REMOTE_HOST:
-        raise UPnPError(714, "NoSuchEntryInArray: mappings have a port, and are for any remote host")
-    return Protocol[inputs["NewProtocol"]], port
+    if port == 0:
+        raise UPnPError(714, "NoSuchEntryInArray: mappings have a port")
+    return Protocol[inputs["NewProtocol"]], port, _remotes(inputs)
 
 
-def one_port(inputs: Arguments) -> tuple[Protocol, int, int]:
-    """Give the range that holds nothing but the mapping named."""
-    protocol, port = key(inputs)
-    return protocol, port, port
+def get(inputs: Arguments) -> GetMapping:
+    """Give the request for the mapping named."""
+    return GetMapping(*_key(inputs))
+
+
+def delete(inputs: Arguments) -> UnmapPorts:
+    """Give the request to close nothing but the mapping named, without a remote host whoever it is for."""
+    protocol, port, remotes = _key(inputs)
+    return UnmapPorts(protocol, port, port, remotes or None)
 
 
 def ports(inputs: Arguments) -> tuple[Protocol, int, int]:
@@ -48,8 +64,6 @@ def _internal(inputs: Arguments, source: IPv4Address) -> Endpoint:
 
 
 def _map_port(inputs: Arguments, source: IPv4Address, *, any_port: bool) -> MapPort:
-    if inputs["NewRemoteHost"].strip() not in _ANY_REMOTE_HOST:
-        raise UPnPError(726, "RemoteHostOnlySupportsWildcard")
     if inputs["NewEnabled"] == "0":
         # RFC 6970: a mapping that is there and does not work is not supported, Enabled must be 1.
         raise UPnPError(600, "Argument Value Invalid: NewEnabled must be 1")
@@ -60,6 +74,7 @@ def _map_port(inputs: Arguments, source: IPv4Address, *, any_port: bool) -> MapP
         lifetime=int(inputs["NewLeaseDuration"]) or ENDLESS,
         description=inputs["NewPortMappingDescription"],
         any_port=any_port,
+        remotes=_remotes(inputs),
     )
 
 
@@ -78,10 +93,15 @@ def add_any(inputs: Arguments, source: IPv4Address) -> MapPort:
 
 def _key_outputs(mapped: Mapped) -> Arguments:
     return {
-        "NewRemoteHost": "",
+        "NewRemoteHost": _remote_host(mapped.mapping.remotes),
         "NewExternalPort": str(mapped.mapping.external_port),
         "NewProtocol": mapped.mapping.protocol.name,
     }
+
+
+def _remote_host(remotes: tuple[Remote, ...]) -> str:
+    """Name the first of several, and of a network the first address: UPnP has no words for more."""
+    return str(remotes[0].network.network_address) if remotes else ""
 
 
 def value_outputs(mapped: Mapped) -> Arguments:

@@ -1,7 +1,8 @@
 """The table against a plain dictionary, and its words of refusal one by one."""
 # ruff: noqa: D102 - the names of the steps say what they do
 
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import ClassVar
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Protocol, Remote
 from igd.core.request import Refusal
 from igd.core.table import Table
 
@@ -71,6 +72,45 @@ def test_a_plan_changes_nothing() -> None:
     held.plan_unmap("c1", Protocol.TCP, 1, 65535)
     held.expired(1000.0)
     assert list(held) == [entry(1)]
+
+
+def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
+    held = table()
+    plan = [Change(None, entry(1))]
+    held.reserve(plan)
+    assert not held.free((Protocol.TCP, 1))
+    assert held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA) is Refusal.CONFLICT
+    assert list(held) == []
+    held.release(plan)
+    assert held.free((Protocol.TCP, 1))
+    held.reserve(plan)
+    held.accept(plan)
+    held.reserve([Change(entry(1), None)])
+    assert not held.free((Protocol.TCP, 1)), "it is still open"
+    held.accept([Change(entry(1), None)])
+    assert held.free((Protocol.TCP, 1))
+
+
+PINHOLE = Pinhole(Protocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
+
+
+def test_a_pinhole_and_a_port_mapping_of_one_port_do_not_meet() -> None:
+    held = table(entry(1), Entry(PINHOLE, Lease(60.0)))
+    assert held.plan_unmap("c1", Protocol.TCP, 1, 65535) == [Change(entry(1), None)]
+    renewed = Entry(PINHOLE, Lease(90.0))
+    assert held.plan_map(PINHOLE, Lease(90.0), QUOTA) == Change(Entry(PINHOLE, Lease(60.0)), renewed)
+    assert held.plan_map(replace(PINHOLE, peer="c2"), Lease(90.0), QUOTA) is Refusal.CONFLICT
+
+
+ONE = (Remote(IPv4Network("198.51.100.7")),)
+
+
+def test_who_names_remotes_closes_what_is_for_just_these() -> None:
+    restricted = Entry(replace(mapping(1), remotes=ONE), Lease(60.0))
+    held = table(restricted, entry(2))
+    assert held.plan_unmap("c1", Protocol.TCP, 1, 2, ONE) == [Change(restricted, None)]
+    assert held.plan_unmap("c1", Protocol.TCP, 1, 2, ()) == [Change(entry(2), None)]
+    assert len(held.plan_unmap("c1", Protocol.TCP, 1, 2)) == 2
 
 
 def test_another_peers_entries_are_found_by_nobody() -> None:

@@ -73,7 +73,7 @@ def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
         ("internal port 65537", {"InternalPort": 65537}, 601),
         ("all external ports", {"ExternalPort": 0}, 716),
         ("internal port 0", {"InternalPort": 0}, 732),
-        ("one remote host", {"RemoteHost": "60.60.60.2"}, 726),
+        ("a remote host's name", {"RemoteHost": "example.org"}, 600),
         ("a mapping that is off", {"Enabled": 0}, 600),
         ("a name as address", {"InternalClient": "localhost"}, 600),
     ]

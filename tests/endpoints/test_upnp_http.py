@@ -308,7 +308,7 @@ async def test_the_page_shows_a_peer_its_own_mappings_as_text(counter: Counter) 
     )
     assert str(EXTERNAL) in answer.body
     assert "2001" not in answer.body
-    await counter.gateway.set_addresses(None, [])
+    await counter.caretaker.set_addresses(None, [])
     assert "no address yet" in (await exchange(get("/"))).body
 
 

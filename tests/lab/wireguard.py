@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-Forward = Literal["accept-lines", "drop"]
+Forward = Literal["accept-lines", "drop", "open"]
 Iptables = Literal["nft", "legacy"]
 
 ENDPOINT = "60.60.60.1:51820"
@@ -13,10 +13,11 @@ ENDPOINT = "60.60.60.1:51820"
 _NO_MULTICAST = "PostUp = ip link set %i multicast off"
 
 # What lets the VPN's packets through srv. "accept-lines" is how the how-tos do it, in wg0.conf. "drop" is a
-# careful operator's static firewall: clients out, answers in, and nothing new towards wg0.
+# careful operator's static firewall: clients out, answers in, and nothing new towards wg0. "open" has nothing of it.
 _ACCEPT_LINES: Mapping[Forward, Sequence[str]] = {
     "accept-lines": ("FORWARD -i %i -j ACCEPT", "FORWARD -o %i -j ACCEPT"),
     "drop": (),
+    "open": (),
 }
 _DROPPING = """*filter
 :INPUT ACCEPT [0:0]
@@ -26,7 +27,7 @@ _DROPPING = """*filter
 -A FORWARD -i wg0 -j ACCEPT
 COMMIT
 """
-STATIC_RULES: Mapping[Forward, str] = {"accept-lines": "", "drop": _DROPPING}
+STATIC_RULES: Mapping[Forward, str] = {"accept-lines": "", "drop": _DROPPING, "open": ""}
 
 
 class Keys(NamedTuple):

@@ -1,11 +1,11 @@
 """What an operator sees is complete, aligned, and cannot act on his terminal."""
 
 import json
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 
-from igd.core.mapping import Endpoint, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Pinhole, PortMapping, Protocol, Remote
 from igd.core.request import Mapped
 from igd.operator.status import Status, listing, mapping_as_json, printable, table
 
@@ -36,6 +36,7 @@ def test_a_mapping_as_plain_values() -> None:
         "external_port": 8043,
         "internal_address": "10.100.0.2",
         "internal_port": 80,
+        "remotes": [],
         "lease": 300,
         "peer": "key=",
         "description": "web",
@@ -46,14 +47,21 @@ def test_a_mapping_as_plain_values() -> None:
 def test_mappings_as_a_table() -> None:
     shown = table(map(mapping_as_json, (mapped(8043, "a web server"), mapped(1))))
     assert shown == (
-        "PROTOCOL  EXTERNAL  INTERNAL       LEASE  PEER  DESCRIPTION\n"
-        "TCP       8043      10.100.0.2:80  300s   key=  a web server\n"
-        "TCP       1         10.100.0.2:80  300s   key="
+        "PROTOCOL  EXTERNAL  FROM      INTERNAL       LEASE  PEER  DESCRIPTION\n"
+        "TCP       8043      anywhere  10.100.0.2:80  300s   key=  a web server\n"
+        "TCP       1         anywhere  10.100.0.2:80  300s   key="
     )
 
 
+def test_a_pinhole_for_two_networks_as_a_table() -> None:
+    remotes = (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("::/0"), 53))
+    pinhole = Pinhole(Protocol.UDP, Endpoint(IPv6Address("2001:470:100::2"), 80), "key=", "", remotes)
+    line = table([mapping_as_json(Mapped(pinhole, 300))]).splitlines()[1]
+    assert line == "UDP       80        2001:db8::/32, ::/0 port 53  [2001:470:100::2]:80  300s   key="
+
+
 def test_without_mappings_there_is_a_head() -> None:
-    assert table([]).split() == ["PROTOCOL", "EXTERNAL", "INTERNAL", "LEASE", "PEER", "DESCRIPTION"]
+    assert table([]).split() == ["PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION"]
 
 
 def test_the_status_as_lines() -> None:

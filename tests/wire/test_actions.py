@@ -1,14 +1,14 @@
 """The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, PortMapping, Protocol
+from igd.core.mapping import Endpoint, PortMapping, Protocol, Remote
 from igd.core.request import (
     ENDLESS,
     ExternalAddress,
@@ -60,6 +60,7 @@ def mapped(port: int, protocol: Protocol = Protocol.TCP, description: str = "d")
     return Mapped(PortMapping(protocol, port, internal, "peer", description), 299)
 
 
+REMOTES = (Remote(IPv4Network("198.51.100.7")),)
 MAPPINGS = Mappings((mapped(8043), mapped(8044, Protocol.UDP), mapped(9000), mapped(9001)))
 LINK = LinkStatus(
     up=True,
@@ -98,7 +99,21 @@ ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
     ("AddAnyPortMapping", ADD, MAP_ANY, mapped(50000), {"NewReservedPort": "50000"}),
     ("DeletePortMapping", KEY, UnmapPorts(Protocol.TCP, 8043, 8043), Unmapped((mapped(8043).mapping,)), {}),
     ("DeletePortMappingRange", RANGE, UnmapPorts(Protocol.TCP, 8000, 9000), Unmapped((mapped(8043).mapping,)), {}),
+    (
+        "DeletePortMapping",
+        KEY | {"NewRemoteHost": "198.51.100.7"},
+        UnmapPorts(Protocol.TCP, 8043, 8043, REMOTES),
+        Unmapped((mapped(8043).mapping,)),
+        {},
+    ),
     ("GetSpecificPortMappingEntry", KEY, GetMapping(Protocol.TCP, 8043), mapped(8043), VALUE),
+    (
+        "GetSpecificPortMappingEntry",
+        KEY | {"NewRemoteHost": "198.51.100.7"},
+        GetMapping(Protocol.TCP, 8043, REMOTES),
+        mapped(8043),
+        VALUE,
+    ),
     (
         "GetGenericPortMappingEntry",
         {"NewPortMappingIndex": "1"},
@@ -188,6 +203,10 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
     "any remote host, async-upnp-client": ({"NewRemoteHost": "0.0.0.0"}, MAP_PORT),
     "any remote host, IPv6": ({"NewRemoteHost": "::/0"}, MAP_PORT),
     "any remote host, a star": ({"NewRemoteHost": "*"}, MAP_PORT),
+    "one remote host": (
+        {"NewRemoteHost": " 198.51.100.7 "},
+        MapPort(Protocol.TCP, MAP_PORT.internal, 8043, 300, "d", remotes=REMOTES),
+    ),
     "arguments of its own": ({"NewSomething": "else"}, MAP_PORT),
     "no internal client: the sender": (
         {"NewInternalClient": ""},
@@ -240,10 +259,10 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "internal port 65537": ("AddPortMapping", ADD | {"NewInternalPort": "65537"}, 601),
     "not enabled": ("AddPortMapping", ADD | {"NewEnabled": "0"}, 600),
     "perhaps enabled": ("AddPortMapping", ADD | {"NewEnabled": "2"}, 402),
-    "one remote host": ("AddPortMapping", ADD | {"NewRemoteHost": "198.51.100.7"}, 726),
-    "any port, one remote host": ("AddAnyPortMapping", ADD | {"NewRemoteHost": "198.51.100.7"}, 726),
-    "deleting for one remote host": ("DeletePortMapping", KEY | {"NewRemoteHost": "198.51.100.7"}, 714),
-    "reading for one remote host": ("GetSpecificPortMappingEntry", KEY | {"NewRemoteHost": "198.51.100.7"}, 714),
+    "a remote host's name": ("AddPortMapping", ADD | {"NewRemoteHost": "example.org"}, 600),
+    "any port, a remote host's name": ("AddAnyPortMapping", ADD | {"NewRemoteHost": "example.org"}, 600),
+    "a remote network": ("AddPortMapping", ADD | {"NewRemoteHost": "198.51.100.0/24"}, 600),
+    "deleting for a remote host's name": ("DeletePortMapping", KEY | {"NewRemoteHost": "example.org"}, 600),
     "deleting port 0": ("DeletePortMapping", KEY | {"NewExternalPort": "0"}, 714),
     "a host's name": ("AddPortMapping", ADD | {"NewInternalClient": "localhost"}, 600),
     "an IPv6 address": ("AddPortMapping", ADD | {"NewInternalClient": "fd00::2"}, 600),

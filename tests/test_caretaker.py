@@ -1,0 +1,247 @@
+"""What was granted follows the clock, the peers and the store."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.policy import Policy, Rule
+from igd.core.request import (
+    ENDLESS,
+    GetMapping,
+    ListMappings,
+    Mapped,
+    Mappings,
+    MapPort,
+    Refusal,
+    Refused,
+)
+from igd.firewall.backend import FirewallError
+from igd.gateway import LIVE_SECONDS
+from tests.counter import C1, C1_HOST, C2, EXTERNAL, PEERS, SERVER, Counter, map_port, peer
+
+WEEK = 604800
+KEY = (Protocol.TCP, 8043)
+
+
+def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
+    owner = "c2" if internal == C2 else "c1"
+    return Entry(PortMapping(Protocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
+
+
+def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
+    return Policy(tuple(map(Rule.parse, rules)), max_lifetime, default_lifetime, quota)
+
+
+async def ports(counter: Counter, source: IPv4Address = C1) -> list[int]:
+    listed = await counter.ask(ListMappings(), source)
+    assert isinstance(listed, Mappings)
+    return [mapped.mapping.external_port for mapped in listed.mappings]
+
+
+# Time
+
+
+async def test_a_lease_ends_when_it_has_run_out_and_not_before() -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(2000, lifetime=2))
+    await counter.ask(map_port(2001, lifetime=600))
+    assert counter.ledger.next_wake() == counter.clock.now + 2
+    counter.clock.now += 1.9
+    await counter.caretaker.wake()
+    assert await ports(counter) == [2000, 2001]
+    counter.clock.now += 0.1
+    await counter.caretaker.wake()
+    assert await ports(counter) == [2001]
+    assert counter.all_equal()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4, 1.6, 1.9999, 2.0, 60.0])
+async def test_what_stands_is_never_told_as_endless(late: float) -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(lifetime=2))
+    counter.clock.now += late
+    mapped = await counter.ask(GetMapping(*KEY))
+    assert isinstance(mapped, Mapped)
+    assert mapped.lifetime in {1, 2}
+
+
+async def test_an_endless_lease_is_told_as_the_default_and_renewed_from_the_last_handshake() -> None:
+    counter = await Counter().start()
+    granted = await counter.ask(map_port(lifetime=ENDLESS))
+    assert isinstance(granted, Mapped)
+    assert granted.lifetime == WEEK
+    counter.clock.now += WEEK
+    counter.peers.shaken["c1"] = counter.clock.now - 1000
+    await counter.caretaker.wake()
+    held = counter.table[KEY]
+    assert held.lease == Lease(counter.clock.now - 1000 + WEEK, endless=True)
+    assert held.mapping == granted.mapping
+    assert counter.all_equal()
+    counter.clock.now = held.lease.expires
+    await counter.caretaker.wake()
+    assert counter.table == counter.backend.entries == counter.store.entries == {}
+
+
+@pytest.mark.parametrize("handshakes", [{}, {"c2": 1000.0 + WEEK}, {"c1": 1000.0}])
+async def test_an_endless_lease_ends_with_a_silent_peer(handshakes: dict[str, float]) -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(lifetime=ENDLESS))
+    counter.clock.now += WEEK
+    counter.peers.shaken = handshakes
+    await counter.caretaker.wake()
+    assert counter.table == {}
+
+
+async def test_a_short_default_does_not_end_the_endless_leases_of_a_peer_that_is_there() -> None:
+    counter = await Counter(policy("allow 1024-65535 0.0.0.0/0 1024-65535", default_lifetime=60)).start()
+    await counter.ask(map_port(lifetime=ENDLESS))
+    counter.clock.now += 60
+    counter.peers.shaken["c1"] = counter.clock.now - (LIVE_SECONDS - 1)
+    await counter.caretaker.wake()
+    assert counter.table[KEY].lease == Lease(counter.clock.now + 1, endless=True)
+
+
+async def test_a_handshake_in_the_future_lengthens_no_lease() -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(lifetime=ENDLESS))
+    counter.clock.now += WEEK
+    counter.peers.shaken["c1"] = counter.clock.now + 1e8
+    await counter.caretaker.wake()
+    assert counter.table[KEY].lease.expires == counter.clock.now + WEEK
+
+
+async def test_other_leases_end_while_handshakes_cannot_be_read() -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(2000, lifetime=ENDLESS))
+    counter.clock.now += WEEK - 300
+    await counter.ask(map_port(2001))
+    counter.clock.now += 300
+    counter.peers.trouble = OSError("no such device")
+    await counter.caretaker.wake()
+    assert list(counter.table) == [(Protocol.TCP, 2000)]
+    wake = counter.ledger.next_wake()
+    assert wake
+    assert wake > counter.clock.now
+    counter.peers.trouble = None
+    counter.clock.now = wake
+    await counter.caretaker.wake()
+    assert counter.table == {}
+
+
+async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin() -> None:
+    counter = await Counter().start()
+    await counter.ask(map_port(lifetime=2))
+    counter.clock.now += 2
+    counter.backend.fail_next = FirewallError("busy")
+    await counter.caretaker.wake()
+    assert counter.all_equal()
+    assert len(counter.table) == 1
+    wake = counter.ledger.next_wake()
+    assert wake
+    assert wake > counter.clock.now
+    counter.clock.now = wake
+    await counter.caretaker.wake()
+    assert counter.all_equal()
+    assert counter.table == {}
+    assert counter.ledger.next_wake() is None
+
+
+# Peers that go
+
+
+@pytest.mark.parametrize(
+    ("peers", "left"),
+    [
+        (PEERS, [2000, 2001, 2002]),
+        (PEERS[:1], [2000, 2001]),
+        (PEERS[1:], [2002]),
+        ((), []),
+        ((peer("c1", f"{C1}/32"), PEERS[1]), [2000, 2002]),  # it no longer routes the network
+        ((peer("c1", f"{C2}/32"), peer("c2", f"{C1}/32")), []),  # they have exchanged addresses
+    ],
+)
+async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[object, ...], left: list[int]) -> None:
+    counter = await Counter().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
+    counter.peers.all = peers  # type: ignore[assignment]
+    await counter.caretaker.recheck_peers()
+    assert [key[1] for key in counter.table] == left
+    assert counter.all_equal()
+
+
+async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:
+    counter = await Counter().start(entry(2000))
+    counter.peers.trouble = OSError("interrupted")
+    await counter.caretaker.recheck_peers()
+    assert len(counter.table) == 1
+
+
+# Over a restart
+
+
+@pytest.mark.parametrize(
+    ("stored", "stays"),
+    [
+        (entry(2000), True),
+        (entry(2000, 999.0), False),
+        (entry(80), False),  # the rules have changed
+        (entry(2000, internal=IPv4Address("10.100.0.9")), False),  # the peers have changed
+        (entry(2000, 999.0, endless=True), True),  # the handshakes will tell
+    ],
+)
+async def test_at_the_start_what_is_no_longer_allowed_goes(stored: Entry, stays: bool) -> None:  # noqa: FBT001
+    counter = await Counter().start(stored, entry(3000))
+    assert (stored.mapping.key in counter.table) is stays
+    assert counter.all_equal()
+    assert [mapped.mapping.external_port for mapped in counter.gateway.mappings()][-1] == 3000
+
+
+async def test_an_endless_lease_that_ran_out_while_nobody_watched_lives_on_with_its_peer() -> None:
+    counter = await Counter().start(entry(2000, 999.0, endless=True), entry(2001, 999.0, endless=True, internal=C2))
+    counter.peers.shaken["c1"] = counter.clock.now - 20
+    assert counter.ledger.next_wake() == 999.0
+    await counter.caretaker.wake()
+    assert list(counter.table) == [(Protocol.TCP, 2000)]
+    assert counter.all_equal()
+
+
+async def test_at_the_start_no_lease_is_longer_than_what_is_granted() -> None:
+    counter = await Counter(policy("allow 1-65535 0.0.0.0/0 1-65535", max_lifetime=3600, default_lifetime=60)).start(
+        entry(2000, 9000.0), entry(2001, 1e9, endless=True), entry(2002, 1500.0)
+    )
+    assert [held.lease for held in counter.table.values()] == [
+        Lease(1000.0 + 3600),
+        Lease(1000.0 + 3600, endless=True),
+        Lease(1500.0),
+    ]
+
+
+async def test_a_start_that_the_kernel_refuses_is_trouble() -> None:
+    counter = Counter()
+    counter.backend.fail_next = FirewallError("no")
+    with pytest.raises(FirewallError):
+        await counter.start(entry(2000))
+
+
+async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
+    counter = Counter()
+    counter.backend.replace_all([SERVER], [entry(9999)], 0.0)
+    await counter.start(entry(2000))
+    assert list(counter.backend.entries) == [(Protocol.TCP, 2000)]
+    assert counter.backend.addresses == {EXTERNAL}
+
+
+# What is the server's own
+
+
+async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
+    counter = Counter()
+    counter.servers_own = {(Protocol.TCP, 2000)}
+    await counter.start(entry(2000), entry(2001))
+    assert list(counter.table) == [(Protocol.TCP, 2001)]
+    asked = MapPort(Protocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
+    assert await counter.ask(asked) == Refused(Refusal.CONFLICT)
+    granted = await counter.ask(replace(asked, any_port=True))
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.external_port not in {2000, 2001}
