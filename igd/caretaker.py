@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry, Lease, PortMapping, Protocol
-from igd.core.peers import Peers
+from igd.core.peers import Peer, Peers
 from igd.core.policy import Policy
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway, PeerSource
@@ -38,6 +38,7 @@ class Caretaker:
         self._peers = peers
         self._clock = clock
         self._taken = taken
+        self._settled: tuple[Peer, ...] | None = None  # with these peers, all that is mapped is somebody's
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
@@ -111,15 +112,25 @@ class Caretaker:
         except OSError as error:
             log.error("the peers cannot be read: %s", error)  # noqa: TRY400 - it says all
             return
+        if peers.all == self._settled:
+            return
         strays = [entry for entry in self._ledger.table if not _owned(peers, entry)]
-        await self._impose(strays, lambda entry: None if _owned(peers, entry) else Change(entry, None), "nobody's now")
+        done = await self._impose(
+            strays, lambda entry: None if _owned(peers, entry) else Change(entry, None), "nobody's now"
+        )
+        self._settled = peers.all if done else None
 
-    async def _impose(self, entries: Iterable[Entry], judge: Callable[[Entry], Change | None], why: str) -> None:
-        """Change entries of these entries' peers as `judge` says, each peer's in its turn; all go into few writes."""
+    async def _impose(self, entries: Iterable[Entry], judge: Callable[[Entry], Change | None], why: str) -> bool:
+        """Change entries of these entries' peers as `judge` says, each peer's in its turn; all go into few writes.
+
+        False where that failed for a peer.
+        """
         peers = {entry.mapping.peer for entry in entries}
         outcomes = await asyncio.gather(*(self._impose_on(peer, judge, why) for peer in peers))
-        for error in filter(None, outcomes):
+        errors = [error for error in outcomes if error is not None]
+        for error in errors:
             self._put_off(error)
+        return not errors
 
     async def _impose_on(
         self, peer: str, judge: Callable[[Entry], Change | None], why: str

@@ -5,12 +5,14 @@ import collections
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry, Pinhole, PortMapping
+from igd.core.mapping import Entry, PortMapping
 from igd.core.mapping import Protocol as TransportProtocol
 from igd.core.peers import Address, Peer, Peers
+from igd.core.planner import Planner
 from igd.core.policy import Policy
 from igd.core.rate_limit import RateLimit
 from igd.core.request import (
@@ -27,6 +29,7 @@ from igd.core.request import (
     Refused,
     Reply,
     Request,
+    UnmapInternal,
     Unmapped,
     UnmapPorts,
 )
@@ -40,6 +43,9 @@ LIVE_SECONDS = 180
 
 WAITING = 4
 """How many changes one peer may have under way: each is a few milliseconds of kernel and disk that all wait for."""
+
+
+Changing = MapPort | UnmapPorts | UnmapInternal
 
 
 class PeerSource(Protocol):
@@ -74,14 +80,12 @@ class Gateway:
         rng: random.Random,
         taken: Callable[[TransportProtocol, int], bool],
     ) -> None:
-        self._policy = policy
+        self._planner = Planner(policy, ledger.table, taken, rng)
         self._rate_limit = rate_limit
         self._ledger = ledger
         self._peers = peers
         self._link = link
         self._clock = clock
-        self._rng = rng
-        self._taken = taken
         self._waiting: collections.Counter[str] = collections.Counter()
         self.announced: IPv4Address | None = None
         self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -111,7 +115,7 @@ class Gateway:
         outcome = reply.reason.name if isinstance(reply, Refused) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
         log.log(
-            logging.INFO if isinstance(request, MapPort | UnmapPorts) else logging.DEBUG,
+            logging.INFO if isinstance(request, Changing) else logging.DEBUG,
             "%s (%s) asks %s: %s",
             source,
             peer,
@@ -122,7 +126,7 @@ class Gateway:
 
     async def _decide(self, peer: Peer, source: Address, request: Request) -> Reply:
         match request:
-            case MapPort() | UnmapPorts():
+            case MapPort() | UnmapPorts() | UnmapInternal():
                 # A client that hangs up must not leave table, kernel and store apart.
                 return await asyncio.shield(self._change_in_turn(peer, source, request))
             case GetMapping(protocol, port, remotes):
@@ -145,7 +149,7 @@ class Gateway:
             log.error("the external interface cannot be read: %s", error)  # noqa: TRY400 - it says all
             return Refused(Refusal.SYSTEM_FAILURE)
 
-    async def _change_in_turn(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
+    async def _change_in_turn(self, peer: Peer, source: Address, request: Changing) -> Reply:
         """Keep the queue short, so that nobody waits long behind a peer that asks for much."""
         if self._waiting[peer.public_key] >= WAITING:
             return Refused(Refusal.TOO_MANY_REQUESTS)
@@ -156,11 +160,13 @@ class Gateway:
             self._waiting[peer.public_key] -= 1
             self._waiting += collections.Counter()  # forgets those who wait no more
 
-    async def _change(self, peer: Peer, source: Address, request: MapPort | UnmapPorts) -> Reply:
+    async def _change(self, peer: Peer, source: Address, request: Changing) -> Reply:
         try:
             async with self._ledger.turn(peer.public_key):
                 if isinstance(request, MapPort):
                     return await self._map(peer, source, request)
+                if isinstance(request, UnmapInternal):
+                    return await self._unmap_internal(peer, request)
                 return await self._unmap(peer, request)
         except (FirewallError, OSError) as error:
             log.error("%s could not be carried out: %s", request, error)  # noqa: TRY400 - it says all
@@ -169,12 +175,14 @@ class Gateway:
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not await self._may_map(peer, source, request.internal.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
-        plan = self._plan(peer, request)
+        if request.internal.address.version == 4 and not self._ledger.addresses:
+            return Refused(Refusal.NO_EXTERNAL_ADDRESS)
+        plan = self._planner.plan_row(peer.public_key, request, self._clock())
         if isinstance(plan, Refusal):
             return Refused(plan)
-        await self._ledger.commit([plan])
-        assert plan.after is not None, "a plan to map opens something"
-        return self._told(plan.after)
+        await self._ledger.commit(plan)
+        assert plan[0].after is not None, "a plan to map opens something"
+        return replace(self._told(plan[0].after), count=len(plan))
 
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
         """AllowedIPs say whose an address is; where its packets go, beyond the tunnel's own networks, routes say."""
@@ -183,47 +191,6 @@ class Gateway:
             return False
         return peers.on_link(internal) or await self._peers.reaches(internal)
 
-    def _plan(self, peer: Peer, request: MapPort) -> Change | Refusal:
-        if request.internal.address.version == 6:
-            return self._plan_pinhole(peer, request)
-        if not self._ledger.addresses:
-            return Refusal.NO_EXTERNAL_ADDRESS
-        return self._plan_any_port(peer, request) if request.any_port else self._plan_one_port(peer, request)
-
-    def _plan_pinhole(self, peer: Peer, request: MapPort) -> Change | Refusal:
-        if not self._policy.allows(request.internal.port, request.internal, request.description):
-            return Refusal.FORBIDDEN
-        pinhole = Pinhole(request.protocol, request.internal, peer.public_key, request.description, request.remotes)
-        return self._plan_mapping(pinhole, request.lifetime)
-
-    def _plan_one_port(self, peer: Peer, request: MapPort) -> Change | Refusal:
-        assert request.external_port is not None, "only any_port leaves the port open"
-        if not self._policy.allows(request.external_port, request.internal, request.description):
-            return Refusal.FORBIDDEN
-        return self._plan_port(peer, request, request.external_port)
-
-    def _plan_any_port(self, peer: Peer, request: MapPort) -> Change | Refusal:
-        refusal = Refusal.FORBIDDEN
-        for port in self._policy.candidates(request.external_port, request.internal, request.description, self._rng):
-            # The wish may renew what the peer holds; another port must be nobody's, the peer's own included.
-            if port == request.external_port or self._ledger.table.free((request.protocol, port)):
-                plan = self._plan_port(peer, request, port)
-                if plan is not Refusal.CONFLICT:
-                    return plan
-            refusal = Refusal.NO_FREE_PORT
-        return refusal
-
-    def _plan_port(self, peer: Peer, request: MapPort, port: int) -> Change | Refusal:
-        if self._taken(request.protocol, port):
-            return Refusal.CONFLICT
-        internal, description, remotes = request.internal, request.description, request.remotes
-        mapping = PortMapping(request.protocol, port, internal, peer.public_key, description, remotes)
-        return self._plan_mapping(mapping, request.lifetime)
-
-    def _plan_mapping(self, mapping: PortMapping | Pinhole, lifetime: int) -> Change | Refusal:
-        lease = self._policy.lease(lifetime, self._clock())
-        return self._ledger.table.plan_map(mapping, lease, self._policy.mappings_per_peer)
-
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self._ledger.table.plan_unmap(
             peer.public_key, request.protocol, request.first_port, request.last_port, request.remotes
@@ -231,6 +198,15 @@ class Gateway:
         if not changes:
             return Refused(Refusal.NO_SUCH_MAPPING)
         await self._ledger.commit(changes)
+        return Unmapped(tuple(change.before.mapping for change in changes if change.before))
+
+    async def _unmap_internal(self, peer: Peer, request: UnmapInternal) -> Reply:
+        found = self._ledger.table.plan_unmap_internal(peer.public_key, request.protocol, request.address, request.port)
+        changes = [change for change in found if change.before and _may_close(change.before, request.nonce)]
+        if found and not changes:
+            return Refused(Refusal.OTHER_NONCE)
+        if changes:
+            await self._ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
     # What the operator and the announcements ask
@@ -254,6 +230,11 @@ class Gateway:
     def _told(self, entry: Entry) -> Mapped:
         """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""
         return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
+
+
+def _may_close(entry: Entry, nonce: bytes) -> bool:
+    """The nonce guards PCP against PCP; that NAT-PMP comes from the same peer WireGuard has proven."""
+    return not nonce or not entry.mapping.nonce or entry.mapping.nonce == nonce
 
 
 def _told_in_log(reply: Reply) -> str:

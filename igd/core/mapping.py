@@ -43,6 +43,7 @@ class PortMapping:
     """One external port (1 to 65535) that leads to one internal IPv4 endpoint, asked for by one peer.
 
     `peer` is the WireGuard public key of the peer that asked, in base64. Only `remotes` (IPv4) get in; none: everybody.
+    `nonce` is what PCP guards it by (12 octets); none at all: NAT-PMP has asked for it, None: neither has.
     """
 
     protocol: Protocol
@@ -51,6 +52,7 @@ class PortMapping:
     peer: str
     description: str = ""
     remotes: tuple[Remote, ...] = ()
+    nonce: bytes | None = None
 
     @property
     def key(self) -> tuple[Protocol, int]:
@@ -73,6 +75,7 @@ class Pinhole:
     peer: str
     description: str = ""
     remotes: tuple[Remote, ...] = ()
+    nonce: bytes | None = None
 
     @property
     def external_port(self) -> int:

@@ -2,7 +2,7 @@
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from igd.core.mapping import Endpoint, Mapping, Protocol, Remote
 
@@ -16,6 +16,11 @@ class MapPort:
 
     With `any_port` the external port is a wish: another may be granted, and None leaves the choice to the gateway.
     An internal IPv6 endpoint gets a pinhole, and its own port, whatever is wished.
+
+    With a `nonce` (as of PortMapping) it is asked by a protocol that names mappings by their internal endpoint: the one
+    that the asker has already is renewed, whatever is wished, and never shortened; with `adds_remotes` it is for these
+    remotes besides its own. A `count` of ports from this internal one on gets as many external ones in a row, or fewer;
+    with `keeps_parity` the first external one is odd where the internal one is (RFC 7753).
     """
 
     protocol: Protocol
@@ -25,6 +30,10 @@ class MapPort:
     description: str = ""
     any_port: bool = False
     remotes: tuple[Remote, ...] = ()
+    nonce: bytes | None = None
+    adds_remotes: bool = False
+    count: int = 1
+    keeps_parity: bool = False
 
     def __str__(self) -> str:
         port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
@@ -51,6 +60,23 @@ class UnmapPorts:
 
 
 @dataclass(frozen=True, slots=True)
+class UnmapInternal:
+    """Close what NAT-PMP or PCP opened to the asking peer's `address`: this protocol and internal port (None: all).
+
+    With nothing there, nothing is closed and the reply is Unmapped all the same. `nonce` is as of PortMapping.
+    """
+
+    protocol: Protocol | None
+    address: IPv4Address | IPv6Address
+    port: int | None
+    nonce: bytes
+
+    def __str__(self) -> str:
+        protocol = self.protocol.name if self.protocol else "all"
+        return f"unmap {protocol} to {self.address} port {self.port or 'any'}"
+
+
+@dataclass(frozen=True, slots=True)
 class GetMapping:
     """Read the asking peer's mapping of this external port for just these remotes (none: for everybody)."""
 
@@ -74,20 +100,21 @@ class GetLinkStatus:
     """Read the state and the counters of the external interface."""
 
 
-Request = MapPort | UnmapPorts | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
+Request = MapPort | UnmapPorts | UnmapInternal | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A mapping that stands, and the seconds left of its lease."""
+    """A mapping that stands, the seconds left of its lease, and how many stand in the row of which it is the first."""
 
     mapping: Mapping
     lifetime: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """The mappings that were closed; never empty."""
+    """The mappings that were closed."""
 
     mappings: tuple[Mapping, ...]
 
@@ -126,6 +153,8 @@ class Refusal(enum.Enum):
     NOT_YOUR_ADDRESS = "the internal address does not belong to the asking peer"
     FORBIDDEN = "the operator's rules do not allow this mapping"
     CONFLICT = "the external port is taken"
+    OTHER_NONCE = "the mapping was asked for with another nonce"
+    TOO_MANY_REMOTES = "the mapping is for as many remotes as it may be"
     QUOTA = "the peer holds as many mappings as it may"
     NO_FREE_PORT = "no external port is free"
     TOO_MANY_REQUESTS = "the peer asks too often"

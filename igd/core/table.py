@@ -2,9 +2,18 @@
 
 import heapq
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import Change, Entry, Key, Lease, Mapping, PortMapping, Protocol, Remote
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Mapping, PortMapping, Protocol, Remote
 from igd.core.request import Refusal
+
+HOLD_DOWN = 120.0
+"""Seconds for which a port that was closed is offered to its former holder alone: packets for him may be on their way,
+and he may be back at once (RFC 6887 §15). TCP's maximum segment lifetime."""
+
+REMOTES = 16
+"""For how many remotes one mapping may be: each is an element, and an interval set is copied with each change."""
 
 
 class Table:
@@ -20,6 +29,8 @@ class Table:
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
+        self._by_internal: dict[tuple[str, Protocol, Endpoint], Key] = {}  # of those with a nonce
+        self._former: dict[Key, tuple[str, float]] = {}  # who held it, and until when it is his
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -35,27 +46,49 @@ class Table:
         """Give this peer's entry of that key; another peer's is none of its business."""
         return self._by_peer.get(public_key, {}).get(key)
 
-    def free(self, key: Key) -> bool:
-        """Tell whether nobody holds this key, or is about to."""
-        return key not in self._entries and key not in self._reserved
+    def find_internal(self, public_key: str, protocol: Protocol, internal: Endpoint) -> Entry | None:
+        """Give this peer's entry that NAT-PMP or PCP asked for with this internal endpoint."""
+        key = self._by_internal.get((public_key, protocol, internal))
+        return None if key is None else self._entries[key]
 
-    def plan_map(self, mapping: Mapping, lease: Lease, quota: int) -> Change | Refusal:
+    def offers(self, protocol: Protocol, port: int, public_key: str, internal: Endpoint, now: float) -> bool:
+        """Tell whether this external port may be chosen for such a mapping.
+
+        Nobody else holds it, is about to, or held it lately; nor does another host hold its companion, the same port of
+        the other protocol (RFC 6886 §3.3).
+        """
+        key = (protocol, port)
+        former, until = self._former.get(key, (public_key, now))
+        companion = self._entries.get((Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP, port))
+        return (
+            key not in self._entries
+            and key not in self._reserved
+            and (former == public_key or until <= now)
+            and (companion is None or companion.mapping.internal.address == internal.address)
+        )
+
+    def plan_map(self, mapping: Mapping, lease: Lease, quota: int, *, adds_remotes: bool = False) -> Change | Refusal:
         """Plan a new entry, or the renewal of the one that this peer has for the same internal address.
 
         The same key for another peer, or for another host behind the same peer, is a conflict (WANIPConnection:1
-        §2.4.16: a mapping is overwritten only by its own internal client).
+        §2.4.16: a mapping is overwritten only by its own internal client). Where several protocols have asked for a
+        mapping, the longest of what they asked for is granted, and the nonce stays. A renewal that `adds_remotes` is
+        for those of before too.
         """
-        entry = Entry(mapping, lease)
         held = self._entries.get(mapping.key)
+        if adds_remotes and held is not None:
+            mapping = replace(mapping, remotes=tuple(dict.fromkeys((*held.mapping.remotes, *mapping.remotes))))
+        if len(mapping.remotes) > REMOTES:
+            return Refusal.TOO_MANY_REMOTES
         if mapping.key in self._reserved:
             return Refusal.CONFLICT
-        if held is None:
-            if len(self._by_peer.get(mapping.peer, {})) >= quota:
-                return Refusal.QUOTA
-            return Change(None, entry)
-        if held.mapping.peer != mapping.peer or held.mapping.internal.address != mapping.internal.address:
-            return Refusal.CONFLICT
-        return Change(held, entry)
+        if held is not None:
+            return _plan_renewal(held, mapping, lease)
+        return Change(None, Entry(mapping, lease)) if self.has_room(mapping.peer, quota) else Refusal.QUOTA
+
+    def has_room(self, public_key: str, quota: int, planned: int = 0) -> bool:
+        """Tell whether this peer may have one more than it has and is planned."""
+        return len(self._by_peer.get(public_key, {})) + planned < quota
 
     def plan_unmap(
         self, public_key: str, protocol: Protocol, first: int, last: int, remotes: tuple[Remote, ...] | None = None
@@ -64,13 +97,33 @@ class Table:
 
         With `remotes`, of those that are for just these.
         """
+        if first == last:
+            found = [entry for entry in [self.find(public_key, (protocol, first))] if entry is not None]
+        else:
+            found = self.of_peer(public_key)
         return [
             Change(entry, None)
-            for entry in self.of_peer(public_key)
+            for entry in found
             if isinstance(entry.mapping, PortMapping)
             and entry.mapping.protocol is protocol
             and first <= entry.mapping.external_port <= last
             and remotes in (None, entry.mapping.remotes)
+        ]
+
+    def plan_unmap_internal(
+        self, public_key: str, protocol: Protocol | None, address: IPv4Address | IPv6Address, port: int | None
+    ) -> list[Change]:
+        """Plan the end of what NAT-PMP or PCP asked for with this internal address, protocol and port (None: all)."""
+        if protocol is not None and port is not None:
+            held = self.find_internal(public_key, protocol, Endpoint(address, port))
+            return [] if held is None else [Change(held, None)]
+        return [
+            Change(entry, None)
+            for entry in self.of_peer(public_key)
+            if entry.mapping.nonce is not None
+            and entry.mapping.internal.address == address
+            and protocol in (None, entry.mapping.protocol)
+            and port in (None, entry.mapping.internal.port)
         ]
 
     def expired(self, now: float) -> list[Entry]:
@@ -103,25 +156,56 @@ class Table:
         """Forget these planned changes."""
         self._reserved -= {change.key for change in changes}
 
-    def accept(self, changes: Iterable[Change]) -> None:
+    def accept(self, changes: Iterable[Change], now: float) -> None:
         """Make planned changes true; each `before` must be what the table holds."""
         for change in changes:
             key = change.key
             self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "a change planned on another table"
+            if change.before is not None:
+                self._by_internal.pop(_internal(change.before.mapping), None)
             if change.after is None:
-                self._forget(key)
+                self._forget(key, now)
             else:
-                self._entries[key] = change.after
-                self._by_peer.setdefault(change.after.mapping.peer, {})[key] = change.after
-                heapq.heappush(self._expiries, (change.after.lease.expires, key))
+                self._hold(key, change.after)
         if len(self._expiries) > 2 * len(self._entries) + 64:  # renewals leave their old expiries behind
             self._expiries = [(entry.lease.expires, key) for key, entry in self._entries.items()]
             heapq.heapify(self._expiries)
 
-    def _forget(self, key: Key) -> None:
+    def _hold(self, key: Key, entry: Entry) -> None:
+        self._former.pop(key, None)
+        self._entries[key] = entry
+        self._by_peer.setdefault(entry.mapping.peer, {})[key] = entry
+        if entry.mapping.nonce is not None:
+            self._by_internal[_internal(entry.mapping)] = key
+        heapq.heappush(self._expiries, (entry.lease.expires, key))
+
+    def _forget(self, key: Key, now: float) -> None:
         peer = self._entries.pop(key).mapping.peer
         of_peer = self._by_peer[peer]
         del of_peer[key]
         if not of_peer:
             del self._by_peer[peer]
+        self._former[key] = (peer, now + HOLD_DOWN)  # of a key that is held there is none: the newest are the last
+        while (oldest := next(iter(self._former))) and self._former[oldest][1] <= now:
+            del self._former[oldest]
+
+
+def _internal(mapping: Mapping) -> tuple[str, Protocol, Endpoint]:
+    return mapping.peer, mapping.protocol, mapping.internal
+
+
+def _plan_renewal(held: Entry, mapping: Mapping, lease: Lease) -> Change | Refusal:
+    before, nonce = held.mapping, mapping.nonce
+    if (before.peer, before.internal.address) != (mapping.peer, mapping.internal.address):
+        return Refusal.CONFLICT
+    if nonce is None and (before.nonce is None or before.internal != mapping.internal):
+        return Change(held, Entry(mapping, lease))
+    if before.internal != mapping.internal:  # whoever has a nonce names mappings by what they lead to
+        return Refusal.CONFLICT
+    if nonce and before.nonce and nonce != before.nonce:
+        return Refusal.OTHER_NONCE
+    longer = max(lease, held.lease, key=lambda each: (each.endless, each.expires))
+    description = before.description or mapping.description if nonce is not None else mapping.description
+    shared = replace(mapping, nonce=nonce or before.nonce or b"", description=description)
+    return Change(held, Entry(shared, longer))

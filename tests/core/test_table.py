@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Protocol, Remote
 from igd.core.request import Refusal
-from igd.core.table import Table
+from igd.core.table import HOLD_DOWN, REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 QUOTA = 3
+NOW = 5.0
 
 
 def mapping(
@@ -28,9 +29,13 @@ def entry(port: int, expires: float = 60.0, peer: str = "c1") -> Entry:
     return Entry(mapping(port, peer=peer), Lease(expires))
 
 
+def offers(held: Table, port: int, peer: str = "c1", internal: IPv4Address = C1, now: float = NOW) -> bool:
+    return held.offers(Protocol.TCP, port, peer, Endpoint(internal, 80), now)
+
+
 def table(*entries: Entry) -> Table:
     made = Table()
-    made.accept(Change(None, each) for each in entries)
+    made.accept((Change(None, each) for each in entries), NOW)
     return made
 
 
@@ -61,8 +66,7 @@ def test_the_quota_counts_new_mappings_of_one_peer() -> None:
 def test_the_same_port_of_the_other_protocol_is_free() -> None:
     other = PortMapping(Protocol.UDP, 1, Endpoint(C2, 80), "c2")
     held = table(entry(1))
-    assert held.free(other.key)
-    assert not held.free((Protocol.TCP, 1))
+    assert not offers(held, 1)
     assert held.plan_map(other, Lease(60.0), QUOTA) == Change(None, Entry(other, Lease(60.0)))
 
 
@@ -74,21 +78,137 @@ def test_a_plan_changes_nothing() -> None:
     assert list(held) == [entry(1)]
 
 
+def test_the_companion_port_is_offered_to_the_same_host_alone() -> None:
+    held = table(entry(1))
+    assert held.offers(Protocol.UDP, 1, "c1", Endpoint(C1, 81), NOW)
+    assert not held.offers(Protocol.UDP, 1, "c1", Endpoint(C1_HOST, 80), NOW)
+    assert not held.offers(Protocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
+
+
+def test_a_closed_port_is_its_former_holders_for_a_while() -> None:
+    held = table(entry(1), entry(2))
+    held.accept([Change(entry(1), None)], NOW)
+    held.accept([Change(entry(2), None)], NOW + 1)
+    end = NOW + HOLD_DOWN
+    assert offers(held, 1)
+    assert not offers(held, 1, "c2", C2, end - 1)
+    assert offers(held, 1, "c2", C2, end)
+    assert not offers(held, 2, "c2", C2, end)
+    assert isinstance(held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA), Change), (
+        "if it is asked for"
+    )
+
+
+NONCE, OTHER = b"n" * 12, b"o" * 12
+
+
+def asked_by(nonce: bytes | None, expires: float = 60.0, description: str = "") -> Entry:
+    return Entry(replace(mapping(1, description=description), nonce=nonce), Lease(expires))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        (NONCE, NONCE, NONCE),
+        (NONCE, OTHER, None),
+        (None, NONCE, NONCE),
+        (NONCE, None, NONCE),
+        (b"", NONCE, NONCE),
+        (NONCE, b"", NONCE),
+        (None, b"", b""),
+        (b"", None, b""),
+        (None, None, None),
+    ],
+)
+def test_the_nonce_guards_pcp_against_pcp_alone(first: bytes | None, second: bytes | None, left: bytes | None) -> None:
+    held = table(asked_by(first))
+    plan = held.plan_map(asked_by(second).mapping, Lease(90.0), QUOTA)
+    if (first, second) == (NONCE, OTHER):
+        assert plan is Refusal.OTHER_NONCE
+    else:
+        assert plan == Change(asked_by(first), asked_by(left, 90.0))
+
+
+@pytest.mark.parametrize(("first", "second"), [(NONCE, NONCE), (None, NONCE), (NONCE, None), (b"", None)])
+@pytest.mark.parametrize(
+    ("before", "asked", "granted"),
+    [
+        (Lease(60.0), Lease(90.0), Lease(90.0)),
+        (Lease(90.0), Lease(60.0), Lease(90.0)),
+        (Lease(60.0, endless=True), Lease(90.0), Lease(60.0, endless=True)),
+        (Lease(90.0), Lease(60.0, endless=True), Lease(60.0, endless=True)),
+    ],
+)
+def test_no_protocol_shortens_what_another_was_granted(
+    first: bytes | None, second: bytes | None, before: Lease, asked: Lease, granted: Lease
+) -> None:
+    held = table(replace(asked_by(first), lease=before))
+    plan = held.plan_map(asked_by(second).mapping, asked, QUOTA)
+    assert isinstance(plan, Change)
+    assert plan.after is not None
+    assert plan.after.lease == granted
+
+
+def test_upnp_describes_a_shared_mapping() -> None:
+    held = table(asked_by(None, description="web"))
+    shared = asked_by(NONCE, description="web")
+    assert held.plan_map(asked_by(NONCE, description="PCP").mapping, Lease(60.0), QUOTA) == Change(
+        next(iter(held)), shared
+    )
+    held = table(asked_by(NONCE, description="PCP"))
+    assert held.plan_map(asked_by(None, description="web").mapping, Lease(60.0), QUOTA) == Change(
+        next(iter(held)), shared
+    )
+
+
+def test_what_names_the_internal_endpoint_never_leads_a_mapping_elsewhere() -> None:
+    held = table(entry(1))
+    elsewhere = mapping(1, internal_port=81)
+    assert held.plan_map(replace(elsewhere, nonce=b""), Lease(60.0), QUOTA) is Refusal.CONFLICT
+    assert isinstance(held.plan_map(elsewhere, Lease(60.0), QUOTA), Change)
+
+
+def test_a_mapping_is_found_by_its_internal_endpoint_where_that_names_it() -> None:
+    held = table(asked_by(b""), entry(2))
+    assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) == asked_by(b"")
+    assert held.find_internal("c2", Protocol.TCP, Endpoint(C1, 80)) is None
+    assert held.plan_unmap_internal("c1", None, C1, None) == [Change(asked_by(b""), None)]
+    assert held.plan_unmap_internal("c1", Protocol.TCP, C1, 80) == [Change(asked_by(b""), None)]
+    for nothing in ((Protocol.UDP, C1, 80), (Protocol.TCP, C1, 81), (Protocol.TCP, C1_HOST, 80)):
+        assert held.plan_unmap_internal("c1", *nothing) == []
+    held.accept([Change(asked_by(b""), None)], NOW)
+    assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) is None
+
+
+def test_remotes_are_added_where_that_is_asked_and_limited() -> None:
+    two = (Remote(IPv4Network("198.51.100.7")), Remote(IPv4Network("198.51.100.8"), 80))
+    held = table(Entry(replace(mapping(1), remotes=two[:1]), Lease(60.0)))
+    added = held.plan_map(replace(mapping(1), remotes=two), Lease(60.0), QUOTA, adds_remotes=True)
+    assert isinstance(added, Change)
+    assert added.after == Entry(replace(mapping(1), remotes=two), Lease(60.0))
+    kept = held.plan_map(mapping(1), Lease(60.0), QUOTA, adds_remotes=True)
+    assert isinstance(kept, Change)
+    assert kept.after == kept.before
+    many = tuple(Remote(IPv4Network(f"198.51.100.{n}")) for n in range(REMOTES + 1))
+    assert isinstance(held.plan_map(replace(mapping(2), remotes=many[1:]), Lease(60.0), QUOTA), Change)
+    assert held.plan_map(replace(mapping(2), remotes=many), Lease(60.0), QUOTA) is Refusal.TOO_MANY_REMOTES
+
+
 def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
     held = table()
     plan = [Change(None, entry(1))]
     held.reserve(plan)
-    assert not held.free((Protocol.TCP, 1))
+    assert not offers(held, 1)
     assert held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA) is Refusal.CONFLICT
     assert list(held) == []
     held.release(plan)
-    assert held.free((Protocol.TCP, 1))
+    assert offers(held, 1)
     held.reserve(plan)
-    held.accept(plan)
+    held.accept(plan, NOW)
     held.reserve([Change(entry(1), None)])
-    assert not held.free((Protocol.TCP, 1)), "it is still open"
-    held.accept([Change(entry(1), None)])
-    assert held.free((Protocol.TCP, 1))
+    assert not offers(held, 1), "it is still open"
+    held.accept([Change(entry(1), None)], NOW)
+    assert offers(held, 1)
 
 
 PINHOLE = Pinhole(Protocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
@@ -132,7 +252,7 @@ def test_a_renewal_keeps_the_place_in_the_lists() -> None:
     held = table(entry(1), entry(2))
     change = held.plan_map(mapping(1, internal_port=99), Lease(90.0), QUOTA)
     assert isinstance(change, Change)
-    held.accept([change])
+    held.accept([change], NOW)
     assert [each.mapping.internal.port for each in held] == [99, 80]
     assert [each.mapping.internal.port for each in held.of_peer("c1")] == [99, 80]
 
@@ -143,7 +263,7 @@ def test_what_has_run_out_is_told_until_it_is_closed() -> None:
     for _ in range(2):
         assert held.expired(10.0) == [entry(1, 10.0), entry(3, 10.0)]
         assert held.next_expiry() == 10.0
-    held.accept([Change(entry(1, 10.0), None), Change(entry(3, 10.0), None)])
+    held.accept([Change(entry(1, 10.0), None), Change(entry(3, 10.0), None)], NOW)
     assert held.expired(10.0) == []
     assert held.next_expiry() == 20.0
 
@@ -151,7 +271,7 @@ def test_what_has_run_out_is_told_until_it_is_closed() -> None:
 def test_changes_planned_on_another_table_are_a_mistake_of_our_own() -> None:
     for change in (Change(None, entry(1)), Change(entry(1, 99.0), None), Change(entry(2), None)):
         with pytest.raises(AssertionError):
-            table(entry(1)).accept([change])
+            table(entry(1)).accept([change], NOW)
 
 
 def test_renewals_do_not_fill_the_memory() -> None:
@@ -159,7 +279,7 @@ def test_renewals_do_not_fill_the_memory() -> None:
     for second in range(5000):
         port = second % 10 + 1
         before = held.find("c1", (Protocol.TCP, port))
-        held.accept([Change(before, entry(port, 60.0 + second))])
+        held.accept([Change(before, entry(port, 60.0 + second))], NOW)
     assert len(held._expiries) <= 2 * len(held) + 64  # noqa: SLF001 - nothing else shows it
     assert held.next_expiry() == min(each.lease.expires for each in held)
 
@@ -173,6 +293,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         super().__init__()
         self.table = Table()
         self.model: dict[Key, Entry] = {}
+        self.closed: dict[Key, tuple[str, float]] = {}
         self.now = 0.0
 
     def of_peer(self, peer: str) -> list[Entry]:
@@ -187,15 +308,22 @@ class AgainstADictionary(RuleBasedStateMachine):
             asked.mapping.peer,
             asked.mapping.internal.address,
         )
-        return Change(held, asked) if same else Refusal.CONFLICT
+        if not same:
+            return Refusal.CONFLICT
+        if held.mapping.nonce is None and asked.mapping.nonce is None:
+            return Change(held, asked)
+        lease = max(held.lease, asked.lease, key=lambda each: each.expires)
+        return Change(held, Entry(replace(asked.mapping, nonce=b""), lease))
 
     def accept(self, changes: list[Change]) -> None:
-        self.table.accept(changes)
+        self.table.reserve(changes)
+        self.table.accept(changes, self.now)
         for change in changes:
             if change.after:
                 self.model[change.after.mapping.key] = change.after
             elif change.before:
                 del self.model[change.before.mapping.key]
+                self.closed[change.before.mapping.key] = (change.before.mapping.peer, self.now)
 
     @rule(
         port=st.integers(1, 6),
@@ -203,11 +331,22 @@ class AgainstADictionary(RuleBasedStateMachine):
         peer=st.sampled_from(["c1", "c2"]),
         host=st.integers(0, 1),
         lifetime=st.integers(1, 50),
+        named=st.booleans(),
         accepted=st.booleans(),
     )
-    def map(self, port: int, protocol: Protocol, peer: str, host: int, lifetime: int, accepted: bool) -> None:  # noqa: FBT001, PLR0913, PLR0917
+    def map(  # noqa: PLR0913, PLR0917
+        self,
+        port: int,
+        protocol: Protocol,
+        peer: str,
+        host: int,
+        lifetime: int,
+        named: bool,  # noqa: FBT001
+        accepted: bool,  # noqa: FBT001
+    ) -> None:
         hosts = self.HOSTS[peer]
-        wanted = PortMapping(protocol, port, Endpoint(hosts[host % len(hosts)], 80), peer)
+        internal = Endpoint(hosts[host % len(hosts)], 8000 + port)
+        wanted = PortMapping(protocol, port, internal, peer, nonce=b"" if named else None)
         asked = Entry(wanted, Lease(self.now + lifetime))
         plan = self.table.plan_map(asked.mapping, asked.lease, QUOTA)
         assert plan == self.expected(asked)
@@ -248,7 +387,27 @@ class AgainstADictionary(RuleBasedStateMachine):
         for peer in ("c1", "c2"):
             assert self.table.of_peer(peer) == self.of_peer(peer)
         for key in ((protocol, port) for protocol in Protocol for port in range(1, 7)):
-            assert self.table.free(key) == (key not in self.model)
+            for peer, host in (("c1", C1), ("c2", C2)):
+                assert self.table.offers(*key, peer, Endpoint(host, 80), self.now) == self.expected_offer(
+                    key, peer, host
+                )
+        for named, entry_ in self.named().items():
+            assert self.table.find_internal(*named) == entry_
+
+    def named(self) -> dict[tuple[str, Protocol, Endpoint], Entry]:
+        return {
+            (each.mapping.peer, each.mapping.protocol, each.mapping.internal): each
+            for each in self.model.values()
+            if each.mapping.nonce is not None
+        }
+
+    def expected_offer(self, key: tuple[Protocol, int], peer: str, host: IPv4Address) -> bool:
+        closer, moment = self.closed.get(key, (peer, 0.0))
+        held_down = closer != peer and self.now < moment + HOLD_DOWN
+        other = Protocol.UDP if key[0] is Protocol.TCP else Protocol.TCP
+        companion = self.model.get((other, key[1]))
+        others = companion is not None and companion.mapping.internal.address != host
+        return key not in self.model and not held_down and not others
 
 
 TestAgainstADictionary = AgainstADictionary.TestCase
