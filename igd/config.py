@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     field_validator,
     model_validator,
@@ -50,8 +51,8 @@ def _one_bit(value: int) -> int:
 def _chain(value: str) -> str:
     if not re.fullmatch(r"[\w.-]+|(ip|ip6|inet) [\w./-]+ [\w./-]+", value, re.ASCII):
         raise ValueError(
-            'must be the name of a chain of iptables such as "DOCKER-USER", or family, table and chain of nftables such '
-            'as "inet filter forward"'
+            'must be the name of a chain of iptables such as "DOCKER-USER", '
+            'or family, table and chain of nftables such as "inet filter forward"'
         )
     return value
 
@@ -89,9 +90,9 @@ class Firewall(_Section):
 
     backend: BackendName = "auto"
     mark: Annotated[int, AfterValidator(_one_bit)] = Field(MARK, ge=1, le=2**31, strict=True)
-    hairpin: bool = Field(True, strict=True)
-    preserve_source_port: bool = Field(False, strict=True)
-    own_table: bool = Field(False, strict=True)
+    hairpin: StrictBool = True
+    preserve_source_port: StrictBool = False
+    own_table: StrictBool = False
     forward_chain: Annotated[str, AfterValidator(_chain)] | None = None
 
 

@@ -15,14 +15,16 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from igd import VERSION, systemd, upkeep
-from igd.config import Config
 from igd.caretaker import Caretaker
+from igd.config import Config
 from igd.core.mapping import Protocol
 from igd.core.peers import collapsed
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
 from igd.firewall import detect, kernel
+from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.neighbours import Neighbours
 from igd.firewall.rules import Site
 from igd.gateway import Gateway
 from igd.host.external_address import ExternalAddresses, external_addresses
@@ -148,11 +150,15 @@ class Daemon:
             collapsed(inside),
             **config.firewall.model_dump(exclude={"backend"}),
         )
-        backend = kernel.build(self._choice.backend, site)
+        self._legacy = LegacyWatch(kernel.LEGACY)
+        backend = kernel.build(self._choice.backend, site, self._legacy)
         self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
-        self._watch = kernel.watch(backend, interface)
+        self._watch = kernel.watch(backend, site)
         stack.callback(self._watch.close)
+        ports = [(Protocol.UDP, ssdp.PORT), (Protocol.TCP, config.http_port)]
+        self._neighbours = Neighbours(site, lambda: self._external.matched, ports, [self._around.address])
+        stack.callback(self._neighbours.close)
         gateway = Gateway(
             policy=config.policy,
             rate_limit=RateLimit(config.limits.requests_per_second),
@@ -171,12 +177,15 @@ class Daemon:
             clock=time.monotonic,
             taken=self._taken,
         )
-        await caretaker.start(stored, *self._take_external(await self._read_external()))
+        external = self._take_external(await self._read_external())
+        await asyncio.to_thread(self._neighbours.look)
+        await caretaker.start(stored, *external)
         return gateway, caretaker
 
     def _taken(self, protocol: Protocol, port: int) -> bool:
-        """Tell whether packets to this external port go elsewhere already."""
-        return any(in_use(protocol, address, port) for address in self._external.matched)
+        """Tell whether packets to this external port go elsewhere already; FirewallError."""
+        own = any(in_use(protocol, address, port) for address in self._external.matched)
+        return own or self._neighbours.hold(protocol, port)
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
         interface, address, config = self._settings.interface, self._around.address, self._settings.config
@@ -211,7 +220,8 @@ class Daemon:
                 upkeep.keep_time(caretaker, self._ledger),
                 upkeep.keep_peers(caretaker),
                 upkeep.keep_announcing(discovery),
-                upkeep.keep_rules(self._ledger, self._watch),
+                upkeep.keep_rules(self._ledger, self._watch, self._neighbours.look),
+                upkeep.keep_legacy_rules(self._ledger, self._legacy.changed, self._neighbours.look),
                 self._hear_links(changed),
                 self._watch_links(changed, caretaker),
             )

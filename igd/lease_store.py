@@ -27,9 +27,7 @@ _TABLE = """
         UNIQUE (protocol, external_port, pinhole)
     )
 """
-_FROM_VERSION_1 = f"""
-    ALTER TABLE lease RENAME TO lease_1;
-    {_TABLE};
+_FROM_VERSION_1 = """
     INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
         expires, endless FROM lease_1 ORDER BY rowid;
     DROP TABLE lease_1;
@@ -85,8 +83,8 @@ class LeaseStore:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, 1, VERSION):
             raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
-        change = _FROM_VERSION_1 if version == 1 else f"{_TABLE};"
-        database.executescript(f"BEGIN; {change} PRAGMA user_version = {VERSION}; COMMIT;")
+        before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
+        database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
         _prove_sound(database)
 
     def _put_aside(self) -> Path:

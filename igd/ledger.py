@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from igd.core.mapping import Change, Entry
 from igd.core.table import Table
 from igd.firewall.backend import Backend, FirewallError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
 """How long to wait before trying again what the kernel or the store did not take."""
@@ -86,7 +88,7 @@ class Ledger:
 
     async def take_over(self, keep: Iterable[Entry], drop: Iterable[Entry], addresses: Iterable[IPv4Address]) -> None:
         """Begin with the store's entries, divided into those to keep and those to drop, whatever the kernel holds."""
-        self.table.accept(Change(None, entry) for entry in keep)
+        self.table.accept((Change(None, entry) for entry in keep), self._clock())
         self.addresses = tuple(addresses)
         await self._in_worker(functools.partial(self._save_or_owe, [Change(entry, None) for entry in drop]))
         await self._repair()
@@ -108,6 +110,10 @@ class Ledger:
             self._retry_at = None
             if self._broken:
                 await self._repair_or_retry()
+
+    async def between_changes(self, look: Callable[[], T]) -> T:
+        """Look at the kernel from the thread that changes it, and so not in the midst of a change."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, look)
 
     async def close(self) -> None:
         """Take all that is ours out of the kernel; the store keeps the leases. FirewallError when that fails."""
@@ -156,7 +162,7 @@ class Ledger:
                     await self._write([order])
         else:
             for order in orders:
-                self.table.accept(order.changes)
+                self.table.accept(order.changes, self._clock())
                 order.done = True
             self._tell()
 

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from igd.caretaker import Caretaker
 from igd.endpoints.discovery import Discovery
+from igd.firewall.backend import FirewallError
 from igd.firewall.watch import Watch
 from igd.ledger import Ledger
 from igd.wire import ssdp
@@ -56,23 +58,40 @@ async def keep_announcing(discovery: Discovery) -> None:
         await asyncio.sleep(ANNOUNCE_SECONDS)
 
 
-async def keep_rules(ledger: Ledger, watch: Watch) -> None:
-    """Put right what others have done to our part of the firewall."""
+async def keep_rules(ledger: Ledger, watch: Watch, look: Callable[[], None]) -> None:
+    """Put right what others have done to our part of nftables; `look` at theirs again when they changed it."""
     await _look_again(ledger, watch)
     while True:
         await _readable(watch)
         await asyncio.sleep(SETTLE_SECONDS)
-        authors = watch.authors()
-        if authors:
-            log.warning("the firewall was changed by %s: putting ours right", ", ".join(sorted(set(authors))))
+        heard = watch.heard()
+        if heard.authors:
+            log.warning("the firewall was changed by %s: putting ours right", ", ".join(sorted(set(heard.authors))))
             await ledger.repair()
             await _look_again(ledger, watch)
+        if heard.anything:
+            await asyncio.to_thread(look)
             await asyncio.sleep(REPAIR_SECONDS)
+
+
+async def keep_legacy_rules(ledger: Ledger, changed: Callable[[], bool], look: Callable[[], None]) -> None:
+    """Do the same for iptables-legacy, whose changes nobody tells of: `changed` tells them when it is asked."""
+    while True:
+        await asyncio.sleep(REPAIR_SECONDS)
+        try:
+            others = await ledger.between_changes(changed)
+        except FirewallError as error:
+            log.warning("iptables-legacy's tables cannot be looked at: %s", error)
+            return
+        if others:
+            log.warning("the firewall was changed by somebody through iptables-legacy: putting ours right")
+            await ledger.repair()
+            await asyncio.to_thread(look)
 
 
 async def _look_again(ledger: Ledger, watch: Watch) -> None:
     """After putting things right: what was heard meanwhile is our own edit of FORWARD, but may hide somebody else's."""
-    if watch.authors():
+    if watch.heard().authors:
         await ledger.repair()
 
 

@@ -17,28 +17,57 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.core.rate_limit", set()),
     ("igd.core.policy", {"igd.core.mapping", "igd.core.request"}),
     ("igd.core.table", {"igd.core.mapping", "igd.core.request"}),
+    ("igd.core.planner", {"igd.core.mapping", "igd.core.policy", "igd.core.request", "igd.core.table"}),
     # Bytes <-> words
     ("igd.wire.malformed", set()),
     ("igd.wire.*", {"igd.core.mapping", "igd.core.request", "igd.wire", "igd.wire.*"}),
-    # Deeds in the kernel: siblings do not know each other, kernel.py composes them
+    # Deeds in the kernel: the table of ours, the chains of ours, and the rules of others do not know each other;
+    # kernel.py and neighbours.py compose them
     ("igd.firewall.rules", {"igd.core.mapping"}),
     ("igd.firewall.backend", {"igd.core.mapping"}),
     ("igd.firewall.netlink", {"igd.firewall.backend"}),
     ("igd.firewall.watch", {"igd.firewall.netlink"}),
-    ("igd.firewall.saved_rules", set()),
-    ("igd.firewall.xtables", {"igd.firewall", "igd.firewall.backend", "igd.firewall.netlink"}),
-    ("igd.firewall.forward_verdict", {"igd.firewall.saved_rules"}),
+    ("igd.firewall.conntrack", {"igd.core.mapping", "igd.firewall.netlink", "igd.firewall.rules"}),
+    ("igd.firewall.pretend", {"igd.core.mapping", "igd.firewall.backend"}),
+    ("igd.firewall.detect", {
+        "igd.firewall.foreign",
+        "igd.firewall.foreign.saved_rules",
+        "igd.firewall.foreign.xtables",
+        "igd.firewall.rules",
+    }),
     ("igd.firewall.kernel", {"igd.core.mapping", "igd.firewall", "igd.firewall.*"}),
-    ("igd.firewall.detect", {"igd.firewall", "igd.firewall.rules", "igd.firewall.saved_rules", "igd.firewall.xtables"}),
-    ("igd.firewall.*", {
+    ("igd.firewall.neighbours", {"igd.core.mapping", "igd.firewall", "igd.firewall.*"}),
+    ("igd.firewall.foreign", set()),
+    ("igd.firewall.foreign.saved_rules", set()),
+    ("igd.firewall.foreign.native_text", set()),
+    ("igd.firewall.foreign.packet", {"igd.core.mapping", "igd.firewall.rules"}),
+    ("igd.firewall.foreign.conditions", {"igd.firewall.foreign.packet", "igd.firewall.foreign.saved_rules"}),
+    ("igd.firewall.foreign.*", {
         "igd.core.mapping",
-        "igd.firewall",
         "igd.firewall.backend",
-        "igd.firewall.forward_verdict",
+        "igd.firewall.foreign",
+        "igd.firewall.foreign.*",
         "igd.firewall.netlink",
         "igd.firewall.rules",
-        "igd.firewall.saved_rules",
-        "igd.firewall.xtables",
+    }),
+    ("igd.firewall.legacy", set()),
+    ("igd.firewall.legacy.*", {
+        "igd.core.mapping",
+        "igd.firewall.backend",
+        "igd.firewall.foreign.xtables",
+        "igd.firewall.legacy.*",
+        "igd.firewall.rules",
+    }),
+    ("igd.firewall.nft", set()),
+    ("igd.firewall.nft.remotes", {"igd.core.mapping"}),
+    ("igd.firewall.nft.source_ports", {"igd.core.mapping"}),
+    ("igd.firewall.nft.*", {
+        "igd.core.mapping",
+        "igd.firewall.backend",
+        "igd.firewall.netlink",
+        "igd.firewall.nft",
+        "igd.firewall.nft.*",
+        "igd.firewall.rules",
     }),
     # What the machine tells
     ("igd.host.own_ports", {"igd.core.mapping"}),
@@ -46,6 +75,7 @@ RULES: list[tuple[str, set[str]]] = [
     # The counter has never heard of a protocol, nor of any firewall but its verbs
     ("igd.ledger", {"igd.core.*", "igd.firewall.backend"}),
     ("igd.gateway", {"igd.core.*", "igd.firewall.backend", "igd.ledger"}),
+    ("igd.caretaker", {"igd.core.*", "igd.firewall.backend", "igd.gateway", "igd.ledger"}),
     ("igd.lease_store", {"igd.core.mapping"}),
     # Endpoints have never heard of a firewall, nor of how is decided
     ("igd.endpoints.*", {
@@ -64,13 +94,14 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.instance", set()),
     ("igd.detach", set()),
     ("igd.systemd", set()),
-    ("igd.config", {"igd.core.policy", "igd.instance"}),
+    ("igd.config", {"igd.core.policy", "igd.firewall.rules", "igd.instance"}),
     # What puts it together
     ("igd.surroundings", {"igd", "igd.systemd", "igd.host.links"}),
     ("igd.upkeep", {
+        "igd.caretaker",
         "igd.endpoints.discovery",
+        "igd.firewall.backend",
         "igd.firewall.watch",
-        "igd.gateway",
         "igd.ledger",
         "igd.wire",
         "igd.wire.ssdp",
@@ -183,8 +214,8 @@ def test_there_are_modules() -> None:
         ("igd.endpoints.page", "from igd.core.table import Table", {"igd.core.table"}),
         ("igd.endpoints.new", "from igd.firewall import kernel", {"igd.firewall.kernel"}),
         ("igd.core.table", "from igd import gateway", {"igd.gateway"}),
-        ("igd.firewall.iptables", "from igd.firewall import nftables", {"igd.firewall.nftables"}),
-        ("igd.firewall.nftables", "from igd.firewall.conntrack import Conntrack", {"igd.firewall.conntrack"}),
+        ("igd.firewall.legacy.iptables", "from igd.firewall.nft import nftables", {"igd.firewall.nft.nftables"}),
+        ("igd.firewall.nft.nftables", "from igd.firewall.conntrack import Conntrack", {"igd.firewall.conntrack"}),
         ("igd.new", "from igd.core.mapping import Lease", {"igd.core.mapping"}),
     ],
 )

@@ -12,7 +12,7 @@ class FirewallError(Exception):
 
 
 class Backend(Protocol):
-    """What the gateway needs of the kernel.
+    """What the ledger needs of the kernel.
 
     Calls come one after another, from one thread that may block. Each either does all that it says or raises
     FirewallError; after an error the caller makes the kernel equal to its table with `replace_all`.

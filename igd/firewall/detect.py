@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from igd.firewall import xtables
+from igd.firewall.foreign import xtables
+from igd.firewall.foreign.saved_rules import Rules, parse
 from igd.firewall.rules import OURS
-from igd.firewall.saved_rules import Rules, parse
 
 Backend = Literal["nftables", "iptables", "pretend"]
 

@@ -1,31 +1,42 @@
-"""The one backend that the daemon builds: mappings, the jump in FORWARD, and the flows of connection tracking."""
+"""The one backend that the daemon builds: mappings, the way through FORWARD, and the flows of connection tracking."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from ipaddress import IPv4Address
+from typing import Literal
 
-from igd.core.mapping import Change, Entry, PortMapping
+from igd.core.mapping import Change, Entry, Mapping
 from igd.firewall import detect
 from igd.firewall.backend import Backend
 from igd.firewall.conntrack import EVERYWHERE, Conntrack
-from igd.firewall.forward_jump import ForwardJump
-from igd.firewall.forward_verdict import Passage
-from igd.firewall.iptables import Iptables
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
-from igd.firewall.nftables import Nftables
+from igd.firewall.foreign.forward import Forward
+from igd.firewall.foreign.xtables import nft_tables
+from igd.firewall.legacy.iptables import Iptables
+from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.netlink import NFPROTO_INET
+from igd.firewall.nft.nftables import Nftables
 from igd.firewall.pretend import Pretend
-from igd.firewall.rules import MARK, OURS, label
+from igd.firewall.rules import OURS, Site, label
 from igd.firewall.watch import Watch
-from igd.firewall.xtables import nft_tables
+
+OwnChange = Callable[[], AbstractContextManager[None]]
+
+LEGACY: tuple[tuple[Literal[4, 6], str], ...] = ((4, "nat"), (6, "nat"), (4, "filter"), (6, "filter"))
+"""The tables of iptables-legacy in which something of ours may be, by IP version and name."""
 
 
 class Kernel:
-    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
+    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left.
 
-    def __init__(self, mappings: Backend, passage: Passage) -> None:
+    `own_change` surrounds what is done to the operator's forward chains.
+    """
+
+    def __init__(self, mappings: Backend, site: Site, own_change: OwnChange = nullcontext) -> None:
         self.mappings = mappings
-        self._jump = ForwardJump(passage)
-        self._conntrack = Conntrack(passage.mark)
-        self._peers = passage.peers
+        self.forward = Forward(site)
+        self._conntrack = Conntrack(site.mark)
+        self._peers = site.peers
+        self._own_change = own_change
         self._addresses: tuple[IPv4Address, ...] = ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -35,21 +46,22 @@ class Kernel:
         """
         self._addresses = tuple(addresses)
         entries = list(entries)
-        self._jump.ensure()
+        with self._own_change():
+            self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._peers)
-        self._conntrack.flush_unmapped([entry.mapping for entry in entries], self._addresses)
+        self._conntrack.settle((), [entry.mapping for entry in entries], self._addresses)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; flows that a mapping has lost end, and flows that would keep packets from it too."""
         self.mappings.apply(changes, now)
-        self._conntrack.flush(_lost(changes), self._addresses)
-        self._conntrack.flush_unmapped(_new(changes), self._addresses)
+        self._conntrack.settle(_lost(changes), _new(changes), self._addresses)
 
     def remove_all(self) -> None:
-        """Take out jump and mappings, and end their flows."""
+        """Take out mappings and all that let them pass, and end their flows."""
         self.mappings.remove_all()
-        self._jump.remove()
+        with self._own_change():
+            self.forward.remove()
         self._conntrack.flush_stale((), self._peers)
 
     def close(self) -> None:
@@ -58,39 +70,46 @@ class Kernel:
         self._conntrack.close()
 
 
-def _lost(changes: Iterable[Change]) -> list[PortMapping]:
-    """The mappings that are gone, or lead elsewhere now."""
-    return [
-        change.before.mapping
-        for change in changes
-        if change.before and (change.after is None or change.after.mapping.internal != change.before.mapping.internal)
-    ]
+def _lost(changes: Iterable[Change]) -> list[Mapping]:
+    """The mappings that are gone, or lead elsewhere now, or others."""
+    return [change.before.mapping for change in changes if change.before and not _same_way(change.before, change.after)]
 
 
-def _new(changes: Iterable[Change]) -> list[PortMapping]:
-    return [change.after.mapping for change in changes if change.after and change.before is None]
+def _new(changes: Iterable[Change]) -> list[Mapping]:
+    return [change.after.mapping for change in changes if change.after and not _same_way(change.after, change.before)]
 
 
-_MAPPINGS: dict[detect.Backend, Callable[[str, int], Backend]] = {"nftables": Nftables, "iptables": Iptables}
+def _same_way(one: Entry, other: Entry | None) -> bool:
+    if other is None:
+        return False
+    return (one.mapping.internal, one.mapping.remotes) == (other.mapping.internal, other.mapping.remotes)
 
 
-def build(choice: detect.Backend, passage: Passage) -> Backend:
-    """Build this backend for one WireGuard interface; FirewallError where it cannot work.
+_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], Backend]] = {
+    "nftables": lambda site, _own_change: Nftables(site),
+    "iptables": lambda site, own_change: Iptables(site, own_change=own_change),
+}
 
-    What another backend left behind, because it was killed and then the choice changed, goes first.
+
+def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
+    """Build this backend for one site; FirewallError where it cannot work.
+
+    What another backend left behind, because it was killed and then the choice changed, goes first. `legacy` is not to
+    take our own changes for others'.
     """
     if choice == "pretend":
         return Pretend()
     for other in _known():
         if other != choice:
-            _clear(_mappings(other, passage))
-    return Kernel(_mappings(choice, passage), passage)
+            _clear(_MAPPINGS[other](site, legacy.own_change))
+    return Kernel(_MAPPINGS[choice](site, legacy.own_change), site, legacy.own_change)
 
 
-def watch(backend: Backend, interface: str) -> Watch:
-    """Hear of others' changes to our table, and to the FORWARD of iptables-nft; NetlinkError."""
+def watch(backend: Backend, site: Site) -> Watch:
+    """Hear of others' changes of nftables; NetlinkError."""
     own = backend.mappings.port if isinstance(backend, Kernel) and isinstance(backend.mappings, Nftables) else 0
-    return Watch({(NFPROTO_INET, label(interface)), (NFPROTO_IPV4, "filter")}, own)
+    tables = backend.forward.tables if isinstance(backend, Kernel) else set()
+    return Watch({(NFPROTO_INET, label(site.wireguard)), *tables}, own)
 
 
 def remove_everything(interface: str) -> None:
@@ -100,18 +119,14 @@ def remove_everything(interface: str) -> None:
     """
     others = any(name.startswith(OURS) and name != label(interface) for _, name in nft_tables() or ())
     # The external interface is not asked about: removing does not depend on the way that packets take.
-    passage = Passage("", interface, () if others else EVERYWHERE, MARK)
+    site = Site("", interface, () if others else EVERYWHERE)
     for choice in _known():
-        _clear(Kernel(_mappings(choice, passage), passage))
+        _clear(Kernel(_MAPPINGS[choice](site, nullcontext), site))
 
 
 def _known() -> list[detect.Backend]:
     """The backends that may have left something in this kernel."""
     return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
-
-
-def _mappings(choice: detect.Backend, passage: Passage) -> Backend:
-    return _MAPPINGS[choice](passage.wireguard, passage.mark)
 
 
 def _clear(backend: Backend) -> None:

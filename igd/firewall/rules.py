@@ -25,8 +25,8 @@ OURS = "igd_"
 class Site:
     """Where one gateway stands, and how its operator wants the kernel to look.
 
-    `external` and `wireguard` are the interfaces between which mapped flows go, `peers` the networks in which the peers'
-    addresses lie, `mark` the one conntrack mark bit of our flows. `hairpin`: peers reach each other, and themselves,
+    `external` and `wireguard` are the interfaces between which mapped flows go, `peers` the networks of the peers'
+    addresses, `mark` the one conntrack mark bit of our flows. `hairpin`: peers reach each other, and themselves,
     through the public address. `preserve_source_port`: what a peer sends by UDP from a mapped internal port leaves from
     the mapped external port. `own_table`: nobody but us may edit our nftables table, and it outlives us.
     `forward_chain`: where to let mapped flows in, by iptables' name of a chain ("DOCKER-USER") or nft's ("inet filter

@@ -5,11 +5,14 @@ ends in one (NEWGEN) with the author's program. Every message bears the address 
 used. Numbers: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
-from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, Answer, NetlinkError, body, decode
+from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError, body, decode
 
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7
@@ -17,64 +20,87 @@ NEWGEN = 15
 TABLE_NAME = 1  # of every kind of message but NEWGEN
 PROCESS_NAME = 3  # of NEWGEN
 
+SO_ATTACH_FILTER = 26
+
 UNKNOWN = "somebody"
 
 _RECEIVE_SIZE = 65536
 
 
+class Heard(NamedTuple):
+    """What others did: the programs whose commits touched our tables, and whether there were any commits at all."""
+
+    authors: list[str]
+    anything: bool
+
+
 class Watch:
     """A socket that hears every commit in the network namespace of the thread that made it. Raises NetlinkError.
 
-    It tells of `tables`, by family (NFPROTO_*) and name, and not of what came from the netlink socket `own`.
+    Our tables are `tables`, by family (NFPROTO_*) and name; what comes from the netlink socket `own` is not heard.
     """
 
     def __init__(self, tables: Collection[tuple[int, str]], own: int) -> None:
         self._tables = frozenset(tables)
-        self._own = own
-        self._touched = False  # by the commit whose messages are being read
+        self._touched: set[tuple[int, str]] = set()  # by the commit whose messages are being read
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
             )
             self._socket.bind((0, 0))
+            self._turn_a_deaf_ear(own)
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
         except OSError as error:
             raise NetlinkError(error.errno or 0, "changes of nftables cannot be heard") from error
 
     def fileno(self) -> int:
-        """The descriptor, which is readable when `authors` has something to read."""
+        """The descriptor, which is readable when `heard` has something to read."""
         return self._socket.fileno()
 
-    def authors(self) -> list[str]:
-        """The programs whose commits touched our tables since the last call; UNKNOWN: more happened than was heard."""
-        found: list[str] = []
+    def heard(self) -> Heard:
+        """Tell what others did since the last call; an author that is UNKNOWN: more happened than was heard."""
+        authors: list[str] = []
+        anything = False
         while True:
             try:
-                found += self._read(self._socket.recv(_RECEIVE_SIZE))
+                for author, touched in self._commits(self._socket.recv(_RECEIVE_SIZE)):
+                    anything = True
+                    authors += [author] if touched & self._tables else []
             except BlockingIOError:
-                return found
+                return Heard(authors, anything)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise NetlinkError(error.errno or 0, "changes of nftables cannot be heard") from error
-                self._touched = False
-                found.append(UNKNOWN)
+                self._touched = set()
+                authors.append(UNKNOWN)
+                anything = True
 
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
 
-    def _read(self, data: bytes) -> Iterator[str]:
+    def _turn_a_deaf_ear(self, port: int) -> None:
+        """Have the kernel drop what the netlink socket with this address caused.
+
+        The tens of thousands of messages that tell of our own mappings would crowd out others'.
+        """
+        # Classic BPF (linux/filter.h: code, jumps, operand): load nlmsg_pid as bytes in their order; is it that one?
+        written = int.from_bytes(struct.pack("=I", port), "big")
+        program = ((0x20, 0, 0, 12), (0x15, 0, 1, written), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF))
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+        # struct sock_fprog: their number, and where they are
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
+        )
+
+    def _commits(self, data: bytes) -> Iterator[tuple[str, set[tuple[int, str]]]]:
         for answer in decode(data):
             if answer.kind & 0xFF == NEWGEN:
                 if self._touched:
-                    yield _name(body(answer.payload).get(PROCESS_NAME, b""))
-                self._touched = False
-            elif answer.port != self._own and self._concerns_us(answer):
-                self._touched = True
-
-    def _concerns_us(self, answer: Answer) -> bool:
-        name = body(answer.payload).get(TABLE_NAME)
-        return name is not None and (answer.payload[0], _name(name)) in self._tables
+                    yield _name(body(answer.payload).get(PROCESS_NAME, b"")), self._touched
+                self._touched = set()
+            elif (name := body(answer.payload).get(TABLE_NAME)) is not None:
+                self._touched.add((answer.payload[0], _name(name)))
 
 
 def _name(text: bytes) -> str:

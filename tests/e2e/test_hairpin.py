@@ -1,18 +1,74 @@
-"""A peer reaches another peer through the server's public address, as docs/operating.md says."""
+"""Peers and the server's public address: reached from inside, and seen from outside."""
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.serving import C1, C2, PUBLIC, serving, upnpc
-from tests.lab import Lab, answering, ask
+from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, serving, upnpc
+from tests.lab import Host, Lab, answering, ask
 from tests.lab.fixtures import requires_root
+from tests.lab.talk import Protocol
 
 pytestmark = requires_root
 
+PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
-@pytest.mark.parametrize("backend", ["nftables", "iptables"])
-def test_another_peer_gets_through_and_keeps_its_address(backend: str) -> None:
+BACKENDS = pytest.mark.parametrize("backend", ["nftables", "iptables"])
+
+
+@BACKENDS
+def test_peers_reach_each_other_and_themselves_and_the_answer_comes_from_the_server(backend: str) -> None:
     with Lab(forward="drop") as lab, serving(lab, f'[firewall]\nbackend = "{backend}"\n'):
-        for protocol in ("tcp", "udp"):
+        for protocol in PROTOCOLS:
             upnpc(lab.c1, "-a", C1, "8043", "8043", protocol, "300")
             with answering(lab.c1, 8043, protocol):
-                assert ask(lab.c2, PUBLIC, 8043, protocol).source == C2
+                assert ask(lab.c2, PUBLIC, 8043, protocol).source == GATEWAY
+                assert ask(lab.c1, PUBLIC, 8043, protocol).source == GATEWAY
+                assert ask(lab.net, PUBLIC, 8043, protocol).source == REMOTE
+
+
+@BACKENDS
+def test_who_does_not_want_it_keeps_peers_from_what_is_mapped(backend: str) -> None:
+    with Lab(forward="drop") as lab, serving(lab, f'[firewall]\nbackend = "{backend}"\nhairpin = false\n'):
+        upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
+        with answering(lab.c1, 8043):
+            assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+            for peer in (lab.c1, lab.c2):
+                with pytest.raises(ConnectionRefusedError):
+                    ask(peer, PUBLIC, 8043)
+
+
+@BACKENDS
+def test_a_mapped_port_is_the_source_of_what_is_sent_from_inside(backend: str) -> None:
+    config = f'[firewall]\nbackend = "{backend}"\npreserve_source_port = true\n'
+    with Lab(forward="drop") as lab, serving(lab, config), _told_ports(lab.net, 9000) as told:
+        upnpc(lab.c1, "-a", C1, "3074", "50000", "udp", "300")
+        for source_port, seen in ((3074, 50000), (3075, 3075)):
+            ask(lab.c1, REMOTE, 9000, "udp", source_port=source_port)
+            assert told() == (PUBLIC, seen)
+
+
+@contextmanager
+def _told_ports(host: Host, port: int) -> Iterator[Callable[[], tuple[str, int]]]:
+    """Answer datagrams; tell where the last one seemed to come from."""
+    sources: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("0.0.0.0", port))
+
+        def answer() -> None:
+            while (received := listener.recvfrom(2048))[0]:
+                sources.put(received[1])
+                listener.sendto(f"{received[1][0]}\n".encode() + received[0], received[1])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield lambda: sources.get(timeout=5)
+        finally:
+            with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", ("127.0.0.1", port))
+            thread.join()

@@ -9,13 +9,12 @@ import pytest
 
 from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
 from igd.firewall import backend as firewall
-from igd.firewall import xtables
 from igd.firewall.detect import Backend, Facts, choose, probe
-from igd.firewall.forward_jump import ForwardJump
-from igd.firewall.forward_verdict import Passage
-from igd.firewall.iptables import Iptables
-from igd.firewall.nftables import Nftables
-from igd.firewall.rules import MARK
+from igd.firewall.foreign import xtables
+from igd.firewall.foreign.forward_jump import ForwardJump
+from igd.firewall.legacy.iptables import Iptables
+from igd.firewall.nft.nftables import Nftables
+from igd.firewall.rules import Site
 from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, new_namespace, run, three_hosts
 
 CASES: list[tuple[Facts, Backend, str]] = [
@@ -89,9 +88,9 @@ def everything() -> tuple[str, str]:
 def test_what_is_ours_says_nothing_about_the_host() -> None:
     """What a killed daemon left must not change the choice of the next."""
     run("iptables-legacy", "-w", "-P", "FORWARD", "DROP")
-    ForwardJump(Passage("ext0", "wg0", PEERS, MARK)).ensure()
+    ForwardJump(Site("ext0", "wg0", PEERS)).ensure()
     run("iptables-legacy", "-w", "-P", "FORWARD", "ACCEPT")
-    for backend in (Nftables("wg0"), Iptables("wg1")):
+    for backend in (Nftables(Site("ext0", "wg0", PEERS)), Iptables(Site("ext0", "wg1", PEERS))):
         backend.replace_all([EXTERNAL], [], 0.0)
         backend.close()
     assert probe() == Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=())
@@ -136,7 +135,7 @@ def test_what_cannot_be_read_is_known_where_it_may_matter(
 @pytest.mark.root
 @pytest.mark.parametrize(("kind", "winner"), [(Nftables, 22), (Iptables, 8043)])
 def test_beside_rules_of_nftables_only_nftables_lets_the_operators_redirections_win(
-    kind: Callable[[str], firewall.Backend], winner: int
+    kind: Callable[[Site], firewall.Backend], winner: int
 ) -> None:
     """Of nat chains at one priority the later made comes first: why a host with rules of both kinds gets nftables."""
     with three_hosts() as hosts, hosts.listening("udp", winner) as listener:
@@ -144,7 +143,7 @@ def test_beside_rules_of_nftables_only_nftables_lets_the_operators_redirections_
             "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-j", "DNAT", "--to-destination", f"{PEER}:22"
         )
         mapping = PortMapping(Protocol.UDP, 8043, Endpoint(PEER, 8043), "peer")
-        backend = kind("wg0")
+        backend = kind(Site("ext0", "wg0", PEERS))
         backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
         assert hosts.talk("udp", 8043, listener) == REMOTE
         backend.close()

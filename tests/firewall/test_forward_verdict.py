@@ -7,14 +7,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
-from igd.firewall.forward_verdict import Passage, find_obstacle
-from igd.firewall.iptables import Iptables
-from igd.firewall.rules import MARK
-from igd.firewall.saved_rules import parse
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, ThreeHosts, run, three_hosts
+from igd.firewall.foreign.forward_verdict import find_obstacle, packets
+from igd.firewall.foreign.saved_rules import parse
+from igd.firewall.rules import Site
+from tests.firewall.mapped_flows import MAPPED, PORT
+from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run, three_hosts
 
-PASSAGE = Passage(external="ext0", wireguard="wg0", peers=PEERS, mark=MARK)
+SITE = Site("ext0", "wg0", PEERS)
 
 WALKTHROUGH = "-A FORWARD -i wg0 -j ACCEPT\n-A FORWARD -o wg0 -j ACCEPT"
 
@@ -97,6 +96,11 @@ CASES: list[tuple[str, str, str, str | None]] = [
     ("another protocol", "ACCEPT", "-A FORWARD -p icmp -j DROP", None),
     ("all but one protocol", "ACCEPT", "-A FORWARD ! -p tcp -j DROP", "! -p tcp -j DROP"),
     ("some ports", "DROP", f"{ANSWERS}-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT", "policy DROP of FORWARD"),
+    ("all ports", "DROP", f"{ANSWERS}-A FORWARD -p udp -j ACCEPT\n-A FORWARD -p tcp -m tcp --dport 1: -j ACCEPT", None),
+    ("several ports", "ACCEPT", "-A FORWARD -p tcp -m multiport --dports 25,80:90 -j DROP", "--dports 25,80:90"),
+    ("the server itself", "ACCEPT", "-A FORWARD -m addrtype --dst-type LOCAL,BROADCAST -j DROP", None),
+    ("nobody but the server", "ACCEPT", "-A FORWARD -m addrtype ! --dst-type LOCAL -j DROP", "! --dst-type LOCAL"),
+    ("a routing header", "ACCEPT", "-A FORWARD -m rt ! --rt-type 0 -j DROP", None),
     ("some ports shut", "ACCEPT", "-A FORWARD -p tcp -m tcp --dport 25 -j DROP", "--dport 25 -j DROP"),
     ("the peers' network", "DROP", f"{ANSWERS}-A FORWARD -d 10.100.0.0/16 -j ACCEPT", None),
     ("half the peers", "DROP", f"{ANSWERS}-A FORWARD -d 10.100.0.0/25 -j ACCEPT", "policy DROP of FORWARD"),
@@ -150,7 +154,7 @@ def saved(policy: str, rules: str) -> str:
 
 @pytest.mark.parametrize(("policy", "rules", "obstacle"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_obstacle(policy: str, rules: str, obstacle: str | None) -> None:
-    found = find_obstacle(parse(saved(policy, rules)), PASSAGE.packets())
+    found = find_obstacle(parse(saved(policy, rules)), packets(SITE))
     if obstacle is None:
         assert found is None
     else:
@@ -158,21 +162,21 @@ def test_obstacle(policy: str, rules: str, obstacle: str | None) -> None:
 
 
 def test_peers_that_are_not_known_might_be_anybody() -> None:
-    passage = Passage(external="ext0", wireguard="wg0", peers=(), mark=MARK)
-    found = find_obstacle(parse(saved("ACCEPT", "-A FORWARD -d 192.168.9.9/32 -j DROP")), passage.packets())
+    site = Site("ext0", "wg0", ())
+    found = find_obstacle(parse(saved("ACCEPT", "-A FORWARD -d 192.168.9.9/32 -j DROP")), packets(site))
     assert found is not None
 
 
 def test_every_peer_must_be_reachable() -> None:
-    passage = Passage("ext0", "wg0", (*PEERS, IPv4Network("192.168.7.0/24")), MARK)
+    site = Site("ext0", "wg0", (*PEERS, IPv4Network("192.168.7.0/24")))
     rules = ANSWERS + "-A FORWARD -d 10.100.0.0/24 -j ACCEPT"
-    assert find_obstacle(parse(saved("DROP", rules)), passage.packets()) is not None
+    assert find_obstacle(parse(saved("DROP", rules)), packets(site)) is not None
     rules += "\n-A FORWARD -d 192.168.0.0/16 -j ACCEPT"
-    assert find_obstacle(parse(saved("DROP", rules + "\n")), passage.packets()) is not None, "each alone is a maybe"
+    assert find_obstacle(parse(saved("DROP", rules + "\n")), packets(site)) is not None, "each alone is a maybe"
 
 
 def test_no_filter_table_is_no_obstacle() -> None:
-    assert find_obstacle(parse(""), PASSAGE.packets()) is None
+    assert find_obstacle(parse(""), packets(SITE)) is None
 
 
 def test_chains_that_many_rules_lead_to_are_walked_once() -> None:
@@ -180,17 +184,14 @@ def test_chains_that_many_rules_lead_to_are_walked_once() -> None:
     chains = "\n".join(f":c{n} - [0:0]" for n in range(61))
     jumps = "\n".join(f"-A c{n} -s 1.1.1.1/32 -j c{n + 1}\n-A c{n} -s 2.2.2.2/32 -j c{n + 1}" for n in range(60))
     rules = f"{chains}\n-A FORWARD -j c0\n{jumps}\n-A c60 -j LOG"
-    assert find_obstacle(parse(saved("ACCEPT", rules)), PASSAGE.packets()) is None
+    assert find_obstacle(parse(saved("ACCEPT", rules)), packets(SITE)) is None
 
 
 @pytest.fixture(scope="module")
 def mapped() -> Iterator[ThreeHosts]:
     with three_hosts() as hosts:
-        mappings = [PortMapping(protocol, 8043, Endpoint(PEER, 8043), "peer") for protocol in Protocol]
-        backend = Iptables("wg0")
-        backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0)) for mapping in mappings], 0.0)
+        run("nft", "-f", "-", text=MAPPED)
         yield hosts
-        backend.close()
 
 
 CONDITIONS = [
@@ -199,7 +200,10 @@ CONDITIONS = [
     "-m conntrack --ctstate NEW", "-m conntrack --ctstate ESTABLISHED,RELATED", "-m conntrack --ctstate DNAT",
     "-m conntrack ! --ctstate DNAT", "-m conntrack ! --ctstate NEW", "-m state --state NEW", "-m state ! --state NEW",
     "-m conntrack --ctstate INVALID", "-m connmark --mark 0x10000000/0x10000000", "-m connmark ! --mark 0x1/0x1",
-    "-m mark --mark 0", '-m comment --comment "-j DROP"', "-p udp -m udp --dport 8043", "-p udp -m udp ! --dport 8043",
+    "-m mark --mark 0", "-p tcp -m tcp --dport 1:65535", "-p udp -m udp --dport 0:8042",
+    "-m addrtype --dst-type UNICAST", "-m addrtype ! --dst-type LOCAL", "-p tcp -m multiport --dports 80,8000:9000",
+    "-p tcp -m multiport ! --dports 80",
+    '-m comment --comment "-j DROP"', "-p udp -m udp --dport 8043", "-p udp -m udp ! --dport 8043",
 ]  # fmt: skip
 TARGETS = ["ACCEPT", "ACCEPT", "RETURN", "DROP", "REJECT", "MARK --set-mark 1"]
 
@@ -233,9 +237,9 @@ def test_what_is_said_to_pass_passes(
     """Not the other way round: what is not understood may well let it through."""
     lines = ["*filter", f":FORWARD {policy} [0:0]", ":one - [0:0]", ":two - [0:0]", *forward, *one, *two, "COMMIT"]
     run("iptables-nft-restore", text="\n".join(lines) + "\n")
-    if find_obstacle(parse(run("iptables-nft-save", "-t", "filter")), PASSAGE.packets()) is not None:
+    if find_obstacle(parse(run("iptables-nft-save", "-t", "filter")), packets(SITE)) is not None:
         event("may not pass")
         return
     for protocol in ("tcp", "udp"):
-        with mapped.listening(protocol, 8043) as listener:
-            assert mapped.talk(protocol, 8043, listener) == "60.60.60.2"
+        with mapped.listening(protocol, PORT) as listener:
+            assert mapped.talk(protocol, PORT, listener) == REMOTE

@@ -5,20 +5,34 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
 from igd.firewall.backend import FirewallError
-from igd.firewall.iptables import Iptables, xtables_lock
-from igd.firewall.rules import MARK
-from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, joined, new_namespace, run, three_hosts
+from igd.firewall.legacy.iptables import Iptables
+from igd.firewall.legacy.xtables_lock import xtables_lock
+from igd.firewall.rules import MARK, Site
+from tests.firewall.three_hosts import (
+    EXTERNAL,
+    PEER,
+    PEERS,
+    REMOTE,
+    ThreeHosts,
+    joined,
+    new_namespace,
+    run,
+    three_hosts,
+)
 
 pytestmark = pytest.mark.root
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
+SITE = Site("ext0", "wg0", PEERS, hairpin=False)
 
 
 def entry(protocol: Protocol, port: int, inside: int | None = None) -> Entry:
@@ -46,10 +60,10 @@ TCP_8043 = entry(Protocol.TCP, 8043)
 UDP_8043 = entry(Protocol.UDP, 8043)
 HELD = [
     ":igd_wg0 - [0:0]",
-    '-A PREROUTING -d 60.60.60.1/32 -m comment --comment "igd wg0" -j igd_wg0',
+    '-A PREROUTING -d 60.60.60.1/32 ! -i wg0 -m comment --comment "igd wg0" -j igd_wg0',
     '-A igd_wg0 -m comment --comment "igd wg0" -j CONNMARK --set-xmark 0x10000000/0x10000000',
-    "-A igd_wg0 -p tcp -m tcp --dport 8043 -j DNAT --to-destination 10.100.0.2:8043",
-    "-A igd_wg0 -p udp -m udp --dport 8043 -j DNAT --to-destination 10.100.0.2:8043",
+    "-A igd_wg0 -p tcp -m tcp --dport 8043 -m comment --comment peer -j DNAT --to-destination 10.100.0.2:8043",
+    "-A igd_wg0 -p udp -m udp --dport 8043 -m comment --comment peer -j DNAT --to-destination 10.100.0.2:8043",
     '-A igd_wg0 -m comment --comment "igd wg0" -j CONNMARK --set-xmark 0x0/0x10000000',
 ]
 
@@ -68,7 +82,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def backend() -> Iterator[Iptables]:
-    backend = Iptables("wg0")
+    backend = Iptables(SITE)
     yield backend
     backend.close()
 
@@ -186,8 +200,8 @@ def test_a_batch_is_done_whole(backend: Iptables) -> None:
     backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
     backend.apply([Change(TCP_8043, moved), closed(UDP_8043), opened(entry(Protocol.UDP, 9))], 0.0)
     assert [line for line in saved() if "DNAT" in line] == [
-        "-A igd_wg0 -p udp -m udp --dport 9 -j DNAT --to-destination 10.100.0.2:9",
-        "-A igd_wg0 -p tcp -m tcp --dport 8043 -j DNAT --to-destination 10.100.0.2:22",
+        "-A igd_wg0 -p udp -m udp --dport 9 -m comment --comment peer -j DNAT --to-destination 10.100.0.2:9",
+        "-A igd_wg0 -p tcp -m tcp --dport 8043 -m comment --comment peer -j DNAT --to-destination 10.100.0.2:22",
     ]
     assert [line for line in saved() if "igd_wg0 " in line][-1] == HELD[-1], "the mark is taken back at the very end"
 
@@ -231,6 +245,22 @@ def test_removing_creates_nothing_and_nothing_but_nat_is_created(backend: Iptabl
     backend.remove_all()
     assert LEGACY_TABLES.read_text() == "nat\n"
     assert saved() == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_library_is_loaded_only_to_change_something() -> None:
+    """Loading it runs programs and loads kernel modules, which no host of another backend should have to bear."""
+    lines = (
+        "import sys",
+        "from igd.firewall import rules",
+        "from igd.firewall.legacy import iptables, watch",
+        "backend = iptables.Iptables(rules.Site('ext0', 'wg0', ()))",
+        "backend.remove_all()",
+        "backend.close()",
+        "assert not watch.LegacyWatch([(4, 'nat')]).changed()",
+        "assert 'iptc' not in sys.modules",
+    )
+    run(sys.executable, "-W", "error", "-c", "\n".join(lines))
 
 
 @pytest.mark.usefixtures("alone")
@@ -285,7 +315,7 @@ def test_the_lock_moves_with_iptables(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("alone")
 def test_a_lock_that_nobody_gives_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    backend = Iptables("wg0", lock_patience=0.05)
+    backend = Iptables(SITE, lock_patience=0.05)
     held = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(FirewallError, match="somebody else holds iptables' lock"):
@@ -300,12 +330,12 @@ def test_a_lock_that_nobody_gives_back_is_an_error(tmp_path: Path, monkeypatch: 
 def test_a_lock_that_cannot_be_opened_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", "/nonexistent/lock")
     with pytest.raises(FirewallError, match="/nonexistent/lock: No such file or directory"):
-        Iptables("wg0").replace_all([EXTERNAL], [], 0.0)
+        Iptables(SITE).replace_all([EXTERNAL], [], 0.0)
 
 
 @pytest.mark.usefixtures("alone")
 def test_a_new_backend_takes_over_what_an_earlier_one_left(backend: Iptables) -> None:
-    earlier = Iptables("wg0")
+    earlier = Iptables(SITE)
     earlier.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
     earlier.close()
     backend.apply([closed(UDP_8043)], 0.0)
@@ -314,7 +344,7 @@ def test_a_new_backend_takes_over_what_an_earlier_one_left(backend: Iptables) ->
 
 @pytest.mark.usefixtures("alone")
 def test_the_mark_is_the_operators_choice() -> None:
-    backend = Iptables("wg0", mark=0x40)
+    backend = Iptables(replace(SITE, mark=0x40))
     backend.replace_all([EXTERNAL], [], 0.0)
     assert [line.split()[-1] for line in saved() if "CONNMARK" in line] == ["0x40/0x40", "0x0/0x40"]
     backend.close()

@@ -2,62 +2,51 @@
 
 import contextlib
 import errno
-import json
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, Protocol
-from igd.firewall import nftables
+from igd.core.mapping import Change, Endpoint, Entry, Lease, Mapping, Pinhole, PortMapping, Protocol, Remote
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import BatchError
-from igd.firewall.nftables import Nftables
+from igd.firewall.nft import elements
+from igd.firewall.nft.nftables import Nftables
 from igd.firewall.rules import GRACE, MARK, label
+from tests.firewall.listings import (
+    HAIRPIN,
+    HEAD,
+    LEADING,
+    LISTING,
+    NOT_LED,
+    PRESERVED,
+    SITE,
+    TABLE,
+    TAIL,
+    held,
+    listing,
+    marks,
+)
 from tests.firewall.reaching import Reached, Transport, caller, entry, listener, reach
-from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, new_namespace, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEER6, REMOTE, ThreeHosts, new_namespace, run, three_hosts
 
 SECOND = IPv4Address("60.60.60.3")
 TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
-TABLE = "inet", "igd_wg0"
 
 RULE = "ip daddr @external ct mark set ct mark | 0x10000000 dnat ip to meta l4proto . th dport map @mappings"
-
-LISTING = f"""\
-table inet igd_wg0 {{
-	set external {{
-		type ipv4_addr
-		elements = {{ 60.60.60.1, 60.60.60.3 }}
-	}}
-
-	map mappings {{
-		type inet_proto . inet_service : ipv4_addr . inet_service
-		flags timeout
-		elements = {{ tcp . 8043 timeout 2m30s : 10.100.0.2 . 80 }}
-	}}
-
-	chain prerouting {{
-		type nat hook prerouting priority dstnat + 1; policy accept;
-		ip daddr @external socket transparent <= 1 return
-		{RULE}
-		ip daddr @external ct mark set ct mark & 0xefffffff
-	}}
-}}
-"""
 
 
 @pytest.fixture
 def backend() -> Iterator[Nftables]:
     """Give a backend in a network namespace of its own; the test is in it too."""
-    with new_namespace(), contextlib.closing(Nftables("wg0")) as made:
+    with new_namespace(), contextlib.closing(Nftables(SITE)) as made:
         yield made
 
 
@@ -73,25 +62,8 @@ def hosts() -> Iterator[ThreeHosts]:
 def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:
     """Give a backend on the server."""
     assert hosts
-    with contextlib.closing(Nftables("wg0")) as made:
+    with contextlib.closing(Nftables(SITE)) as made:
         yield made
-
-
-def listing() -> str:
-    return run("nft", "-s", "list", "ruleset")
-
-
-def held() -> dict[tuple[str, int], tuple[str, int, int]]:
-    """Give what nft says the map holds: endpoint and timeout by protocol and port."""
-    objects: list[dict[str, Any]] = json.loads(run("nft", "-j", "list", "map", *TABLE, "mappings"))["nftables"]
-    elements = next(item["map"] for item in objects if "map" in item).get("elem", [])
-    return {tuple(key["elem"]["val"]["concat"]): (*data["concat"], key["elem"]["timeout"]) for key, data in elements}
-
-
-def marks() -> dict[int, int]:
-    """Give the conntrack marks by the port that a flow was first sent to."""
-    flows = run("conntrack", "-L").splitlines()
-    return {int(re.findall(r"dport=(\d+)", flow)[0]): int(re.findall(r"mark=(\d+)", flow)[0]) for flow in flows}
 
 
 @pytest.mark.root
@@ -101,13 +73,69 @@ def test_nft_shows_the_table_as_it_is_documented(backend: Nftables) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("interface", ["wg0", "wg-home", "wg0.100", "0", "-", 'a@b+c!{}"#', "dnat", "wg\udce4"])
+@pytest.mark.parametrize(
+    ("hairpin", "preserve", "rules"),
+    [
+        (True, True, LEADING + HAIRPIN + PRESERVED),
+        (False, True, NOT_LED + LEADING + PRESERVED),
+        (False, False, NOT_LED + LEADING),
+    ],
+)
+def test_options_are_rules_of_their_own(
+    backend: Nftables,
+    hairpin: bool,  # noqa: FBT001 - parametrized
+    preserve: bool,  # noqa: FBT001 - parametrized
+    rules: str,
+) -> None:
+    backend.replace_all([], [], now=0)  # with other options
+    site = replace(SITE, hairpin=hairpin, preserve_source_port=preserve)
+    with contextlib.closing(Nftables(site)) as changed:
+        changed.replace_all([EXTERNAL, SECOND], [entry(8043, 80, "tcp")], now=0)
+    assert listing() == HEAD + rules + TAIL
+
+
+def nft(*arguments: str, text: bytes = b"") -> bytes:
+    """Give what nft prints, which is not always UTF-8."""
+    return subprocess.run(["nft", *arguments], input=text, capture_output=True, check=True).stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "interface", ["wg0", "wg-home", "wg0.100", "0", "-", 'a@b+c!{}"#', "dnat", "wg\udce4", "wg*", "w*g", "wg\\", "wg$x"]
+)
 def test_a_saved_listing_loads_again(interface: str) -> None:
-    with new_namespace(), contextlib.closing(Nftables(interface)) as backend:
+    site = replace(SITE, wireguard=interface, external=interface[::-1], hairpin=False, preserve_source_port=True)
+    with new_namespace(), contextlib.closing(Nftables(site)) as backend:
         backend.replace_all([EXTERNAL], [entry(8043), entry(8043, 80, "tcp")], now=0)
-        before = listing()
+        before = nft("-s", "list", "ruleset")
         backend.remove_all()
         assert listing() == ""
+        nft("-f", "-", text=before)
+        assert nft("-s", "list", "ruleset") == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("bit", [MARK, 1, 0x8000_0000])
+def test_a_saved_listing_with_everything_in_it_loads_again(bit: int) -> None:
+    remotes = (
+        Remote(IPv4Network("10.0.0.0/8"), 5),
+        Remote(IPv4Network("10.1.2.3/32")),
+        Remote(IPv4Network("0.0.0.0/0"), 6),
+    )
+    site = replace(SITE, mark=bit, preserve_source_port=True)
+    port = PortMapping(Protocol.UDP, 9, Endpoint(PEER, 10), "peer", "a game")
+    hole = Pinhole(Protocol.TCP, Endpoint(PEER6, 9), "peer", "a page")
+    some = replace(
+        hole,
+        internal=Endpoint(PEER6, 10),
+        remotes=(Remote(IPv6Network("2001:db8::/33"), 5), Remote(IPv6Network("::/0"), 6)),
+    )
+    mappings: list[Mapping] = [port, replace(port, external_port=10, remotes=remotes), hole, some]
+    with new_namespace(), contextlib.closing(Nftables(site)) as backend:
+        backend.replace_all([EXTERNAL, SECOND], [Entry(mapping, Lease(100)) for mapping in mappings], now=0)
+        before = listing()
+        assert before.count('comment "peer a') == 1 + 5 + 1 + 2 + 1
+        run("nft", "flush", "ruleset")
         run("nft", "-f", "-", text=before)
         assert listing() == before
 
@@ -207,7 +235,7 @@ def test_a_redirection_of_the_operators_wins(
 @pytest.mark.root
 def test_our_flows_alone_carry_the_mark_and_other_bits_stay(hosts: ThreeHosts) -> None:
     run("iptables-nft", "-t", "mangle", "-A", "PREROUTING", "-j", "CONNMARK", "--set-xmark", "0x5/0x5")
-    with contextlib.closing(Nftables("wg0", mark=0x40)) as gateway:
+    with contextlib.closing(Nftables(replace(SITE, mark=0x40))) as gateway:
         gateway.replace_all([EXTERNAL], [entry(8043)], now=0)
         with listener(hosts.peer, "udp", 8043) as peer, listener(hosts.server, "udp", 8044) as own:
             for port in (8043, 8044, 8045):  # the last one is nobody's
@@ -269,6 +297,12 @@ def test_nothing_is_lost_while_everything_is_replaced(
         "delete chain inet igd_wg0 prerouting; add chain inet igd_wg0 prerouting { type nat hook input priority 7; }",
         "flush chain inet igd_wg0 prerouting; add chain inet igd_wg0 prerouting { policy drop; }",
         "add table inet igd_wg0 { flags dormant; }; delete chain inet igd_wg0 prerouting",
+        "delete chain inet igd_wg0 postrouting",
+        "delete map inet igd_wg0 outbound",
+        "add element inet igd_wg0 pinholes { 2001:db8::1 . tcp . 7 }",
+        "add element inet igd_wg0 restricted { tcp . 7 . 10.0.0.0/8 . 0-65535 : 10.100.0.2 . 7 }",
+        "flush chain inet igd_wg0 prerouting; delete set inet igd_wg0 pinholes; delete map inet igd_wg0 restricted",
+        "delete map inet igd_wg0 outbound; add set inet igd_wg0 outbound { type ipv4_addr . inet_service; }",
     ],
 )
 def test_replace_all_makes_it_right_whatever_there_was(backend: Nftables, damage: str) -> None:
@@ -317,7 +351,7 @@ def short_lived(backend: Nftables, monkeypatch: pytest.MonkeyPatch) -> Entry:
     """Give an entry that the kernel's timeout has just taken out of the map; two others are still there."""
     gone = entry(8043)
     with monkeypatch.context() as patch:
-        patch.setattr(nftables, "kernel_timeout", lambda *_: 20)
+        patch.setattr(elements, "kernel_timeout", lambda *_: 20)
         backend.replace_all([], [gone], now=0)
     backend.apply([Change(None, entry(1)), Change(None, entry(2))], now=0)
     while ("udp", 8043) in held():
@@ -360,8 +394,7 @@ def test_sixty_thousand_entries(backend: Nftables) -> None:
     entries = [entry(port, protocol=protocol) for port in range(1, 30001) for protocol in TRANSPORTS]
     for _time in range(2):  # into nothing, and in place of others
         backend.replace_all([EXTERNAL], entries, now=0)
-    keys = [nftables._element(nftables._key(one.mapping.key)) for one in entries]  # noqa: SLF001
-    backend._transact([*backend._elements(nftables.DELSETELEM, nftables.MAPPINGS, keys)])  # noqa: SLF001
+    backend.apply([Change(one, None) for one in entries], now=0)
     assert held() == {}
 
 
@@ -369,8 +402,9 @@ def test_sixty_thousand_entries(backend: Nftables) -> None:
 def test_without_the_capability_every_call_is_an_error_and_changes_nothing(backend: Nftables) -> None:
     program = """
 from igd.firewall.backend import FirewallError
-from igd.firewall.nftables import Nftables
-backend = Nftables("wg0")
+from igd.firewall.nft.nftables import Nftables
+from igd.firewall.rules import Site
+backend = Nftables(Site("ext0", "wg0", ()))
 for call in (lambda: backend.replace_all([], [], 0), backend.remove_all):
     try:
         call()
@@ -385,6 +419,7 @@ for call in (lambda: backend.replace_all([], [], 0), backend.remove_all):
     assert listing() == LISTING
 
 
+PortKey = tuple[Protocol, int]
 KEYS = st.tuples(st.sampled_from(Protocol), st.integers(1, 4))
 INTERNAL = st.builds(Endpoint, st.sampled_from([PEER, IPv4Address("10.100.0.3")]), st.sampled_from([1, 65535]))
 STEPS = st.lists(st.lists(st.tuples(KEYS, st.none() | INTERNAL), max_size=4), max_size=5)
@@ -394,11 +429,11 @@ STEPS = st.lists(st.lists(st.tuples(KEYS, st.none() | INTERNAL), max_size=4), ma
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, start=st.dictionaries(KEYS, INTERNAL))
 def test_whatever_changes_come_the_map_is_what_they_say(
-    backend: Nftables, start: dict[Key, Endpoint], steps: list[list[tuple[Key, Endpoint | None]]]
+    backend: Nftables, start: dict[PortKey, Endpoint], steps: list[list[tuple[PortKey, Endpoint | None]]]
 ) -> None:
     """A step is one call; each change in it names a port and where it leads from then on, if anywhere."""
 
-    def entry_of(key: Key, internal: Endpoint | None) -> Entry | None:
+    def entry_of(key: PortKey, internal: Endpoint | None) -> Entry | None:
         return None if internal is None else Entry(PortMapping(*key, internal, "peer"), Lease(100))
 
     model = dict(start)

@@ -1,6 +1,7 @@
 """Three network namespaces in one row, made of veth pairs: somebody on the internet, the server, and a peer.
 
     remote 60.60.60.2 -- (ext0) 60.60.60.1 server 10.100.0.1 (wg0) -- 10.100.0.2 peer
+           2001:470:60::2 -- 2001:470:60::1 server 2001:470:100::1 -- 2001:470:100::2
 
 Nobody lives in them: they are held open by their file descriptors and end with them. The calling thread is in the
 server's while the fixture lasts.
@@ -13,13 +14,15 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 EXTERNAL = IPv4Address("60.60.60.1")
 REMOTE = "60.60.60.2"
 PEER = IPv4Address("10.100.0.2")
-PEERS = (IPv4Network("10.100.0.0/24"),)
+REMOTE6 = "2001:470:60::2"
+PEER6 = IPv6Address("2001:470:100::2")
+PEERS = (IPv4Network("10.100.0.0/24"), IPv6Network("2001:470:100::/64"))
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +48,8 @@ def new_namespace() -> Iterator[int]:
     before = _own_namespace()
     _checked(_libc.unshare(CLONE_NEWNET))
     inside = _own_namespace()
+    for which in ("all", "default"):  # without it, an IPv6 address may not be used for a second or two
+        Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
     try:
         yield inside
     finally:
@@ -150,15 +155,22 @@ def three_hosts() -> Iterator[ThreeHosts]:
 
 def _wire(remote: int, peer: int) -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     own = f"/proc/{os.getpid()}/fd"
     _ip(
         f"link add ext0 type veth peer name eth0 netns {own}/{remote}",
         f"link add wg0 type veth peer name eth0 netns {own}/{peer}",
-        f"address add {EXTERNAL}/24 dev ext0",
-        "address add 10.100.0.1/24 dev wg0",
-        *(f"link set {link} up" for link in ("lo", "ext0", "wg0")),
+        *_addresses("ext0", f"{EXTERNAL}/24", "2001:470:60::1/64"),
+        *_addresses("wg0", "10.100.0.1/24", "2001:470:100::1/64"),
+        "link set lo up",
     )
     with joined(remote):
-        _ip(f"address add {REMOTE}/24 dev eth0", "link set eth0 up")
+        _ip(*_addresses("eth0", f"{REMOTE}/24", f"{REMOTE6}/64"), "route add ::/0 via 2001:470:60::1")
     with joined(peer):
-        _ip(f"address add {PEER}/24 dev eth0", "link set eth0 up", "route add default via 10.100.0.1")
+        routes = ("route add default via 10.100.0.1", "route add ::/0 via 2001:470:100::1")
+        _ip(*_addresses("eth0", f"{PEER}/24", f"{PEER6}/64"), *routes)
+
+
+def _addresses(link: str, ipv4: str, ipv6: str) -> tuple[str, ...]:
+    # nodad: without it an IPv6 address cannot be used for a second or two
+    return (f"address add {ipv4} dev {link}", f"address add {ipv6} dev {link} nodad", f"link set {link} up")

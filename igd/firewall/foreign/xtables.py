@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, Message, Netlink, NetlinkError, body
@@ -17,15 +18,21 @@ NFTA_TABLE_NAME = 1
 _NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
 
 _LEGACY_NAMES = Path("/proc/net/ip_tables_names")
+_LEGACY_NAMES_6 = Path("/proc/net/ip6_tables_names")
 _MODULES = Path("/proc/modules")
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"  # users' PATHs often leave out sbin
+_INCOMPATIBLE = "is incompatible, use 'nft' tool"  # iptables-nft-save, about nftables' own rules in its tables
 _PATIENCE = 15.0  # seconds; above the 5 that the programs themselves wait for the xtables lock
 
 
-def legacy_tables() -> frozenset[str]:
-    """Name the tables of iptables-legacy in this network namespace; its programs would create those they ask about."""
+def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
+    """Name the tables of iptables-legacy (6: of ip6tables-legacy) in this network namespace.
+
+    Its programs would create those they ask about.
+    """
+    names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
     try:
-        return frozenset(_LEGACY_NAMES.read_text().split())
+        return frozenset(names.read_text().split())
     except FileNotFoundError:  # the kernel, or so far the running kernel, is without ip_tables
         return frozenset()
     except PermissionError:  # see legacy_hidden
@@ -73,6 +80,15 @@ def _dump_tables() -> list[bytes]:
 def program(name: str) -> str | None:
     """Give the path of one of iptables' programs, or None where the host is without."""
     return shutil.which(name, path=_PATH)
+
+
+def saved(flavour: str, table: str) -> str | None:
+    """Give what e.g. iptables-nft-save prints of a table; None: rules of nftables' own keep it from reading that.
+
+    Raise FirewallError when it fails.
+    """
+    text = run(f"{flavour}-save", "-t", table)
+    return None if _INCOMPATIBLE in text else text
 
 
 def run(name: str, *arguments: str, text: str = "") -> str:

@@ -1,0 +1,111 @@
+"""What is known of the packets that an operator's rules are asked about. Pure."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Literal
+
+from igd.core.mapping import Protocol
+from igd.firewall.rules import Site
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+Version = Literal[4, 6]
+ANYWHERE: dict[int, Networks] = {4: (IPv4Network("0.0.0.0/0"),), 6: (IPv6Network("::/0"),)}
+
+SSDP = Protocol.UDP, 1900
+_SSDP_GROUP = IPv4Network("239.255.255.250")
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet on its way; `states` as conntrack's --ctstate sees them, `destination_type` as addrtype's --dst-type.
+
+    `source` and `destination` are the networks out of which its addresses may come; none: any. `dport` 0: any port.
+    `mark` is a bit of the connection mark that is set; 0: nothing is known of the mark.
+    """
+
+    name: str
+    version: int
+    in_interface: str
+    out_interface: str
+    protocol: str
+    source: Networks
+    destination: Networks
+    states: frozenset[str]
+    mark: int = 0
+    dport: int = 0
+    destination_type: str = "UNICAST"
+
+    def __str__(self) -> str:
+        way = f"from {self.in_interface}" + (f" to {self.out_interface}" if self.out_interface else "")
+        return f"{self.name} ({self.protocol} {way})"
+
+
+def packets(site: Site, version: Version = 4) -> list[Packet]:
+    """Give every kind of packet that must pass FORWARD for a mapping (by IPv6: a pinhole) to work."""
+    rows = [
+        ("the first packet of a mapped flow", "NEW", True),
+        ("an answer in a mapped flow", "ESTABLISHED", False),
+        ("a later packet of a mapped flow", "ESTABLISHED", True),
+    ]
+    return [
+        _forwarded(site, version, name, protocol, state, inbound=inbound)
+        for name, state, inbound in rows
+        for protocol in ("tcp", "udp")
+    ]
+
+
+def _forwarded(  # noqa: PLR0913
+    site: Site, version: Version, name: str, protocol: str, state: str, *, inbound: bool
+) -> Packet:
+    ends = [(site.external, ANYWHERE[version]), (site.wireguard, of_version(site.peers, version))]
+    (come, source), (go, destination) = ends if inbound else reversed(ends)
+    states = frozenset({state, "DNAT"} if version == 4 else {state})
+    return Packet(name, version, come, go, protocol, source, destination, states, site.mark)
+
+
+def requests(
+    site: Site, port: tuple[Protocol, int], version: Version, own: Iterable[IPv4Address | IPv6Address] = ()
+) -> Iterator[Packet]:
+    """Give every kind of packet from peers that must pass INPUT for this port of the server to work.
+
+    `own` are the server's addresses inside the tunnel; where none is given, any.
+    """
+    protocol, number = port
+    targets = [("LOCAL", of_version(map(ip_network, own), version))]
+    if port == SSDP and version == 4:
+        targets.append(("MULTICAST", (_SSDP_GROUP,)))
+    for state in ("NEW", "ESTABLISHED"):
+        for kind, destination in targets:
+            yield Packet(
+                "a request of a peer",
+                version,
+                site.wireguard,
+                "",
+                protocol.name.lower(),
+                of_version(site.peers, version),
+                destination,
+                frozenset({state}),
+                dport=number,
+                destination_type=kind,
+            )
+
+
+def arriving(site: Site, protocol: Protocol, addresses: Iterable[IPv4Address]) -> Packet:
+    """Give the first packet of a flow that comes from the internet to one of the server's `addresses`."""
+    return Packet(
+        "a packet from the internet",
+        4,
+        site.external,
+        "",
+        protocol.name.lower(),
+        ANYWHERE[4],
+        tuple(map(IPv4Network, addresses)),
+        frozenset({"NEW"}),
+        destination_type="LOCAL",
+    )
+
+
+def of_version(networks: Iterable[IPv4Network | IPv6Network], version: Version) -> Networks:
+    """Give those of the networks that are of this IP version."""
+    return tuple(network for network in networks if network.version == version)

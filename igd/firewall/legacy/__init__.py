@@ -1,0 +1,1 @@
+"""Our chains in iptables-legacy."""

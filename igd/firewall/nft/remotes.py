@@ -1,0 +1,60 @@
+"""Who may come in by a restricted mapping, without a source in it twice: the kernel's intervals must not overlap."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from igd.core.mapping import Mapping, Remote
+
+Bounds = tuple[int, int]
+"""The first and the last of some addresses in a row, as numbers."""
+
+_HIGHEST_PORT = 0xFFFF
+
+
+class Sources(NamedTuple):
+    """Addresses in a row, and there one port or all of them."""
+
+    first: IPv4Address | IPv6Address
+    last: IPv4Address | IPv6Address
+    first_port: int
+    last_port: int
+
+
+def let_in(mapping: Mapping) -> tuple[Sources, ...]:
+    """Give disjoint sources that are exactly those of the mapping's remotes; none where everybody may come in."""
+    everybody = any(remote.network.prefixlen == 0 and not remote.port for remote in mapping.remotes)
+    return () if everybody or not mapping.remotes else tuple(disjoint(mapping.remotes))
+
+
+def disjoint(remotes: Sequence[Remote]) -> Iterator[Sources]:
+    """Give the pairs of address and port that are in the remotes, each once; they are of one IP version."""
+    wide = _united(remotes, 0)
+    kind = type(remotes[0].network[0])
+    yield from (Sources(kind(first), kind(last), 0, _HIGHEST_PORT) for first, last in wide)
+    for port in sorted({remote.port for remote in remotes} - {0}):
+        for bounds in _united(remotes, port):
+            yield from (Sources(kind(first), kind(last), port, port) for first, last in _without(bounds, wide))
+
+
+def _united(remotes: Iterable[Remote], port: int) -> list[Bounds]:
+    """Give the addresses of the remotes with this port, in order."""
+    united: list[Bounds] = []
+    for first, last in sorted((int(r.network[0]), int(r.network[-1])) for r in remotes if r.port == port):
+        if united and first <= united[-1][1] + 1:
+            united[-1] = united[-1][0], max(last, united[-1][1])
+        else:
+            united.append((first, last))
+    return united
+
+
+def _without(bounds: Bounds, others: Iterable[Bounds]) -> Iterator[Bounds]:
+    """Give what `others`, which are in order, leave of `bounds`."""
+    begin, end = bounds
+    for first, last in others:
+        if begin <= last and first <= end:
+            if begin < first:
+                yield begin, first - 1
+            begin = last + 1
+    if begin <= end:
+        yield begin, end

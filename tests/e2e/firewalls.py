@@ -1,0 +1,163 @@
+"""The firewalls that servers have, each with two DNATs of the operator's: one let through, one forgotten in FORWARD."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.e2e.serving import C2, PUBLIC
+from tests.lab import Host, Lab
+from tests.lab.wireguard import Forward, Iptables
+
+ALLOWED, FORGOTTEN = 80, 81
+"""The public ports of the operator's DNATs, both to the same port of c2."""
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """How a server is made, and what its operator then loads; `igd` is what he tells igd about it.
+
+    `forgets`: what he forgot to let through is dropped, and not just let through with all else.
+    """
+
+    name: str
+    load: Callable[[Host, ExitStack], None]
+    forward: Forward = "open"
+    iptables: Iptables = "nft"
+    igd: str = ""
+    programs: tuple[str, ...] = ("nft",)
+    forgets: bool = True
+
+
+def _dnats(program: str) -> Callable[[Host], None]:
+    def load(srv: Host) -> None:
+        for port in (ALLOWED, FORGOTTEN):
+            rule = f"-t nat -A PREROUTING -d {PUBLIC} -p tcp --dport {port} -j DNAT --to-destination {C2}"
+            srv.run(program, *rule.split())
+
+    return load
+
+
+def _iptables(program: str) -> Callable[[Host, ExitStack], None]:
+    def load(srv: Host, _stack: ExitStack) -> None:
+        _dnats(program)(srv)
+        srv.run(program, *f"-A FORWARD -d {C2} -p tcp --dport {ALLOWED} -j ACCEPT".split())
+
+    return load
+
+
+_NATIVE = f"""
+table inet filter {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iifname {{ "lo", "wg0" }} accept
+        udp dport 51820 accept
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert }} accept
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state vmap {{ established : accept, related : accept, invalid : drop }}
+        iifname "wg0" accept
+        ip daddr {C2} tcp dport {ALLOWED} accept
+    }}
+}}
+table ip nat {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        ip daddr {PUBLIC} tcp dport {{ {ALLOWED}, {FORGOTTEN} }} dnat to {C2}
+    }}
+}}
+"""
+
+
+def _native(srv: Host, _stack: ExitStack) -> None:
+    srv.run("nft", "-f", "-", input=_NATIVE)
+
+
+def _ufw(srv: Host, stack: ExitStack) -> None:
+    for words in (
+        "allow 51820/udp",
+        "allow in on wg0",
+        "route allow in on wg0",
+        f"route allow proto tcp to {C2} port {ALLOWED}",
+        "--force enable",
+    ):
+        srv.run("ufw", *words.split(), timeout=30)
+    stack.callback(srv.run, "ufw", "disable", timeout=30)
+    _dnats("iptables-nft")(srv)
+
+
+def _firewalld(srv: Host, stack: ExitStack) -> None:
+    srv.run("mkdir", "-p", "/run/dbus")
+    bus = stack.enter_context(srv.start("dbus-daemon", "--system", "--nofork", "--nopidfile", "--print-address=1"))
+    bus.wait_for("unix:")
+    for words in (
+        "--zone=trusted --add-interface=wg0",
+        "--zone=public --add-interface=ens0",
+        "--zone=public --add-masquerade",  # at its start it flushes iptables' rules, and with them those of wg0.conf
+        "--zone=public --add-port=51820/udp",
+        f"--zone=public --add-forward-port=port={ALLOWED}:proto=tcp:toport={ALLOWED}:toaddr={C2}",
+    ):
+        srv.run("firewall-offline-cmd", *words.split(), timeout=30)
+    stack.enter_context(srv.start("firewalld", "--nofork", "--nopid"))
+    # It answers once its rules are loaded.
+    wait = "gdbus wait --system --timeout 30 org.fedoraproject.FirewallD1".split()
+    srv.run(*wait, timeout=40)
+    srv.run("firewall-cmd", "--state", timeout=30)
+
+
+_DOCKER = f"""*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-USER -i wg0 -j ACCEPT
+-A DOCKER-USER -d {C2}/32 -p tcp -m tcp --dport {ALLOWED} -j ACCEPT
+-A DOCKER-USER -i ens0 -j DROP
+-A DOCKER-USER -j RETURN
+COMMIT
+*nat
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A DOCKER -i docker0 -j RETURN
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport {ALLOWED} -j DNAT --to-destination {C2}:{ALLOWED}
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport {FORGOTTEN} -j DNAT --to-destination {C2}:{FORGOTTEN}
+COMMIT
+"""
+
+
+def _docker(srv: Host, _stack: ExitStack) -> None:
+    """As dockerd leaves them, with the lines that its manual has an operator put into DOCKER-USER."""
+    srv.run("iptables-nft-restore", "--noflush", input=_DOCKER)
+
+
+FIREWALLS = (
+    Firewall("accept", _iptables("iptables-nft"), forward="accept-lines", forgets=False),
+    Firewall("nft-drop", _iptables("iptables-nft"), forward="drop"),
+    Firewall("legacy-drop", _iptables("iptables-legacy"), forward="drop", iptables="legacy"),
+    Firewall("native-drop", _native, igd='forward_chain = "inet filter forward"'),
+    Firewall("ufw", _ufw, programs=("nft", "ufw")),
+    Firewall("firewalld", _firewalld, programs=("nft", "firewalld", "dbus-daemon", "gdbus")),
+    Firewall("docker", _docker, igd='forward_chain = "DOCKER-USER"'),
+)
+
+
+@contextmanager
+def loaded(firewall: Firewall, lab: Lab) -> Iterator[None]:
+    """Have the server behind this firewall."""
+    with ExitStack() as stack:
+        firewall.load(lab.srv, stack)
+        yield

@@ -1,0 +1,106 @@
+"""What nft and conntrack say about the server, and the site that the tests of the nftables backend are about."""
+
+import json
+import re
+from typing import Any
+
+from igd.firewall.rules import Site
+from tests.firewall.three_hosts import PEERS, run
+
+SITE = Site("ext0", "wg0", PEERS)
+TABLE = "inet", "igd_wg0"
+
+HEAD = """\
+table inet igd_wg0 {
+	set external {
+		type ipv4_addr
+		elements = { 60.60.60.1, 60.60.60.3 }
+	}
+
+	map mappings {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+		flags timeout
+		elements = { tcp . 8043 timeout 2m30s comment "peer" : 10.100.0.2 . 80 }
+	}
+
+	map restricted {
+		type inet_proto . inet_service . ipv4_addr . inet_service : ipv4_addr . inet_service
+		flags interval,timeout
+	}
+
+	set pinholes {
+		type ipv6_addr . inet_proto . inet_service
+		flags timeout
+	}
+
+	set restricted_pinholes {
+		type ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service
+		flags interval,timeout
+	}
+
+	map outbound {
+		type ipv4_addr . inet_service : ipv4_addr . inet_service
+		flags timeout
+	}
+
+	chain prerouting {
+		type nat hook prerouting priority -80; policy accept;
+"""
+
+LEADING = """\
+		ip daddr @external socket transparent <= 1 return
+		ip daddr @external ct mark set ct mark | 0x10000000 dnat ip to meta l4proto . th dport map @mappings
+		ip daddr @external ct mark set ct mark | 0x10000000 \
+dnat ip to ip protocol . th dport . ip saddr . th sport map @restricted
+		ip daddr @external ct mark set ct mark & 0xefffffff
+		ip6 daddr . meta l4proto . th dport @pinholes ct mark set ct mark | 0x10000000
+		ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @restricted_pinholes ct mark set ct mark | 0x10000000
+	}
+
+	chain postrouting {
+		type nat hook postrouting priority srcnat - 1; policy accept;
+"""
+
+NOT_LED = """\
+		iifname "wg0" return
+"""
+
+HAIRPIN = """\
+		meta nfproto ipv4 iifname "wg0" oifname "wg0" ct mark & 0x10000000 != 0x00000000 masquerade
+"""
+
+PRESERVED = """\
+		oifname "ext0" snat ip to ip saddr . udp sport map @outbound
+"""
+
+TAIL = """\
+	}
+}
+"""
+
+LISTING = HEAD + LEADING + HAIRPIN + TAIL
+"""The table of SITE with tcp 8043 led to the peer's 80, for 60.60.60.1 and 60.60.60.3."""
+
+
+def listing() -> str:
+    """Give the whole ruleset, without what changes by itself."""
+    return run("nft", "-s", "list", "ruleset")
+
+
+def elements(name: str, kind: str = "map") -> list[Any]:
+    """Give what nft's JSON says is in the map or set."""
+    objects: list[dict[str, Any]] = json.loads(run("nft", "-j", "list", kind, *TABLE, name))["nftables"]
+    found: list[Any] = next(item[kind] for item in objects if kind in item).get("elem", [])
+    return found
+
+
+def held() -> dict[tuple[str, int], tuple[str, int, int]]:
+    """Give what nft says `mappings` holds: endpoint and timeout by protocol and port."""
+    found = elements("mappings")
+    return {tuple(key["elem"]["val"]["concat"]): (*data["concat"], key["elem"]["timeout"]) for key, data in found}
+
+
+def marks(family: str = "ipv4") -> dict[int, int]:
+    """Give the conntrack marks by the port that a flow was first sent to."""
+    flows = run("conntrack", "-L", "-f", family).splitlines()
+    return {int(re.findall(r"dport=(\d+)", flow)[0]): int(re.findall(r"mark=(\d+)", flow)[0]) for flow in flows}

@@ -1,0 +1,252 @@
+"""Whatever peers, the clock, others and kill -9 do: the real kernel holds what the table holds, after every step."""
+
+import asyncio
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from igd.core.mapping import Endpoint, Mapping, Pinhole, Protocol, Remote
+from igd.core.request import MapPort, Refused, UnmapPorts
+from igd.firewall import kernel
+from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.rules import Site
+from igd.lease_store import LeaseStore
+from tests.counter import C1, C2, Clock, Counter, peer
+from tests.firewall.three_hosts import EXTERNAL, PEERS, new_namespace, run
+
+pytestmark = pytest.mark.root
+
+SITE = Site("ext0", "wg0", PEERS)
+C1_6 = IPv6Address("2001:470:100::2")
+OWNERS = (peer("c1", f"{C1}/32", f"{C1_6}/128"), peer("c2", f"{C2}/32"))
+EVERYBODY, ONLY_C2 = OWNERS, OWNERS[1:]
+Backend = Literal["nftables", "iptables"]
+
+Led = tuple[str, int, str]
+"""Protocol, port and what it leads to; of a pinhole, the address alone."""
+
+
+def held_by_nftables() -> set[Led]:
+    listed = json.loads(run("nft", "-j", "list", "table", "inet", "igd_wg0"))
+    found = [item[kind] for item in listed["nftables"] for kind in ("map", "set") if kind in item]
+    sets = {each["name"]: each.get("elem", []) for each in found}
+    led = {_led(_value(key)["concat"], to["concat"]) for name in LEADING for key, to in sets[name]}
+    return led | {_pinhole(*_value(key)["concat"][:3]) for name in PINHOLES for key in sets[name]}
+
+
+LEADING, PINHOLES = ("mappings", "restricted"), ("pinholes", "restricted_pinholes")
+
+
+def _value(element: dict[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = element["elem"]["val"]
+    return value
+
+
+def _led(key: list[Any], to: list[Any]) -> Led:
+    return key[0], key[1], f"{to[0]}:{to[1]}"
+
+
+def _pinhole(address: str, protocol: str, port: int) -> Led:
+    return protocol, port, address
+
+
+def held_by_iptables() -> set[Led]:
+    def rules(family: str, pattern: str) -> list[tuple[str, ...]]:
+        return re.findall(rf"(?m)^-A igd_wg0 {pattern}", run(f"{family}-legacy-save", "-t", "nat"))
+
+    ours = r".*-p (\w+) .*--dport (\d+) .*-j DNAT --to-destination (\S+)"
+    pinholes = r".*-d (\S+)/128 .*-p (\w+) .*--dport (\d+) .*-j CONNMARK"
+    return {(protocol, int(port), to) for protocol, port, to in rules("iptables", ours)} | {
+        _pinhole(address, protocol, int(port)) for address, protocol, port in rules("ip6tables", pinholes)
+    }
+
+
+HELD: dict[Backend, Callable[[], set[Led]]] = {"nftables": held_by_nftables, "iptables": held_by_iptables}
+
+
+def expected(mapping: Mapping) -> Led:
+    where = str(mapping.internal.address) if isinstance(mapping, Pinhole) else str(mapping.internal)
+    return mapping.protocol.name.lower(), mapping.external_port, where
+
+
+class Running:
+    """A gateway on the real kernel and a real store; `kill` leaves both as a killed process would."""
+
+    def __init__(self, backend: Backend, path: Path) -> None:
+        self.choice: Backend = backend
+        self._path = path
+        self.clock = Clock()
+        self._build()
+
+    def _build(self) -> None:
+        self.store = LeaseStore(self._path, clock=self.clock, wall_clock=self.clock)
+        self.backend = kernel.build(self.choice, SITE, LegacyWatch(kernel.LEGACY))
+        self.counter = Counter(backend=self.backend, store=self.store)  # type: ignore[arg-type]
+        self.counter.clock.now = self.clock.now
+        self.counter.peers.all = EVERYBODY
+
+    async def start(self) -> None:
+        """Take over what is stored."""
+        await self.counter.caretaker.start(self.store.load(), EXTERNAL, [EXTERNAL])
+
+    async def kill(self) -> None:
+        """Be a new process: whatever sockets there were are closed, and nothing is taken back."""
+        self.backend.close()
+        self.store.close()
+        self._build()
+        await self.start()
+
+    def check(self) -> None:
+        """Compare table, kernel and store."""
+        table = [entry.mapping for entry in self.counter.ledger.table]
+        assert HELD[self.choice]() == {expected(mapping) for mapping in table}
+        assert {entry.mapping for entry in self.store.load()} == set(table)
+
+
+@contextmanager
+def running(backend: Backend) -> Iterator[Running]:
+    with new_namespace(), tempfile.TemporaryDirectory() as directory:
+        yield Running(backend, Path(directory) / "leases.sqlite")
+
+
+remotes4 = st.sampled_from(
+    [
+        (),
+        (),
+        (Remote(IPv4Network("198.51.100.7")),),
+        (Remote(IPv4Network("198.51.0.0/16"), 53), Remote(IPv4Network("198.51.100.0/24"))),
+    ]
+)
+remotes6 = st.sampled_from([(), (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("2001:db8::/48"), 80))])
+lifetimes = st.sampled_from([60, 300, 4000])
+protocols = st.sampled_from(Protocol)
+opening = st.one_of(
+    st.builds(
+        lambda protocol, port, inside, source, lifetime, remotes: (
+            source,
+            MapPort(protocol, Endpoint(source, inside), port, lifetime, 'a "web" $server\\', remotes=remotes),
+        ),
+        protocols,
+        st.integers(2000, 2003),
+        st.integers(3000, 3001),
+        st.sampled_from([C1, C2]),
+        lifetimes,
+        remotes4,
+    ),
+    st.builds(
+        lambda protocol, port, lifetime, remotes: (
+            C1_6,
+            MapPort(protocol, Endpoint(C1_6, port), None, lifetime, "", any_port=True, remotes=remotes),
+        ),
+        protocols,
+        st.integers(2000, 2001),
+        lifetimes,
+        remotes6,
+    ),
+)
+closing_ = st.tuples(
+    st.sampled_from([C1, C2]),
+    st.builds(UnmapPorts, protocols, st.integers(2000, 2002), st.integers(2002, 2003)),
+)
+FOREIGN: dict[Backend, list[str]] = {
+    "nftables": [
+        "nft flush ruleset",
+        "nft delete table inet igd_wg0",
+        "nft flush chain inet igd_wg0 prerouting",
+        "nft flush map inet igd_wg0 mappings",
+        "nft flush set inet igd_wg0 pinholes",
+        "nft add element inet igd_wg0 mappings { tcp . 2000 : 10.9.9.9 . 9 }",
+        "nft add element inet igd_wg0 external { 9.9.9.9 }",
+    ],
+    "iptables": [
+        "iptables-legacy -t nat -F",
+        "iptables-legacy -t nat -F igd_wg0",
+        "iptables-legacy -t nat -I igd_wg0 -p tcp --dport 2000 -j DNAT --to 10.9.9.9:9",
+        "iptables-legacy -t nat -D igd_wg0 1",
+        "ip6tables-legacy -t nat -F",
+    ],
+}
+KILL = "kill -9"
+
+
+@dataclass(frozen=True)
+class Unnoticed:
+    """A change by somebody else, and what a peer asks before anybody has noticed it."""
+
+    command: str
+    asked: tuple[IPv4Address | IPv6Address, MapPort | UnmapPorts]
+
+
+def steps(backend: Backend) -> st.SearchStrategy[list[object]]:
+    step = st.one_of(
+        opening,
+        opening,
+        closing_,
+        st.floats(1.0, 400.0),
+        st.sampled_from([EVERYBODY, ONLY_C2]),
+        st.sampled_from(FOREIGN[backend]),
+        st.builds(Unnoticed, st.sampled_from(FOREIGN[backend]), st.one_of(opening, closing_)),
+        st.just(KILL),
+    )
+    return st.lists(step, min_size=4, max_size=14)
+
+
+async def _take(step: object, gateway: Running) -> None:
+    counter = gateway.counter
+    match step:
+        case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() as request):
+            admitted = await counter.gateway.admit(source)
+            if not isinstance(admitted, Refused):
+                await counter.gateway.ask(admitted, source, request)
+        case Unnoticed(command, asked):
+            _by_somebody_else(command)
+            await _take(asked, gateway)
+            await counter.ledger.repair()
+        case float():
+            gateway.clock.now = counter.clock.now = gateway.clock.now + step
+            await counter.caretaker.wake()
+        case tuple():
+            counter.peers.all = step
+            await counter.caretaker.recheck_peers()
+        case "kill -9":
+            await gateway.kill()
+        case str():
+            _by_somebody_else(step)
+            await counter.ledger.repair()  # as whoever watches does
+
+
+def _by_somebody_else(command: str) -> None:
+    with contextlib.suppress(AssertionError):  # what he wants to change is not there, or what he wants to add is
+        run(*command.split())
+
+
+async def _play(script: list[object], gateway: Running) -> None:
+    await gateway.start()
+    gateway.check()
+    for step in script:
+        await _take(step, gateway)
+        gateway.check()
+    await gateway.counter.ledger.close()
+    gateway.store.close()
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_table_kernel_and_store_are_equal_after_every_step(backend: Backend) -> None:
+    @settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(steps(backend))
+    def play(script: list[object]) -> None:
+        with running(backend) as gateway:
+            asyncio.run(_play(script, gateway))
+
+    play()
