@@ -1,0 +1,1 @@
+"""How fast it is, beside Debian's miniupnpd on the same ground: `./benchmark`."""

@@ -1,0 +1,229 @@
+"""The two that are compared, each started as its operator would, and what answers in no time beside them."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from benchmarks.soap import CLIENT, GATEWAY, LEASE_SECONDS, PATIENCE, Control, add, ask
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.lease_store import LeaseStore
+from tests.lab import Lab, Process
+
+log = logging.getLogger(__name__)
+
+READY_SECONDS = 60.0
+"""How long a gateway may take to start."""
+
+_SOURCES = Path(__file__).parents[1]
+_PYTHON = ("env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m")
+
+_FIRST_FILLED_PORT = 6000
+
+_IGD_CONFIG = """
+[limits]
+mappings_per_peer = 65535
+requests_per_second = 1000000
+[store]
+path = "{store}"
+"""
+
+_MINIUPNPD_CONFIG = """
+ext_ifname=ens0
+listening_ip=wg0
+port=5000
+enable_natpmp=no
+enable_upnp=yes
+secure_mode=yes
+uuid=00000000-0000-0000-0000-000000000001
+upnp_table_name=miniupnpd
+upnp_nat_table_name=miniupnpd
+upnp_forward_chain=miniupnpd
+upnp_nat_chain=prerouting_miniupnpd
+upnp_nat_postrouting_chain=postrouting_miniupnpd
+allow 1024-65535 0.0.0.0/0 1024-65535
+"""
+
+# As Debian's /etc/miniupnpd/nft_init.sh makes them. That drops all other forwarding, answers included, and says "Add
+# other rules here": the two rules after the jump are those that every operator has to add there.
+_MINIUPNPD_CHAINS = """
+table inet miniupnpd {
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        jump miniupnpd
+        ct state established,related accept
+        iifname "wg0" accept
+    }
+    chain prerouting {
+        type nat hook prerouting priority -100; policy accept;
+        jump prerouting_miniupnpd
+    }
+    chain postrouting {
+        type nat hook postrouting priority 100; policy accept;
+        jump postrouting_miniupnpd
+    }
+    chain miniupnpd {
+    }
+    chain prerouting_miniupnpd {
+    }
+    chain postrouting_miniupnpd {
+    }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Something that answers requests on a lab's server; `pid` as we see it."""
+
+    name: str
+    lab: Lab
+    pid: int
+    control: Control
+
+    def processor_seconds(self) -> float:
+        """Give the processor time of all its threads (see clock_getcpuclockid(3)), and of its children that ended."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        children = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")  # cutime and cstime of proc(5)
+        return time.clock_gettime((~self.pid << 3) | 2) + children
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+
+@contextmanager
+def igd(lab: Lab, store: Path) -> Iterator[Gateway]:
+    """Run `igd run wg0` with this file for its leases."""
+    with _started(lab, store) as process:
+        yield Gateway("igd", lab, process.pid, Control(2869, "/control/WANIPConn1"))
+
+
+def start_seconds(lab: Lab, store: Path) -> float:
+    """Start igd, stop it again, and give the seconds from exec until it said that it serves."""
+    start = time.perf_counter()
+    with _started(lab, store):
+        return time.perf_counter() - start
+
+
+@contextmanager
+def _started(lab: Lab, store: Path) -> Iterator[Process]:
+    lab.srv.write("/etc/igd/wg0.toml", _IGD_CONFIG.format(store=store))
+    with lab.srv.start(*_PYTHON, "igd", "run", "wg0") as process:
+        process.wait_for("ready for", READY_SECONDS)
+        yield process
+    for line, times in Counter(line for line in process.lines if not line.startswith("INFO")).items():
+        log.warning("igd wrote %s times: %s", times, line)
+
+
+@contextmanager
+def miniupnpd(lab: Lab) -> Iterator[Gateway]:
+    """Run Debian's miniupnpd as a daemon: in the foreground (-d) it writes some lines for each mapping it holds."""
+    lab.srv.run("nft", "-f", "-", input=_MINIUPNPD_CHAINS)
+    lab.srv.write("/etc/miniupnpd/miniupnpd.conf", _MINIUPNPD_CONFIG)
+    # Where there is no syslog, it writes to the console, which may be a slow one.
+    lab.srv.run("mount", "--bind", "/dev/null", "/dev/console", check=False)
+    lab.srv.run("miniupnpd", "-f", "/etc/miniupnpd/miniupnpd.conf")
+    control = Control(5000, "/ctl/IPConn")
+    _await_listener(lab, control.port)
+    pid = _find(lab, "miniupnpd")
+    try:
+        yield Gateway("miniupnpd", lab, pid, control)
+    finally:
+        _end(pid)
+
+
+@contextmanager
+def floor(lab: Lab) -> Iterator[Gateway]:
+    """Run what gives every request the same answer at once."""
+    control = Control(8080, "/")
+    with lab.srv.start(*_PYTHON, "benchmarks.fixed_answer", GATEWAY, str(control.port)) as process:
+        process.wait_for("listening", READY_SECONDS)
+        yield Gateway("floor", lab, process.pid, control)
+
+
+# What they hold: TCP and UDP in turn
+
+
+def filled(number: int) -> tuple[Protocol, int]:
+    """Give protocol and port of a mapping by its number, from 0."""
+    return (Protocol.UDP if number % 2 else Protocol.TCP), _FIRST_FILLED_PORT + number // 2
+
+
+def fill(gateway: Gateway, count: int) -> None:
+    """Have it hold this many mappings, asked for one after another."""
+    for protocol, port in map(filled, range(count)):
+        ask(gateway.lab.c1, gateway.control, add(protocol.name, port))
+
+
+def write_store(lab: Lab, store: Path, count: int) -> None:
+    """Leave what igd would have left that held this many mappings of c1."""
+    peer = next(line.split()[0] for line in _allowed_ips(lab) if f"{CLIENT}/32" in line)
+    lease = Lease(time.monotonic() + LEASE_SECONDS)
+    leases = LeaseStore(store, clock=time.monotonic, wall_clock=time.time)
+    try:
+        leases.save([Change(None, Entry(_mapping(number, peer), lease)) for number in range(count)])
+    finally:
+        leases.close()
+
+
+def _allowed_ips(lab: Lab) -> Sequence[str]:
+    return lab.srv.run("wg", "show", "wg0", "allowed-ips").stdout.splitlines()
+
+
+def _mapping(number: int, peer: str) -> PortMapping:
+    protocol, port = filled(number)
+    return PortMapping(protocol, port, Endpoint(IPv4Address(CLIENT), port), peer, "benchmark")
+
+
+# A daemon, which leaves no handle
+
+
+def _await_listener(lab: Lab, port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        with lab.c1.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            if connection.connect_ex((GATEWAY, port)) == 0:
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody listens on {GATEWAY}:{port}")
+        time.sleep(0.02)
+
+
+def _find(lab: Lab, name: str) -> int:
+    """Find the one process of this name in the server's network."""
+    network = lab.srv.netns_path.stat()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text().strip() == name and os.path.samestat(
+                (process / "ns/net").stat(), network
+            ):
+                return int(process.name)
+        except OSError:  # it ended meanwhile
+            continue
+    raise ProcessLookupError(f"{name} does not run")
+
+
+def _end(pid: int) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        if not select.select([descriptor], [], [], PATIENCE)[0]:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
