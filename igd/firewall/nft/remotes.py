@@ -30,7 +30,7 @@ def let_in(mapping: Mapping) -> tuple[Sources, ...]:
 def disjoint(remotes: Sequence[Remote]) -> Iterator[Sources]:
     """Give the pairs of address and port that are in the remotes, each once; they are of one IP version."""
     wide = _united(remotes, 0)
-    kind = type(remotes[0].network[0])
+    kind = type(remotes[0].network[0]) if remotes else IPv4Address
     yield from (Sources(kind(first), kind(last), 0, _HIGHEST_PORT) for first, last in wide)
     for port in sorted({remote.port for remote in remotes} - {0}):
         for bounds in _united(remotes, port):
