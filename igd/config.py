@@ -96,6 +96,14 @@ class Firewall(_Section):
     forward_chain: Annotated[str, AfterValidator(_chain)] | None = None
 
 
+class PortControlSettings(_Section):
+    """NAT-PMP and PCP."""
+
+    enabled: StrictBool = True
+    anycast: StrictBool = True
+    third_party: StrictBool = False
+
+
 class StoreSettings(_Section):
     """Where leases are kept; None: leases.sqlite in the state directory."""
 
@@ -114,6 +122,7 @@ class Config(_Section):
     allow: tuple[Rule, ...] | None = None
     leases: Leases = Leases()
     limits: Limits = Limits()
+    port_control: PortControlSettings = PortControlSettings()
     firewall: Firewall = Firewall()
     store: StoreSettings = StoreSettings()
 

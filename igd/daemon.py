@@ -21,6 +21,7 @@ from igd.core.mapping import Protocol
 from igd.core.peers import collapsed
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
+from igd.endpoints.port_control import PortControl
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
@@ -37,7 +38,7 @@ from igd.ledger import Ledger
 from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
 from igd.surroundings import Surroundings, first_address, wait_for_surroundings
-from igd.wire import description, ssdp
+from igd.wire import description, pcp, ssdp
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Daemon:
         self._around = surroundings
         self._started = time.monotonic()
         self._external = ExternalAddresses(None, ())
+        self._port_control: PortControl | None = None
 
     async def serve(self) -> None:
         """Serve until cancelled or until the interface is gone; Readdressed, FirewallError, OSError."""
@@ -149,14 +151,17 @@ class Daemon:
             interface,
             collapsed(inside),
             **config.firewall.model_dump(exclude={"backend"}),
+            anycast=config.port_control.enabled and config.port_control.anycast,
         )
         self._legacy = LegacyWatch(kernel.LEGACY)
         backend = kernel.build(self._choice.backend, site, self._legacy)
+        self._lasted = store.age()
         self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
         self._watch = kernel.watch(backend, site)
         stack.callback(self._watch.close)
         ports = [(Protocol.UDP, ssdp.PORT), (Protocol.TCP, config.http_port)]
+        ports += [(Protocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
         self._neighbours = Neighbours(site, lambda: self._external.matched, ports, [self._around.address])
         stack.callback(self._neighbours.close)
         gateway = Gateway(
@@ -206,10 +211,22 @@ class Daemon:
         admin = AdminSocket(gateway, lambda: self._status(gateway), self._settings.instance.runtime_directory)
         stack.push_async_callback(admin.close)
         await admin.open()
+        if config.port_control.enabled:
+            await self._open_port_control(stack, gateway)
         discovery = Discovery(gateway, self._uuid, advertiser, random.SystemRandom())
         stack.push_async_callback(discovery.close)
         await discovery.open(interface, address)
         return discovery
+
+    async def _open_port_control(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> None:
+        interface = self._settings.interface
+        inside = (address.ip for address in await self._links.addresses(interface))
+        ipv6 = [address for address in inside if address.version == 6 and not address.is_link_local]
+        third_party = self._settings.config.port_control.third_party
+        self._port_control = PortControl(gateway, lambda: int(self._lasted) + self._uptime(), third_party=third_party)
+        stack.push_async_callback(self._port_control.close)
+        await self._port_control.open(interface, [self._around.address, *ipv6[:1]])
+        self._port_control.announce()
 
     async def _tend(self, caretaker: Caretaker, discovery: Discovery) -> None:
         """Do what time and the machine ask for, until the interface is gone."""
@@ -256,6 +273,8 @@ class Daemon:
             external = await self._read_external()
             if external != self._external:
                 await caretaker.set_addresses(*self._take_external(external))
+                if self._port_control is not None:
+                    self._port_control.announce()
 
     async def _read_external(self) -> ExternalAddresses:
         configured = self._settings.config.external_address

@@ -22,21 +22,24 @@ _TABLE = """
         peer TEXT NOT NULL,
         description TEXT NOT NULL,
         remotes TEXT NOT NULL,  -- "NETWORK PORT", one a line; empty: everybody
+        nonce BLOB,  -- what PCP guards it by; empty: NAT-PMP asked for it, NULL: neither has
         expires REAL NOT NULL,  -- seconds since 1970: monotonic time does not outlive a boot
         endless INTEGER NOT NULL,
         UNIQUE (protocol, external_port, pinhole)
-    )
+    );
+    CREATE TABLE IF NOT EXISTS state (began REAL NOT NULL)  -- seconds since 1970
 """
 _FROM_VERSION_1 = """
     INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
-        expires, endless FROM lease_1 ORDER BY rowid;
+        NULL, expires, endless FROM lease_1 ORDER BY rowid;
     DROP TABLE lease_1;
 """
 _SAVE = """
-    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (protocol, external_port, pinhole) DO UPDATE SET
         internal_address = excluded.internal_address, internal_port = excluded.internal_port,
         peer = excluded.peer, description = excluded.description, remotes = excluded.remotes,
+        nonce = excluded.nonce,
         expires = excluded.expires, endless = excluded.endless
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
@@ -85,6 +88,7 @@ class LeaseStore:
             raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
         before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
         database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
+        database.execute("INSERT INTO state SELECT ? WHERE NOT EXISTS (SELECT * FROM state)", [self._wall_clock()])
         _prove_sound(database)
 
     def _put_aside(self) -> Path:
@@ -96,6 +100,12 @@ class LeaseStore:
         shift = self._clock() - self._wall_clock()
         with self._trouble():
             return [_entry(row, shift) for row in self._database.execute(_LOAD)]
+
+    def age(self) -> float:
+        """Tell for how many seconds nothing has been lost: since the file was begun."""
+        with self._trouble():
+            (began,) = self._database.execute("SELECT began FROM state").fetchone()
+        return max(0.0, self._wall_clock() - float(began))
 
     def save(self, changes: Sequence[Change]) -> None:
         """Make these changes durable, all or none."""
@@ -148,7 +158,7 @@ def _key(entry: Entry) -> tuple[int, int, str]:
     )
 
 
-def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:
+def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, ...]:
     mapping = entry.mapping
     return (
         *_key(entry),
@@ -157,15 +167,16 @@ def _row(entry: Entry, shift: float) -> tuple[int | str | float, ...]:
         mapping.peer,
         mapping.description,
         "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
+        mapping.nonce,
         entry.lease.expires + shift,
         entry.lease.endless,
     )
 
 
-def _entry(row: tuple[int, int, str, str, int, str, str, str, float, int], shift: float) -> Entry:
-    protocol, external_port, pinhole, address, port, peer, description, remotes, expires, endless = row
+def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, float, int], shift: float) -> Entry:
+    protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless = row
     lease = Lease(expires + shift, bool(endless))
-    about = peer, description, tuple(map(_remote, remotes.splitlines()))
+    about = peer, description, tuple(map(_remote, remotes.splitlines())), nonce
     if pinhole:
         return Entry(Pinhole(Protocol(protocol), Endpoint(IPv6Address(pinhole), port), *about), lease)
     return Entry(PortMapping(Protocol(protocol), external_port, Endpoint(IPv4Address(address), port), *about), lease)

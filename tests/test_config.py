@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.config import HTTP_PORT, Config, ConfigError, default_path, load
+from igd.config import HTTP_PORT, Config, ConfigError, PortControlSettings, default_path, load
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
 from igd.instance import interface_name
 
@@ -32,6 +32,11 @@ default = 3600
 [limits]
 mappings_per_peer = 8
 requests_per_second = 20
+
+[port_control]
+enabled = false
+anycast = false
+third_party = true
 
 [firewall]
 backend = "iptables"
@@ -76,6 +81,7 @@ def test_every_key_is_read(path: Path) -> None:
     assert config.friendly_name == "Küche"
     assert config.limits.requests_per_second == 20
     assert config.firewall.backend == "iptables"
+    assert config.port_control == PortControlSettings(enabled=False, anycast=False, third_party=True)
     assert (config.firewall.mark, config.firewall.forward_chain) == (0x2000, "inet filter forward")
     assert (config.firewall.hairpin, config.firewall.preserve_source_port, config.firewall.own_table) == (
         False,

@@ -60,9 +60,10 @@ def remotes(version: Literal[4, 6]) -> st.SearchStrategy[tuple[Remote, ...]]:
 
 
 protocols = st.sampled_from(Protocol)
+nonces = st.none() | st.just(b"") | st.binary(min_size=12, max_size=12)
 mappings = st.one_of(
-    st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), texts, texts, remotes(4)),
-    st.builds(Pinhole, protocols, endpoints(6), texts, texts, remotes(6)),
+    st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), texts, texts, remotes(4), nonces),
+    st.builds(Pinhole, protocols, endpoints(6), texts, texts, remotes(6), nonces),
 )
 entries = st.builds(Entry, mappings, st.builds(Lease, st.integers(0, 10**7).map(float), st.booleans()))
 
@@ -85,6 +86,18 @@ def test_pinholes_to_one_port_of_several_addresses_live_side_by_side(path: Path)
         store.save([Change(None, first), Change(None, second)])
         store.save([Change(first, None)])
         assert store.load() == [second]
+
+
+def test_its_age_runs_on_over_restarts_and_begins_anew_with_a_new_file(path: Path) -> None:
+    with opened(path, wall=1000.0) as store:
+        assert store.age() == 0.0
+    with opened(path, wall=1060.0) as store:
+        assert store.age() == 60.0
+    with opened(path, wall=900.0) as store:
+        assert store.age() == 0.0, "the wall clock was set back"
+    path.write_bytes(b"damaged" * 1000)
+    with opened(path, wall=2000.0) as store:
+        assert store.age() == 0.0
 
 
 _VERSION_1 = """

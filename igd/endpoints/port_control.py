@@ -1,0 +1,164 @@
+"""UDP 5351 on the WireGuard interface: NAT-PMP and PCP share it, and their announcements leave from it."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address
+
+from igd.core.peers import Address, Peer
+from igd.core.request import Refusal, Refused, Reply, Request
+from igd.gateway import Gateway
+from igd.wire import natpmp, pcp, port_requests
+from igd.wire.pcp_opcodes import Announce
+from igd.wire.rejected import Rejected
+
+log = logging.getLogger(__name__)
+
+PENDING = 256
+"""Requests under way at once; what comes beyond is dropped, as UDP may. Clients ask again."""
+
+ROUNDS = 10
+FIRST_INTERVAL = 0.25
+"""Announcements come ten times, with doubled intervals from this many seconds on (RFC 6886 §3.2.1)."""
+
+
+class PortControl:
+    """Answers from the very socket and address that were asked.
+
+    `epoch` tells for how many seconds the state has not been lost (RFC 6886 §3.6, RFC 6887 §8.5).
+    """
+
+    def __init__(self, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
+        self._gateway = gateway
+        self._epoch = epoch
+        self._third_party = third_party
+        self._transports: dict[int, asyncio.DatagramTransport] = {}  # by IP version
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def open(self, interface: str, addresses: list[Address]) -> None:
+        """Listen on these addresses, one an IP version; OSError when a port is taken or a right is missing."""
+        loop = asyncio.get_running_loop()
+        for address in addresses:
+            sock = _socket(interface, address)
+            transport, _ = await loop.create_datagram_endpoint(lambda: _Listener(self), sock=sock)
+            self._transports[address.version] = transport
+
+    async def close(self) -> None:
+        """Stop listening and announcing."""
+        tasks = [*self._tasks, *([self._announcing] if self._announcing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for transport in self._transports.values():
+            transport.close()
+
+    # Being asked
+
+    def received(self, datagram: bytes, source: tuple[str, int]) -> None:
+        """Take one datagram."""
+        if len(self._tasks) >= PENDING:
+            self._count("dropped")
+            return
+        task = asyncio.create_task(self._answer(datagram, source))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, datagram: bytes, destination: tuple[str, int]) -> None:
+        source = ip_address(destination[0])
+        admitted = await self._gateway.admit(source)
+        if admitted == Refused(Refusal.TOO_MANY_REQUESTS):
+            self._count("dropped")
+            return
+        try:
+            if natpmp.is_natpmp(datagram) and isinstance(source, IPv4Address):
+                answer: bytes | None = await self._answer_natpmp(datagram, source, admitted)
+            else:
+                answer = await self._answer_pcp(datagram, source, admitted)
+        except Rejected as rejected:
+            self._count("malformed")
+            log.debug("%s port %s: %s", *destination, rejected.reason)
+            answer = rejected.answer
+        if answer is not None:
+            self._send(answer, source, destination[1])
+
+    async def _answer_natpmp(self, datagram: bytes, source: IPv4Address, admitted: Peer | Refused) -> bytes:
+        asked = natpmp.decode_request(datagram, self._epoch())
+        request = port_requests.from_natpmp(asked, source)
+        reply = request if isinstance(request, natpmp.Result) else await self._ask(admitted, source, request)
+        return natpmp.encode_response(port_requests.to_natpmp(asked, reply, self._epoch()))
+
+    async def _answer_pcp(self, datagram: bytes, source: Address, admitted: Peer | Refused) -> bytes:
+        asked = pcp.decode_request(datagram, source, self._epoch())
+        request = port_requests.from_pcp(asked, self._gateway.announced, third_party=self._third_party)
+        reply: Reply | pcp.Result | None
+        if request is None or isinstance(request, pcp.Result):
+            reply = request
+        else:
+            reply = await self._ask(admitted, source, request)
+        return port_requests.to_pcp(datagram, asked, reply, self._epoch(), self._gateway.announced)
+
+    async def _ask(self, admitted: Peer | Refused, source: Address, request: Request) -> Reply:
+        return admitted if isinstance(admitted, Refused) else await self._gateway.ask(admitted, source, request)
+
+    # Telling
+
+    def announce(self) -> None:
+        """Begin to tell live peers the address, the epoch and what became of their mappings; ten times, if need be."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+        self._announcing = asyncio.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        for number in range(ROUNDS):
+            try:
+                await self._announce_once()
+            except OSError as error:
+                log.warning("not announced: %s", error)
+            await asyncio.sleep(FIRST_INTERVAL * 2**number)
+
+    async def _announce_once(self) -> None:
+        """A multicast reaches nobody on WireGuard, so that each peer is told what concerns it."""
+        epoch, external = self._epoch(), self._gateway.announced
+        told = [pcp.encode_response(pcp.Response(0, epoch, Announce()))]
+        if external is not None:
+            told.append(natpmp.encode_response(natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, external)))
+        for address in await self._gateway.live_addresses():
+            for message in told:
+                self._send(message, address, pcp.CLIENT_PORT)
+        for mapped in self._gateway.mappings():
+            if mapped.mapping.nonce:
+                message = port_requests.changed(mapped, epoch, external)
+                self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
+
+    def _send(self, message: bytes, address: Address, port: int) -> None:
+        transport = self._transports.get(address.version)
+        if transport is not None:
+            transport.sendto(message, (str(address), port))
+
+    def _count(self, what: str) -> None:
+        self._gateway.counters["port control", what] += 1
+
+
+class _Listener(asyncio.DatagramProtocol):
+    def __init__(self, port_control: PortControl) -> None:
+        self._port_control = port_control
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._port_control.received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:  # a peer without an endpoint yet, or that has just gone
+        log.debug("not sent: %s", exc)
+
+
+def _socket(interface: str, address: Address) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - it has no name
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.bind((str(address), pcp.SERVER_PORT))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"UDP {address} port {pcp.SERVER_PORT}: {error.strerror}") from error
+    return sock
