@@ -28,7 +28,6 @@ from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.neighbours import Neighbours
 from igd.firewall.rules import Site
 from igd.gateway import Gateway
-from igd.host.external_address import ExternalAddresses, external_addresses
 from igd.host.links import Links
 from igd.host.own_ports import in_use
 from igd.host.wireguard import WireGuard
@@ -37,7 +36,7 @@ from igd.lease_store import LeaseStore
 from igd.ledger import Ledger
 from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
-from igd.surroundings import Surroundings, first_address, wait_for_surroundings
+from igd.surroundings import Outside, Surroundings, first_address, wait_for_surroundings
 from igd.wire import description, pcp, ssdp
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,9 @@ class Daemon:
         self._links = links
         self._around = surroundings
         self._started = time.monotonic()
-        self._external = ExternalAddresses(None, ())
+        configured = settings.config.external_address
+        fixed = None if configured == "auto" else configured
+        self._outside = Outside(links, surroundings.external_interface, fixed)
         self._port_control: PortControl | None = None
 
     async def serve(self) -> None:
@@ -162,7 +163,7 @@ class Daemon:
         stack.callback(self._watch.close)
         ports = [(Protocol.UDP, ssdp.PORT), (Protocol.TCP, config.http_port)]
         ports += [(Protocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-        self._neighbours = Neighbours(site, lambda: self._external.matched, ports, [self._around.address])
+        self._neighbours = Neighbours(site, lambda: self._outside.addresses.matched, ports, [self._around.address])
         stack.callback(self._neighbours.close)
         gateway = Gateway(
             policy=config.policy,
@@ -182,14 +183,14 @@ class Daemon:
             clock=time.monotonic,
             taken=self._taken,
         )
-        external = self._take_external(await self._read_external())
+        await self._outside.read()
         await asyncio.to_thread(self._neighbours.look)
-        await caretaker.start(stored, *external)
+        await caretaker.start(stored, *self._outside.addresses)
         return gateway, caretaker
 
     def _taken(self, protocol: Protocol, port: int) -> bool:
         """Tell whether packets to this external port go elsewhere already; FirewallError."""
-        own = any(in_use(protocol, address, port) for address in self._external.matched)
+        own = any(in_use(protocol, address, port) for address in self._outside.addresses.matched)
         return own or self._neighbours.hold(protocol, port)
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
@@ -221,11 +222,11 @@ class Daemon:
     async def _open_port_control(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> None:
         interface = self._settings.interface
         inside = (address.ip for address in await self._links.addresses(interface))
-        ipv6 = [address for address in inside if address.version == 6 and not address.is_link_local]
+        ipv6 = [address for address in inside if address.version == 6 and not address.is_link_local]  # for anycast, all
         third_party = self._settings.config.port_control.third_party
         self._port_control = PortControl(gateway, lambda: int(self._lasted) + self._uptime(), third_party=third_party)
         stack.push_async_callback(self._port_control.close)
-        await self._port_control.open(interface, [self._around.address, *ipv6[:1]])
+        await self._port_control.open(interface, [self._around.address, *ipv6])
         self._port_control.announce()
 
     async def _tend(self, caretaker: Caretaker, discovery: Discovery) -> None:
@@ -270,29 +271,10 @@ class Daemon:
                 return
             if await first_address(self._links, self._settings.interface) != self._around.address:
                 raise Readdressed
-            external = await self._read_external()
-            if external != self._external:
-                await caretaker.set_addresses(*self._take_external(external))
+            if await self._outside.read():
+                await caretaker.set_addresses(*self._outside.addresses)
                 if self._port_control is not None:
                     self._port_control.announce()
-
-    async def _read_external(self) -> ExternalAddresses:
-        configured = self._settings.config.external_address
-        addresses = await self._links.addresses(self._around.external_interface)
-        return external_addresses(None if configured == "auto" else configured, addresses)
-
-    def _take_external(self, found: ExternalAddresses) -> ExternalAddresses:
-        self._external = found
-        if not found.matched:
-            log.warning("%s is missing or has no IPv4 address: nothing can be mapped", self._around.external_interface)
-        elif found.announced and not found.announced.is_global:
-            log.warning(
-                "%s is not a public address: clients will refuse it; behind another NAT set external_address",
-                found.announced,
-            )
-        else:
-            log.info("external address: %s", found.announced)
-        return found
 
     def _url(self) -> str:
         return f"http://{self._around.address}:{self._settings.config.http_port}"

@@ -1,10 +1,11 @@
-"""The links that a gateway stands between: waits until they are there."""
+"""The links that a gateway stands between: waits until they are there, and knows the address outside."""
 
 import logging
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from igd import systemd
+from igd.host.external_address import ExternalAddresses, external_addresses
 from igd.host.links import Links
 
 log = logging.getLogger(__name__)
@@ -49,3 +50,30 @@ async def first_address(links: Links, interface: str) -> IPv4Address | None:
     """The first IPv4 address of this interface; OSError."""
     addresses = (address.ip for address in await links.addresses(interface))
     return next((address for address in addresses if isinstance(address, IPv4Address)), None)
+
+
+class Outside:
+    """The external addresses, as they were when they were last read; `configured` is what the operator says."""
+
+    def __init__(self, links: Links, interface: str, configured: IPv4Address | None) -> None:
+        self._links = links
+        self._interface = interface
+        self._configured = configured
+        self.addresses = ExternalAddresses(None, ())
+
+    async def read(self) -> bool:
+        """Read them anew, and say whether they have changed; OSError."""
+        found = external_addresses(self._configured, await self._links.addresses(self._interface))
+        if found == self.addresses:
+            return False
+        self.addresses = found
+        if not found.matched:
+            log.warning("%s is missing or has no IPv4 address: nothing can be mapped", self._interface)
+        elif found.announced and not found.announced.is_global:
+            log.warning(
+                "%s is not a public address: clients will refuse it; behind another NAT set external_address",
+                found.announced,
+            )
+        else:
+            log.info("external address: %s", found.announced)
+        return True

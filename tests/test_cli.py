@@ -17,6 +17,7 @@ MAPPING: dict[str, object] = {
     "external_port": 8043,
     "internal_address": "10.100.0.2",
     "internal_port": 80,
+    "remotes": [],
     "lease": 300,
     "peer": "key=",
     "description": "ü\x1b",

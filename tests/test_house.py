@@ -96,7 +96,7 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.systemd", set()),
     ("igd.config", {"igd.core.policy", "igd.firewall.rules", "igd.instance"}),
     # What puts it together
-    ("igd.surroundings", {"igd", "igd.systemd", "igd.host.links"}),
+    ("igd.surroundings", {"igd", "igd.systemd", "igd.host.external_address", "igd.host.links"}),
     ("igd.upkeep", {
         "igd.caretaker",
         "igd.endpoints.discovery",

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
+from typing import Any, TypeVar, cast
 
 from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Refused, Reply, Request
@@ -17,6 +18,12 @@ log = logging.getLogger(__name__)
 
 PENDING = 256
 """Requests under way at once; what comes beyond is dropped, as UDP may. Clients ask again."""
+
+Settled = TypeVar("Settled", natpmp.Result, pcp.Result | None)
+"""What a codec's words amount to where there is nothing to ask."""
+
+Source = tuple[str | Any, ...]
+"""An address as sockets have it: the host, the port, and by IPv6 two numbers more."""
 
 ROUNDS = 10
 FIRST_INTERVAL = 0.25
@@ -33,17 +40,19 @@ class PortControl:
         self._gateway = gateway
         self._epoch = epoch
         self._third_party = third_party
-        self._transports: dict[int, asyncio.DatagramTransport] = {}  # by IP version
+        self._transports: list[asyncio.DatagramTransport] = []
+        self._announcers: dict[int, asyncio.DatagramTransport] = {}  # by IP version
         self._tasks: set[asyncio.Task[None]] = set()
         self._announcing: asyncio.Task[None] | None = None
 
     async def open(self, interface: str, addresses: list[Address]) -> None:
-        """Listen on these addresses, one an IP version; OSError when a port is taken or a right is missing."""
+        """Listen on these addresses, and announce from the first of each IP version; OSError when a port is taken."""
         loop = asyncio.get_running_loop()
         for address in addresses:
             sock = _socket(interface, address)
             transport, _ = await loop.create_datagram_endpoint(lambda: _Listener(self), sock=sock)
-            self._transports[address.version] = transport
+            self._transports.append(transport)
+            self._announcers.setdefault(address.version, transport)
 
     async def close(self) -> None:
         """Stop listening and announcing."""
@@ -51,22 +60,22 @@ class PortControl:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for transport in self._transports.values():
+        for transport in self._transports:
             transport.close()
 
     # Being asked
 
-    def received(self, datagram: bytes, source: tuple[str, int]) -> None:
-        """Take one datagram."""
+    def received(self, datagram: bytes, source: Source, transport: asyncio.DatagramTransport) -> None:
+        """Take one datagram that came to this transport."""
         if len(self._tasks) >= PENDING:
             self._count("dropped")
             return
-        task = asyncio.create_task(self._answer(datagram, source))
+        task = asyncio.create_task(self._answer(datagram, source, transport))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, datagram: bytes, destination: tuple[str, int]) -> None:
-        source = ip_address(destination[0])
+    async def _answer(self, datagram: bytes, asker: Source, transport: asyncio.DatagramTransport) -> None:
+        source = ip_address(asker[0])
         admitted = await self._gateway.admit(source)
         if admitted == Refused(Refusal.TOO_MANY_REQUESTS):
             self._count("dropped")
@@ -78,29 +87,28 @@ class PortControl:
                 answer = await self._answer_pcp(datagram, source, admitted)
         except Rejected as rejected:
             self._count("malformed")
-            log.debug("%s port %s: %s", *destination, rejected.reason)
+            log.debug("%s port %s: %s", *asker[:2], rejected.reason)
             answer = rejected.answer
         if answer is not None:
-            self._send(answer, source, destination[1])
+            transport.sendto(answer, asker)
 
     async def _answer_natpmp(self, datagram: bytes, source: IPv4Address, admitted: Peer | Refused) -> bytes:
         asked = natpmp.decode_request(datagram, self._epoch())
         request = port_requests.from_natpmp(asked, source)
-        reply = request if isinstance(request, natpmp.Result) else await self._ask(admitted, source, request)
+        reply = await self._reply(admitted, source, request)
         return natpmp.encode_response(port_requests.to_natpmp(asked, reply, self._epoch()))
 
     async def _answer_pcp(self, datagram: bytes, source: Address, admitted: Peer | Refused) -> bytes:
         asked = pcp.decode_request(datagram, source, self._epoch())
         request = port_requests.from_pcp(asked, self._gateway.announced, third_party=self._third_party)
-        reply: Reply | pcp.Result | None
-        if request is None or isinstance(request, pcp.Result):
-            reply = request
-        else:
-            reply = await self._ask(admitted, source, request)
+        reply = await self._reply(admitted, source, request)
         return port_requests.to_pcp(datagram, asked, reply, self._epoch(), self._gateway.announced)
 
-    async def _ask(self, admitted: Peer | Refused, source: Address, request: Request) -> Reply:
-        return admitted if isinstance(admitted, Refused) else await self._gateway.ask(admitted, source, request)
+    async def _reply(self, admitted: Peer | Refused, source: Address, request: Request | Settled) -> Reply | Settled:
+        """Ask for what neither the asker nor the words of the request have settled."""
+        if isinstance(admitted, Refused):
+            return admitted
+        return await self._gateway.ask(admitted, source, request) if isinstance(request, Request) else request
 
     # Telling
 
@@ -133,7 +141,7 @@ class PortControl:
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
 
     def _send(self, message: bytes, address: Address, port: int) -> None:
-        transport = self._transports.get(address.version)
+        transport = self._announcers.get(address.version)
         if transport is not None:
             transport.sendto(message, (str(address), port))
 
@@ -142,11 +150,16 @@ class PortControl:
 
 
 class _Listener(asyncio.DatagramProtocol):
+    _transport: asyncio.DatagramTransport
+
     def __init__(self, port_control: PortControl) -> None:
         self._port_control = port_control
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self._port_control.received(data, addr)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)  # Python 3.11's bears another name
+
+    def datagram_received(self, data: bytes, addr: Source) -> None:
+        self._port_control.received(data, addr, self._transport)
 
     def error_received(self, exc: Exception) -> None:  # a peer without an endpoint yet, or that has just gone
         log.debug("not sent: %s", exc)

@@ -30,8 +30,8 @@ class Site:
     through the public address. `preserve_source_port`: what a peer sends by UDP from a mapped internal port leaves from
     the mapped external port. `own_table`: nobody but us may edit our nftables table, and it outlives us.
     `forward_chain`: where to let mapped flows in, by iptables' name of a chain ("DOCKER-USER") or nft's ("inet filter
-    forward"); None: first in iptables' FORWARD, if that drops them. `anycast`: what peers send to PCP's anycast addresses
-    (RFC 7723) reaches the server.
+    forward"); None: first in iptables' FORWARD, if that drops them. `anycast`: what peers send to PCP's anycast
+    addresses (RFC 7723) reaches the server.
     """
 
     external: str

@@ -45,6 +45,8 @@ REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.FORBIDDEN: (606, "Action not authorized"),
     # The only one, with 501, on which libtorrent tries again.
     Refusal.CONFLICT: (718, "ConflictInMappingEntry"),
+    Refusal.OTHER_NONCE: (718, "ConflictInMappingEntry"),
+    Refusal.TOO_MANY_REMOTES: (501, "Action Failed"),
     Refusal.QUOTA: (728, "NoPortMapsAvailable"),
     Refusal.NO_FREE_PORT: (728, "NoPortMapsAvailable"),
     Refusal.TOO_MANY_REQUESTS: (501, "Action Failed"),

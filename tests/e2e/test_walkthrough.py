@@ -81,11 +81,12 @@ def test_the_operator_sees_what_clients_did(served: Lab) -> None:
         "external_port": 8601,
         "internal_address": C1,
         "internal_port": 8600,
+        "remotes": [],
         "peer": key,
         "description": "for the operator",
     }
     table = igd(served, "list", "wg0").stdout
-    assert re.search(rf"TCP +8601 +{C1}:8600 +\d+s +{re.escape(key)} +for the operator\n", table)
+    assert re.search(rf"TCP +8601 +anywhere +{C1}:8600 +\d+s +{re.escape(key)} +for the operator\n", table)
     status = igd(served, "status", "wg0").stdout
     assert re.search(rf"external address +{PUBLIC}\n", status)
     assert re.search(r"backend +nftables: ", status)

@@ -320,6 +320,8 @@ CODES: Mapping[Refusal, int] = {
     Refusal.NOT_YOUR_ADDRESS: 606,
     Refusal.FORBIDDEN: 606,
     Refusal.CONFLICT: 718,
+    Refusal.OTHER_NONCE: 718,
+    Refusal.TOO_MANY_REMOTES: 501,
     Refusal.QUOTA: 728,
     Refusal.NO_FREE_PORT: 728,
     Refusal.TOO_MANY_REQUESTS: 501,
