@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.core.mapping import Lease
 
@@ -16,6 +16,10 @@ GRACE = 30
 We end leases ourselves; the kernel's own timeout is only the switch that closes ports after we died. The grace keeps it
 from racing with us, and is short beside any lease that a client would ask for.
 """
+
+PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9"), 6: IPv6Address("2001:1::1")}
+PCP_SERVER_PORT = 5351
+"""Where clients of PCP ask that do not know the server's address, by IP version (RFC 7723 §4)."""
 
 OURS = "igd_"
 """How the tables and chains of every instance begin."""

@@ -61,6 +61,11 @@ dnat ip to ip protocol . th dport . ip saddr . th sport map @restricted
 		type nat hook postrouting priority srcnat - 1; policy accept;
 """
 
+ANYCAST = """\
+		iifname "wg0" ip daddr 192.0.0.9 udp dport 5351 redirect
+		iifname "wg0" ip6 daddr 2001:1::1 udp dport 5351 redirect
+"""
+
 NOT_LED = """\
 		iifname "wg0" return
 """

@@ -14,9 +14,9 @@ from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry
 from igd.firewall.foreign.xtables import legacy_tables
-from igd.firewall.legacy.chain import POSTROUTING, PREROUTING, PROGRAMS, Chain, Edit, Version
+from igd.firewall.legacy.chain import PROGRAMS, Chain, Edit, Version
 from igd.firewall.legacy.rules import LegacyRules
-from igd.firewall.legacy.table import NAT, LegacyTable, translated
+from igd.firewall.legacy.table import NAT, LegacyTable, NoTableError, translated
 from igd.firewall.legacy.xtables_lock import xtables_lock
 from igd.firewall.rules import Site
 
@@ -27,7 +27,7 @@ VERSIONS: tuple[Version, ...] = (4, 6)
 
 
 class Iptables:
-    """A Backend (igd.firewall.backend) that keeps chains `igd_<interface>` and `igd_<interface>/out`.
+    """A Backend (igd.firewall.backend) that keeps chains `igd_<interface>`, and such with `/out` and `/pcp` behind it.
 
     What happens within `own_change()` is ours (LegacyWatch.own_change). python-iptables works in the network namespace
     of the calling thread, and in one thread of a process alone.
@@ -45,19 +45,23 @@ class Iptables:
         self._tables = {version: LegacyTable(version) for version in VERSIONS}
         self._address: IPv4Address | None = None  # from which a preserved port is sent
         self._holes_led = False  # the chain in IPv6's table is there
+        self._anycast6_missed = False  # and the log says so
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - rules of iptables have no timeout
         """Hold exactly `entries` for packets to `addresses`, whatever was there of ours before.
 
-        One transaction for each IP version, IPv4 first: it holds also where the kernel is without nat for IPv6.
+        One transaction for each IP version, IPv4 first: it holds also where the kernel is without nat for IPv6. That is
+        an error only where there are pinholes.
         """
         addresses, entries = tuple(addresses), tuple(entries)
         self._address = addresses[0] if addresses else None
         rules = self._rules
-        self._hold(4, (rules.led4(addresses, entries), rules.out4(self._address, entries)))
-        holes = rules.led6(entries)
+        self._hold(4, (rules.led4(addresses, entries), rules.out4(self._address, entries), rules.led_anycast(4)))
+        holes, anycast = rules.led6(entries), rules.led_anycast(6)
         if holes.rules or NAT in legacy_tables(6):
-            self._hold(6, (holes,) if holes.rules else ())
+            self._hold(6, (holes if holes.rules else None, anycast))
+        elif anycast:
+            self._try_anycast6(anycast)
         self._holes_led = bool(holes.rules)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002
@@ -106,11 +110,20 @@ class Iptables:
         self._take_out(6, chain.hook, chain.name)
         return chain.unmaking()
 
+    def _try_anycast6(self, anycast: Chain) -> None:
+        """Have this chain and no other; where the kernel is without nat for IPv6, say so once."""
+        try:
+            self._hold(6, (anycast,))
+        except NoTableError as error:
+            if not self._anycast6_missed:
+                _log.warning("what peers send to PCP's anycast address of IPv6 does not reach us: %s", error)
+            self._anycast6_missed = True
+
     def _hold(self, version: Version, chains: Iterable[Chain | None]) -> None:
         """Have these chains of ours, and no others."""
         wanted = {chain.name: chain for chain in chains if chain}
         with self._transaction({version}):
-            for name, hook in ((self._rules.led, PREROUTING), (self._rules.out, POSTROUTING)):
+            for name, hook in self._rules.places:
                 if name in wanted:
                     self._tables[version].put(wanted[name])
                 else:

@@ -19,6 +19,11 @@ IPv6, while there are pinholes:
     -A igd_wg0 -d 2001:db8::2/128 -p tcp -m tcp --dport 22 -m comment --comment "yAnz5TF+, ssh"
                -j CONNMARK --set-xmark 0x10000000/0x10000000
 
+Of both versions (of IPv6 where the peers have it), with anycast (RFC 7723), here IPv4's:
+
+    -A PREROUTING -d 192.0.0.9/32 -i wg0 -m comment --comment "igd wg0" -j igd_wg0/pcp
+    -A igd_wg0/pcp -p udp -m udp --dport 5351 -m comment --comment "igd wg0" -j REDIRECT
+
 At the end of PREROUTING, so that the operator's own DNATs come first. Mark, try, take the mark back: DNAT ends the
 walk, and only the first packet of a flow walks through nat, before anybody else sees the flow, so that the mark is on
 our flows alone. Without hairpin the jumps in PREROUTING begin with `! -i wg0`.
@@ -26,6 +31,8 @@ our flows alone. Without hairpin the jumps in PREROUTING begin with `! -i wg0`.
 At the end of POSTROUTING too: what is masqueraded there goes back into the tunnel, where the operator's own line for
 the external interface does not match, and what he has written about the tunnel is his will. A port that is to be
 preserved must be chosen before his MASQUERADE chooses: with that option, and with no other, the jump comes first.
+
+REDIRECT leads to the first address of wg0 in the kernel's order; of several of IPv6 that is the one added last.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +40,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from igd.core.mapping import Change, Entry, Mapping, Pinhole, PortMapping, Protocol, Remote
 from igd.firewall.legacy.chain import POSTROUTING, PREROUTING, Chain, Edit, Extension, Rule, Version
-from igd.firewall.rules import Site, label
+from igd.firewall.rules import PCP_ANYCAST, PCP_SERVER_PORT, Site, label
 
 _COMMENT_SIZE = 255  # XT_MAX_COMMENT_LEN less the closing 0
 _OTHERWISE_READ = "\"'\\"  # what iptables' programs escape where they print a comment
@@ -49,6 +56,8 @@ class LegacyRules:
         self._mark = f"{site.mark:#x}/{site.mark:#x}"
         self.led = label(site.wireguard)  # the chains' names
         self.out = f"{self.led}/out"  # no interface's label ends so: hexadecimal digits would follow the slash
+        self.pcp = f"{self.led}/pcp"  # nor so
+        self.places = ((self.led, PREROUTING), (self.out, POSTROUTING), (self.pcp, PREROUTING))
 
     def led4(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> Chain:
         """Give the chain that leads packets to mapped endpoints."""
@@ -72,6 +81,17 @@ class LegacyRules:
         sources = (rule for entry in entries for rule in self._snat(entry.mapping, address))
         rules = (*self._hairpin(), *sources)
         return Chain(4, self.out, POSTROUTING, jumps, jumps_first=site.preserve_source_port, rules=rules)
+
+    def led_anycast(self, version: Version) -> Chain | None:
+        """Give the chain by which what peers send to PCP's anycast address reaches the server, if one is wanted."""
+        site = self._site
+        if not site.anycast or all(network.version != version for network in site.peers):
+            return None
+        to_it = ip_network(PCP_ANYCAST[version])
+        jump = Rule(Extension(self.pcp), destination=to_it, incoming=site.wireguard, matches=(self._own,))
+        port = Extension("udp", (("dport", str(PCP_SERVER_PORT)),))
+        redirect = Rule(Extension("REDIRECT"), protocol=Protocol.UDP, matches=(port, self._own))
+        return Chain(version, self.pcp, PREROUTING, (jump,), jumps_first=False, rules=(redirect,))
 
     def edits(self, changes: Iterable[Change], address: IPv4Address | None) -> list[Edit]:
         """Give what these changes mean for the rules; a rule that stays keeps its place."""

@@ -7,16 +7,21 @@ python-iptables as it is used here: `Chain.append_rule` and its kin, and all tha
 and targets print themselves through the process's own standard output, and parse that again, for 0.1 ms each and
 trouble with comments; so the table is handed the bytes. `Rule6.in_interface` writes a mask that compares one bit of
 each letter, so interfaces are written here. To tell a jump from an extension it looks for the name in all tables, and
-so creates them; so it is told that there are no others.
+so creates them; so it is told that there are no others. Since iptables 1.8.9 the targets of NAT are one library, which
+registers those of the IP version that is served first and no others, in IPv6 none, as IPv4's DNAT must be there: so
+IPv6's are written here.
 """
 
+import ctypes
 import functools
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.legacy.chain import Chain, Edit, Rule, Version
+from igd.firewall.legacy.chain import Chain, Edit, Extension, Rule, Version
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
     import iptc
 
 NAT = "nat"
+
+_RAW_TARGETS: dict[tuple[Version, str], bytes] = {
+    (6, "REDIRECT"): struct.pack("=H29sBI32xHH", 72, b"REDIRECT", 0, 0, 0, 0),
+}
+"""By IP version and name: struct xt_entry_target (size, name, revision), struct nf_nat_range (0: to the same port)."""
 
 _INVERTED = {"iniface": 0x01, "outiface": 0x02}  # IPT_INV_VIA_IN, IPT_INV_VIA_OUT; IP6T_* are the same
 
@@ -51,6 +61,10 @@ def translated() -> Iterator[None]:
         raise FirewallError(f"iptables-legacy: {error}") from error
 
 
+class NoTableError(FirewallError):
+    """The kernel does not have the table, and cannot create it."""
+
+
 class LegacyTable:
     """`nat` of IP version 4 or 6, in the network namespace of the calling thread; within `translated` alone.
 
@@ -62,10 +76,16 @@ class LegacyTable:
         self._table: iptc.Table | None = None
 
     def read(self) -> None:
-        """Take the table as the kernel has it, without what was changed and not written; it is created if need be."""
+        """Take the table as the kernel has it, without what was changed and not written; it is created if need be.
+
+        NoTableError.
+        """
         kind = _library().Table if self._version == 4 else _library().Table6
         if self._table is None:
-            self._table = kind(kind.NAT, autocommit=False)
+            try:
+                self._table = kind(kind.NAT, autocommit=False)
+            except _library().IPTCError as error:
+                raise NoTableError(f"iptables-legacy: {error}") from error
         self._table.refresh()
 
     def write(self) -> None:
@@ -152,9 +172,16 @@ class LegacyTable:
                 _set_interface(made.get_ip(), field, interface)
         for match in rule.matches:
             _set_options(made.create_match(match.name), match.options)
-        _set_options(made.create_target(rule.target.name), rule.target.options)
-        made.target._final_check()  # noqa: SLF001 - where SNAT and MASQUERADE count their ranges; see above
+        self._set_target(made, rule.target)
         return made
+
+    def _set_target(self, made: "iptc.Rule", target: Extension) -> None:
+        raw = _RAW_TARGETS.get((self._version, target.name))
+        if raw is not None:
+            made.target = SimpleNamespace(size=len(raw), target=ctypes.create_string_buffer(raw, len(raw)))
+            return
+        _set_options(made.create_target(target.name), target.options)
+        made.target._final_check()  # noqa: SLF001 - where SNAT and MASQUERADE count their ranges; see above
 
 
 def _set_interface(conditions: "iptc.ip4tc.ipt_ip", field: str, interface: str) -> None:

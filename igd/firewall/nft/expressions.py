@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from igd.firewall.netlink import NFPROTO_IPV4, attribute, nested, text, u32
 from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OUTBOUND, PINHOLES, RESTRICTED, RESTRICTED_PINHOLES, Set
-from igd.firewall.rules import Site
+from igd.firewall.rules import PCP_ANYCAST, PCP_SERVER_PORT, Site
 
 Rule = tuple[bytes, ...]
 
@@ -31,6 +31,7 @@ def prerouting(site: Site) -> list[Rule]:
     mark, unmark = _set_mark(site.mark, site.mark), _set_mark(site.mark, 0)
     peers_own = [(*_interface(_IIFNAME, site.wireguard), _RETURN)]
     return [
+        *(_anycast(site) if site.anycast else []),
         *([] if site.hairpin else peers_own),
         (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, _RETURN),
         (*_TO_EXTERNAL, *mark, *_translation(DNAT, MAPPINGS, _L4PROTO, _DPORT)),
@@ -44,11 +45,20 @@ def prerouting(site: Site) -> list[Rule]:
 def postrouting(site: Site) -> list[Rule]:
     """Give the rules by which some flows leave from another address or port than they would without us."""
     among_peers = (*_IPV4, *_interface(_IIFNAME, site.wireguard), *_interface(_OIFNAME, site.wireguard))
-    udp = (_load(_L4PROTO), _compare(EQUAL, bytes([socket.IPPROTO_UDP])))
-    to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *udp)
+    to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
     hairpin = [(*among_peers, *_has_mark(site.mark), _expression("masq"))]
     preserved = [(*to_internet, *_translation(SNAT, OUTBOUND, _SADDR, _SPORT))]
     return [*(hairpin if site.hairpin else []), *(preserved if site.preserve_source_port else [])]
+
+
+def _anycast(site: Site) -> list[Rule]:
+    """Give the rules by which what peers send to PCP's anycast addresses comes to the server's own in the tunnel."""
+    peers = _interface(_IIFNAME, site.wireguard)
+    to_server = (*_UDP, _load(_DPORT), _compare(EQUAL, PCP_SERVER_PORT.to_bytes(2, "big")), _expression("redir"))
+    return [
+        (*peers, *_IPV4, _load(_DADDR), _compare(EQUAL, PCP_ANYCAST[4].packed), *to_server),
+        (*peers, *_IPV6, _load(_DADDR6), _compare(EQUAL, PCP_ANYCAST[6].packed), *to_server),
+    ]
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -148,5 +158,6 @@ def _value(kind: int, data: bytes) -> bytes:
 _RETURN = _expression("immediate", u32(1, REG_VERDICT), nested(2, nested(2, u32(1, NFT_RETURN))))
 _IPV4 = (_load(_NFPROTO), _compare(EQUAL, bytes([NFPROTO_IPV4])))
 _IPV6 = (_load(_NFPROTO), _compare(EQUAL, bytes([NFPROTO_IPV6])))
+_UDP = (_load(_L4PROTO), _compare(EQUAL, bytes([socket.IPPROTO_UDP])))
 _TO_EXTERNAL = (*_IPV4, *_membership(EXTERNAL, _DADDR))
 _SERVERS_OWN_SOCKET = (_expression("socket", u32(1, 0), u32(2, REG32_00)), _compare(LESS_OR_EQUAL, bytes([1])))

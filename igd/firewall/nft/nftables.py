@@ -15,6 +15,8 @@
         map outbound { type ipv4_addr . inet_service : ipv4_addr . inet_service; flags timeout; }
         chain prerouting {
             type nat hook prerouting priority -80; policy accept;
+            iifname "wg0" ip daddr 192.0.0.9 udp dport 5351 redirect                                     (anycast)
+            iifname "wg0" ip6 daddr 2001:1::1 udp dport 5351 redirect                                    (anycast)
             iifname "wg0" return                                                        (only without hairpin)
             ip daddr @external socket transparent <= 1 return
             ip daddr @external ct mark set ct mark | 0x10000000 dnat ip to meta l4proto . th dport map @mappings
@@ -34,6 +36,8 @@
 
 -80 is dstnat + 20: the operator's own DNATs come first (firewalld's are at + 10), and a packet that they took never
 gets here.
+redirect: to the first address of wg0 in the kernel's order; of several of IPv6 that is the one added last. Answers
+leave from the anycast address (RFC 7723). It ends the walk, so that these flows get no mark.
 The rule for sockets: a socket of the server itself is there (transparent is 0 or 1, and no value without a socket).
 Those behind it: the mark is set before the lookup and taken back after the last miss. Only the first packet of a flow
 comes here, before anybody else sees the flow, so that the mark is on our flows alone. The shorter ways are closed: nft
