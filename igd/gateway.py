@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from igd.core.mapping import Entry, PortMapping
@@ -166,7 +166,7 @@ class Gateway:
                 if isinstance(request, MapPort):
                     return await self._map(peer, source, request)
                 if isinstance(request, UnmapInternal):
-                    return await self._unmap_internal(peer, request)
+                    return await self._unmap_internal(peer, source, request)
                 return await self._unmap(peer, request)
         except (FirewallError, OSError) as error:
             log.error("%s could not be carried out: %s", request, error)  # noqa: TRY400 - it says all
@@ -181,8 +181,9 @@ class Gateway:
         if isinstance(plan, Refusal):
             return Refused(plan)
         await self._ledger.commit(plan)
-        assert plan[0].after is not None, "a plan to map opens something"
-        return replace(self._told(plan[0].after), count=len(plan))
+        granted = [self._told(change.after) for change in plan if change.after is not None]
+        # a row has one lifetime, and so the shortest (RFC 7753 §4.4)
+        return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
         """AllowedIPs say whose an address is; where its packets go, beyond the tunnel's own networks, routes say."""
@@ -200,8 +201,12 @@ class Gateway:
         await self._ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
-    async def _unmap_internal(self, peer: Peer, request: UnmapInternal) -> Reply:
-        found = self._ledger.table.plan_unmap_internal(peer.public_key, request.protocol, request.address, request.port)
+    async def _unmap_internal(self, peer: Peer, source: Address, request: UnmapInternal) -> Reply:
+        if not (await self._peers.peers()).may_map(peer.public_key, source, request.address):
+            return Refused(Refusal.NOT_YOUR_ADDRESS)
+        found = self._ledger.table.plan_unmap_internal(
+            peer.public_key, request.protocol, request.address, request.port, request.count
+        )
         changes = [change for change in found if change.before and _may_close(change.before, request.nonce)]
         if found and not changes:
             return Refused(Refusal.OTHER_NONCE)
@@ -211,17 +216,12 @@ class Gateway:
 
     # What the operator and the announcements ask
 
-    async def live_addresses(self) -> list[IPv4Address]:
-        """The IPv4 addresses of the peers that shook hands lately, where a peer has one to itself; OSError."""
+    async def live_peers(self) -> list[Peer]:
+        """The peers that shook hands lately, and so can be sent something; OSError."""
         handshakes = await self._peers.handshakes()
-        live = [peer for peer in (await self._peers.peers()).all if peer.public_key in handshakes]
-        return [
-            network.network_address
-            for peer in live
-            if self._clock() - handshakes[peer.public_key] < LIVE_SECONDS
-            for network in peer.allowed_ips
-            if isinstance(network, IPv4Network) and network.prefixlen == network.max_prefixlen
-        ]
+        oldest = self._clock() - LIVE_SECONDS
+        peers = (await self._peers.peers()).all
+        return [peer for peer in peers if handshakes.get(peer.public_key, oldest) > oldest]
 
     def mappings(self) -> list[Mapped]:
         """Give all mappings of all peers, oldest first, for the operator."""

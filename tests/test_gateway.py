@@ -362,4 +362,6 @@ async def test_the_living_are_those_who_shook_hands_lately_and_have_an_address_t
     )
     now = counter.clock.now
     counter.peers.shaken = {"c1": now, "c2": now - LIVE_SECONDS + 1, "silent": now - LIVE_SECONDS, "all": now}
-    assert await counter.gateway.live_addresses() == [C1, C2]
+    live = await counter.gateway.live_peers()
+    assert [each.public_key for each in live] == ["c1", "c2", "all"]
+    assert [each.addresses for each in live] == [(C1,), (C2,), ()]

@@ -31,6 +31,12 @@ class Peer:
     public_key: str
     allowed_ips: tuple[Network, ...]
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses that are this peer's alone, and not of a network behind it."""
+        hosts = (network for network in self.allowed_ips if network.prefixlen == network.max_prefixlen)
+        return tuple(network.network_address for network in hosts)
+
     def __str__(self) -> str:
         return self.public_key[:8]
 

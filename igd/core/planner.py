@@ -52,7 +52,7 @@ class Planner:
         best: list[Change] = []
         for start in itertools.chain(starts, itertools.islice(self._starts(peer, request, now), ROWS if moves else 0)):
             best = max(best, self._grow(peer, request, start, now), key=len)
-            if len(best) == request.count:
+            if len(best) == request.count or not self._has_room(peer, len(best)):
                 break
         return best or Refusal.NO_FREE_PORT
 
@@ -66,22 +66,25 @@ class Planner:
     def _grow(self, peer: str, request: MapPort, first: Change, now: float) -> list[Change]:
         """Give the change and those for the ports beside it, up to the first that cannot be had."""
         row, external, internal = [first], first.key[1], request.internal
+        new = int(first.before is None)
         for step in range(1, min(request.count, 65536 - external, 65536 - internal.port)):
             beside = Endpoint(internal.address, internal.port + step)
             wanted = replace(request, internal=beside, external_port=external + step, any_port=False)
             plan = self.plan(peer, wanted, now)
-            new = sum(change.before is None for change in row)
-            full = not self._table.has_room(peer, self._policy.mappings_per_peer, new)
-            if isinstance(plan, Refusal) or (plan.before is None and full):
+            if isinstance(plan, Refusal) or (plan.before is None and not self._has_room(peer, new)):
                 break
             row.append(plan)
+            new += plan.before is None
         return row
+
+    def _has_room(self, peer: str, planned: int) -> bool:
+        return self._table.has_room(peer, self._policy.mappings_per_peer, planned)
 
     def _plan_pinhole(self, peer: str, request: MapPort, now: float) -> Change | Refusal:
         port, internal, about = request.internal.port, request.internal, _about(peer, request)
         if not request.any_port and request.external_port != port:
             return Refusal.CONFLICT
-        if not self._policy.allows(port, internal, request.description):
+        if (request.protocol, port) in NEVER or not self._policy.allows(port, internal, request.description):
             return Refusal.FORBIDDEN
         return self._plan_mapping(Pinhole(request.protocol, internal, *about), request, now)
 

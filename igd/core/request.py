@@ -63,13 +63,15 @@ class UnmapPorts:
 class UnmapInternal:
     """Close what NAT-PMP or PCP opened to the asking peer's `address`: this protocol and internal port (None: all).
 
-    With nothing there, nothing is closed and the reply is Unmapped all the same. `nonce` is as of PortMapping.
+    A `count` of ports is closed from this one on. With nothing there, nothing is closed and the reply is Unmapped all
+    the same. `nonce` is as of PortMapping.
     """
 
     protocol: Protocol | None
     address: IPv4Address | IPv6Address
     port: int | None
     nonce: bytes
+    count: int = 1
 
     def __str__(self) -> str:
         protocol = self.protocol.name if self.protocol else "all"

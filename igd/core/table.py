@@ -111,10 +111,18 @@ class Table:
         ]
 
     def plan_unmap_internal(
-        self, public_key: str, protocol: Protocol | None, address: IPv4Address | IPv6Address, port: int | None
+        self,
+        public_key: str,
+        protocol: Protocol | None,
+        address: IPv4Address | IPv6Address,
+        port: int | None,
+        count: int = 1,
     ) -> list[Change]:
-        """Plan the end of what NAT-PMP or PCP asked for with this internal address, protocol and port (None: all)."""
-        if protocol is not None and port is not None:
+        """Plan the end of what NAT-PMP or PCP asked for with this internal address, protocol and port (None: all).
+
+        From this port on, of a `count` of ports.
+        """
+        if protocol is not None and port is not None and count == 1:
             held = self.find_internal(public_key, protocol, Endpoint(address, port))
             return [] if held is None else [Change(held, None)]
         return [
@@ -123,7 +131,7 @@ class Table:
             if entry.mapping.nonce is not None
             and entry.mapping.internal.address == address
             and protocol in (None, entry.mapping.protocol)
-            and port in (None, entry.mapping.internal.port)
+            and (port is None or port <= entry.mapping.internal.port < port + count)
         ]
 
     def expired(self, now: float) -> list[Entry]:
@@ -162,8 +170,8 @@ class Table:
             key = change.key
             self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "a change planned on another table"
-            if change.before is not None:
-                self._by_internal.pop(_internal(change.before.mapping), None)
+            if change.before is not None and self._by_internal.get(_internal(change.before.mapping)) == key:
+                del self._by_internal[_internal(change.before.mapping)]
             if change.after is None:
                 self._forget(key, now)
             else:

@@ -61,8 +61,9 @@ class Discovery:
 
     async def announce(self, message: Message) -> None:
         """Send `ssdp.alive` or `ssdp.byebye` to each live peer: a multicast reaches nobody on WireGuard."""
-        for address in await self._gateway.live_addresses():
-            for advert in ssdp.adverts(self._root):
+        addresses = [address for peer in await self._gateway.live_peers() for address in peer.addresses]
+        for address in addresses:
+            for advert in ssdp.adverts(self._root) if address.version == 4 else ():
                 self._send(message(advert, self._advertiser), (str(address), ssdp.PORT))
 
     def received(self, data: bytes, source: tuple[str, int], spread: float) -> None:

@@ -128,17 +128,19 @@ class PortControl:
 
     async def _announce_once(self) -> None:
         """A multicast reaches nobody on WireGuard, so that each peer is told what concerns it."""
-        epoch, external = self._epoch(), self._gateway.announced
-        told = [pcp.encode_response(pcp.Response(0, epoch, Announce()))]
-        if external is not None:
-            told.append(natpmp.encode_response(natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, external)))
-        for address in await self._gateway.live_addresses():
-            for message in told:
-                self._send(message, address, pcp.CLIENT_PORT)
+        epoch, external, live = self._epoch(), self._gateway.announced, await self._gateway.live_peers()
+        restarted = pcp.encode_response(pcp.Response(0, epoch, Announce()))
+        for address in [address for peer in live for address in peer.addresses]:
+            self._send(restarted, address, pcp.CLIENT_PORT)
+            if external is not None and address.version == 4:
+                told = natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, external)
+                self._send(natpmp.encode_response(told), address, natpmp.CLIENT_PORT)
+        keys = {peer.public_key for peer in live}
         for mapped in self._gateway.mappings():
-            if mapped.mapping.nonce:
+            if mapped.mapping.nonce and mapped.mapping.peer in keys:
                 message = port_requests.changed(mapped, epoch, external)
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
+                await asyncio.sleep(0)  # nobody who asks waits for thousands of these
 
     def _send(self, message: bytes, address: Address, port: int) -> None:
         transport = self._announcers.get(address.version)

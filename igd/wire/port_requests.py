@@ -108,7 +108,7 @@ def from_pcp(asked: pcp.Request, external: IPv4Address | None, *, third_party: b
         return pcp.Result.UNSUPP_OPTION
     internal = options.third_party or asked.client
     if asked.lifetime == 0:
-        return _unmap(payload, internal)
+        return _unmap(payload, options, internal)
     return _failure(payload, options, internal, external) or _map(asked.lifetime, payload, options, internal)
 
 
@@ -117,20 +117,28 @@ def _failure(payload: Map, options: Options, internal: Address, external: IPv4Ad
     rows = (
         # all protocols and all ports are for deleting alone
         (payload.protocol not in _PROTOCOLS or payload.internal_port == 0, pcp.Result.UNSUPP_PROTOCOL),
-        (any(each.address.version != internal.version for each in options.filters), pcp.Result.MALFORMED_OPTION),
+        (any(not _concerns(each, internal) for each in options.filters), pcp.Result.MALFORMED_OPTION),
+        # a row is given as far as it can be had (RFC 7753 §4.2)
+        (options.prefer_failure and options.port_set is not None, pcp.Result.MALFORMED_OPTION),
         (options.prefer_failure and int(wish) != 0 and wish != here, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
     )
     return next((result for wrong, result in rows if wrong), None)
 
 
+def _concerns(each: Filter, internal: Address) -> bool:
+    """All filters can be removed in the words of either family (§13.3)."""
+    return each.network is None or each.network.version == internal.version
+
+
 _PROTOCOLS = frozenset(Protocol)
 
 
-def _unmap(payload: Map, internal: Address) -> Request | pcp.Result:
+def _unmap(payload: Map, options: Options, internal: Address) -> Request | pcp.Result:
     if payload.protocol not in {0, *_PROTOCOLS}:
         return pcp.Result.UNSUPP_PROTOCOL
     protocol = Protocol(payload.protocol) if payload.protocol else None
-    return UnmapInternal(protocol, internal, payload.internal_port or None, payload.nonce)
+    count = options.port_set.size if options.port_set else 1
+    return UnmapInternal(protocol, internal, payload.internal_port or None, payload.nonce, count)
 
 
 def _map(lifetime: int, payload: Map, options: Options, internal: Address) -> MapPort:
@@ -175,21 +183,32 @@ def to_pcp(
         case Map(), Mapped():
             return pcp.encode_response(granted(asked, reply, epoch, external))
         case _, Refused(reason):
-            return pcp.encode_error(datagram, PCP_RESULTS[reason], epoch)
+            return pcp.encode_error(datagram, _refusal(reason, asked.options), epoch)
         case _, pcp.Result():
             return pcp.encode_error(datagram, reply, epoch)
     raise AssertionError("a reply to another request")
 
 
+def _refusal(reason: Refusal, options: Options) -> pcp.Result:
+    result = PCP_RESULTS[reason]
+    # that is for those alone who ask for this port or none (§7.4)
+    unasked = result is pcp.Result.CANNOT_PROVIDE_EXTERNAL and not options.prefer_failure
+    return pcp.Result.NO_RESOURCES if unasked else result
+
+
 def granted(asked: pcp.Request, mapped: Mapped, epoch: int, external: IPv4Address | None) -> pcp.Response:
-    """Give the answer that tells of a mapping (§11.4), with the options that were processed (§7.3)."""
+    """Give the answer that tells of a mapping (§11.4), with the options that were processed (§7.3).
+
+    A set of one port is none (RFC 7753 §4.2).
+    """
     payload, mapping = asked.payload, mapped.mapping
     assert isinstance(payload, Map), "nothing else is mapped"
     address = _external(mapping, external)
     told = Map(payload.nonce, payload.protocol, payload.internal_port, mapping.external_port, address)
     options = asked.options
     if options.port_set is not None:
-        options = replace(options, port_set=replace(options.port_set, size=mapped.count))
+        port_set = replace(options.port_set, size=mapped.count) if mapped.count > 1 else None
+        options = replace(options, port_set=port_set)
     return pcp.Response(min(LONGEST, mapped.lifetime), epoch, told, options)
 
 

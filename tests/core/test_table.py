@@ -180,6 +180,21 @@ def test_a_mapping_is_found_by_its_internal_endpoint_where_that_names_it() -> No
     assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) is None
 
 
+def test_it_is_found_although_upnp_renews_and_closes_another_to_the_same_endpoint() -> None:
+    named, other = asked_by(b""), entry(2)
+    held = table(named, other)
+    renewed = entry(2, 90.0)
+    for change in (Change(other, renewed), Change(renewed, None)):
+        held.accept([change], NOW)
+        assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) == named
+
+
+def test_ports_in_a_row_are_closed_together() -> None:
+    row = [Entry(replace(mapping(port, internal_port=80 + port), nonce=b""), Lease(60.0)) for port in range(1, 6)]
+    held = table(*row)
+    assert held.plan_unmap_internal("c1", Protocol.TCP, C1, 82, 3) == [Change(each, None) for each in row[1:4]]
+
+
 def test_remotes_are_added_where_that_is_asked_and_limited() -> None:
     two = (Remote(IPv4Network("198.51.100.7")), Remote(IPv4Network("198.51.100.8"), 80))
     held = table(Entry(replace(mapping(1), remotes=two[:1]), Lease(60.0)))
