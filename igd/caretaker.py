@@ -39,6 +39,7 @@ class Caretaker:
         self._clock = clock
         self._taken = taken
         self._settled: tuple[Peer, ...] | None = None  # with these peers, all that is mapped is somebody's
+        ledger.on_change.append(self._unsettle)
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
@@ -52,10 +53,14 @@ class Caretaker:
             (keep if self._may_stay(entry, peers) else drop).append(entry)
         # The operator may have shortened what is granted, and a wall clock that was set back lengthens leases.
         latest = self._clock() + self._policy.max_lifetime
-        keep = [replace(entry, lease=replace(entry.lease, expires=min(entry.lease.expires, latest))) for entry in keep]
+        keep = [
+            replace(entry, lease=replace(entry.lease, expires=latest)) if entry.lease.expires > latest else entry
+            for entry in keep
+        ]
         if drop:
             log.info("not taken over, out of time or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
+        self._settled = peers.all
 
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
         mapping = entry.mapping
@@ -115,10 +120,13 @@ class Caretaker:
         if peers.all == self._settled:
             return
         strays = [entry for entry in self._ledger.table if not _owned(peers, entry)]
-        done = await self._impose(
-            strays, lambda entry: None if _owned(peers, entry) else Change(entry, None), "nobody's now"
-        )
-        self._settled = peers.all if done else None
+        self._settled = peers.all
+        closing = lambda entry: None if _owned(peers, entry) else Change(entry, None)  # noqa: E731 - it has no name
+        if not await self._impose(strays, closing, "nobody's now"):
+            self._unsettle()
+
+    def _unsettle(self) -> None:
+        self._settled = None
 
     async def _impose(self, entries: Iterable[Entry], judge: Callable[[Entry], Change | None], why: str) -> bool:
         """Change entries of these entries' peers as `judge` says, each peer's in its turn; all go into few writes.

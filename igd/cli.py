@@ -12,6 +12,8 @@ from igd import VERSION
 from igd.instance import Instance, interface_name
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
     from igd.config import Config
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -97,10 +99,24 @@ def _stop(arguments: argparse.Namespace) -> int:
         if not instance.stop(STOP_SECONDS):
             _say(f"igd was not running for {instance.interface}")
         with instance.lock():
-            kernel.remove_everything(instance.interface)
+            kernel.remove_everything(instance.interface, *_left_behind(instance))
     except (OSError, FirewallError) as error:
         return _complain(f"{instance.interface}: {error}", FAILED)
     return OK
+
+
+def _left_behind(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Network, ...]"]:
+    """The mark of flows that a daemon which was killed may have left, and where they lead."""
+    from ipaddress import ip_network
+
+    from igd.config import Config, ConfigError, default_path, load
+    from igd.lease_store import addresses_in
+
+    try:
+        config = load(default_path(instance.interface))
+    except ConfigError:  # it is not there, or has been broken since
+        config = Config()
+    return config.firewall.mark, tuple(map(ip_network, addresses_in(config.store.path or instance.store_path)))
 
 
 def _check(arguments: argparse.Namespace) -> int:

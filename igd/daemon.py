@@ -29,7 +29,7 @@ from igd.firewall.neighbours import Neighbours
 from igd.firewall.rules import Site
 from igd.gateway import Gateway
 from igd.host.links import Links
-from igd.host.own_ports import in_use
+from igd.host.own_ports import OwnPorts
 from igd.host.wireguard import WireGuard
 from igd.instance import Instance
 from igd.lease_store import LeaseStore
@@ -68,7 +68,7 @@ class Settings:
     @property
     def store_path(self) -> Path:
         """The lease store's file."""
-        return self.config.store.path or self.instance.state_directory / "leases.sqlite"
+        return self.config.store.path or self.instance.store_path
 
 
 def run(settings: Settings) -> None:
@@ -156,7 +156,7 @@ class Daemon:
         )
         self._legacy = LegacyWatch(kernel.LEGACY)
         backend = kernel.build(self._choice.backend, site, self._legacy)
-        self._lasted = store.age()
+        self._began = time.monotonic() - store.age()
         self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
         self._watch = kernel.watch(backend, site)
@@ -165,6 +165,8 @@ class Daemon:
         ports += [(Protocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
         self._neighbours = Neighbours(site, lambda: self._outside.addresses.matched, ports, [self._around.address])
         stack.callback(self._neighbours.close)
+        self._own_ports = OwnPorts(self._around.external_interface)
+        stack.callback(self._own_ports.close)
         gateway = Gateway(
             policy=config.policy,
             rate_limit=RateLimit(config.limits.requests_per_second),
@@ -189,8 +191,8 @@ class Daemon:
         return gateway, caretaker
 
     def _taken(self, protocol: Protocol, port: int) -> bool:
-        """Tell whether packets to this external port go elsewhere already; FirewallError."""
-        own = any(in_use(protocol, address, port) for address in self._outside.addresses.matched)
+        """Tell whether packets to this external port go elsewhere already; FirewallError, OSError."""
+        own = any(self._own_ports.in_use(protocol, address, port) for address in self._outside.addresses.matched)
         return own or self._neighbours.hold(protocol, port)
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
@@ -224,30 +226,33 @@ class Daemon:
         inside = (address.ip for address in await self._links.addresses(interface))
         ipv6 = [address for address in inside if address.version == 6 and not address.is_link_local]  # for anycast, all
         third_party = self._settings.config.port_control.third_party
-        self._port_control = PortControl(gateway, lambda: int(self._lasted) + self._uptime(), third_party=third_party)
+        self._port_control = PortControl(gateway, self._epoch, third_party=third_party)
         stack.push_async_callback(self._port_control.close)
         await self._port_control.open(interface, [self._around.address, *ipv6])
-        self._port_control.announce()
+        self._port_control.announce(lost=self._epoch() == 0)
 
     async def _tend(self, caretaker: Caretaker, discovery: Discovery) -> None:
         """Do what time and the machine ask for, until the interface is gone."""
-        changed = asyncio.Event()
+        changed, others_changed = asyncio.Event(), asyncio.Event()
         tasks = [
             asyncio.create_task(task)
             for task in (
                 upkeep.keep_time(caretaker, self._ledger),
                 upkeep.keep_peers(caretaker),
                 upkeep.keep_announcing(discovery),
-                upkeep.keep_rules(self._ledger, self._watch, self._neighbours.look),
-                upkeep.keep_legacy_rules(self._ledger, self._legacy.changed, self._neighbours.look),
+                upkeep.keep_rules(self._ledger, self._watch, others_changed),
+                upkeep.keep_legacy_rules(self._ledger, self._legacy.changed, others_changed),
+                upkeep.keep_looking(others_changed, self._neighbours.look),
                 self._hear_links(changed),
-                self._watch_links(changed, caretaker),
             )
         ]
+        links = asyncio.create_task(self._watch_links(changed, others_changed, caretaker))
+        tasks.append(links)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            assert done == {links}, "nothing else ends by itself"
             log.info("%s is gone", self._settings.interface)
         finally:
             systemd.notify("STOPPING=1")
@@ -261,7 +266,7 @@ class Daemon:
         async for _ in self._links.changes():
             changed.set()
 
-    async def _watch_links(self, changed: asyncio.Event, caretaker: Caretaker) -> None:
+    async def _watch_links(self, changed: asyncio.Event, others_changed: asyncio.Event, caretaker: Caretaker) -> None:
         while True:
             await changed.wait()
             await asyncio.sleep(upkeep.SETTLE_SECONDS)
@@ -273,11 +278,16 @@ class Daemon:
                 raise Readdressed
             if await self._outside.read():
                 await caretaker.set_addresses(*self._outside.addresses)
+                others_changed.set()  # which of the operator's rules concern us depends on the address
                 if self._port_control is not None:
-                    self._port_control.announce()
+                    self._port_control.announce(lost=self._epoch() == 0)
 
     def _url(self) -> str:
         return f"http://{self._around.address}:{self._settings.config.http_port}"
+
+    def _epoch(self) -> int:
+        """Seconds since mappings were lost: the age of the store."""
+        return int(time.monotonic() - self._began)
 
     def _uptime(self) -> int:
         return int(time.monotonic() - self._started)

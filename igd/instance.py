@@ -32,6 +32,11 @@ class Instance:
         return Path(os.environ.get("STATE_DIRECTORY") or f"/var/lib/igd/{self.interface}")
 
     @property
+    def store_path(self) -> Path:
+        """The file of leases, unless the configuration names another."""
+        return self.state_directory / "leases.sqlite"
+
+    @property
     def runtime_directory(self) -> Path:
         """Where lock and socket lie: what systemd gives, or the usual place."""
         return Path(os.environ.get("RUNTIME_DIRECTORY") or f"/run/igd/{self.interface}")

@@ -1,10 +1,11 @@
 """Leases that survive: SQLite, and the only place where wall time and monotonic time meet."""
 
 import contextlib
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Protocol, Remote
@@ -140,6 +141,16 @@ class LeaseStore:
             raise StoreError(f"{self._path}: {error}") from error
 
 
+def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
+    """Give the internal addresses in a store, for who clears up; none where there is no store that can be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return [ip_address(text) for (text,) in database.execute("SELECT DISTINCT internal_address FROM lease")]
+    except (sqlite3.Error, ValueError) as error:
+        log.debug("%s: %s", path, error)
+        return []
+
+
 def _prove_sound(database: sqlite3.Connection) -> None:
     """Read everything once; DatabaseError or ValueError now rather than in the midst of a change."""
     (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
@@ -178,8 +189,12 @@ def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, floa
     lease = Lease(expires + shift, bool(endless))
     about = peer, description, tuple(map(_remote, remotes.splitlines())), nonce
     if pinhole:
-        return Entry(Pinhole(Protocol(protocol), Endpoint(IPv6Address(pinhole), port), *about), lease)
-    return Entry(PortMapping(Protocol(protocol), external_port, Endpoint(IPv4Address(address), port), *about), lease)
+        return Entry(Pinhole(Protocol(protocol), Endpoint(_ipv6(pinhole), port), *about), lease)
+    return Entry(PortMapping(Protocol(protocol), external_port, Endpoint(_ipv4(address), port), *about), lease)
+
+
+# To read one takes as long as the rest of an entry, and a host that has many mappings has one address.
+_ipv4, _ipv6 = functools.lru_cache(1024)(IPv4Address), functools.lru_cache(1024)(IPv6Address)
 
 
 def _remote(line: str) -> Remote:

@@ -1,11 +1,10 @@
 """Table, kernel and store, kept equal: the one place that changes them, and in which order."""
 
 import asyncio
-import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -64,12 +63,9 @@ class Ledger:
         self._broken = False  # the kernel may hold something else than the table
         self._retry_at: float | None = None
 
-    @contextlib.asynccontextmanager
-    async def turn(self, peer: str) -> AsyncIterator[None]:
-        """Keep this peer's other changes out while one is planned and made."""
-        turn = self._turns.setdefault(peer, asyncio.Lock())
-        async with turn:
-            yield
+    def turn(self, peer: str) -> asyncio.Lock:
+        """Give the lock under which this peer's changes are planned and made, one after another."""
+        return self._turns.setdefault(peer, asyncio.Lock())
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Make changes true that were planned, in their peer's turn, on the table as it is at this moment.
@@ -103,6 +99,16 @@ class Ledger:
         """Make the kernel equal to the table, whoever has changed it; what fails is tried again."""
         async with self._writing:
             await self._repair_or_retry()
+
+    async def let_pass(self) -> None:
+        """See that what is held gets through the operator's forward chains; what fails is tried again."""
+        async with self._writing:
+            try:
+                await self._in_worker(self._backend.let_pass)
+            except FirewallError as error:
+                self._broken = True
+                log.error("mapped flows may not get through, trying again: %s", error)  # noqa: TRY400 - it says all
+                self.retry_later()
 
     async def mend(self) -> None:
         """Repair what is known to be broken."""
@@ -153,18 +159,24 @@ class Ledger:
                 await self._repair()
             await self._in_worker(functools.partial(self._make_true, orders))
         except Exception as error:  # noqa: BLE001 - whose order it is will raise it
-            await self._repair_or_retry()
+            await self._after_failure(orders, error)
+        else:
+            for order in orders:
+                self.table.accept(order.changes, self._clock())
+                order.done = True
+            self._tell()
+
+    async def _after_failure(self, orders: Sequence[_Order], error: Exception) -> None:
+        try:
+            if self._broken:
+                await self._repair_or_retry()
+        finally:
             if len(orders) == 1:
                 self.table.release(orders[0].changes)
                 orders[0].done, orders[0].error = True, error
             else:
                 for order in orders:
                     await self._write([order])
-        else:
-            for order in orders:
-                self.table.accept(order.changes, self._clock())
-                order.done = True
-            self._tell()
 
     # Close in the store first: no crash reopens a port that its owner closed. Open in the kernel first: nobody hears
     # "yes" before packets pass. What no client asked for counts in the kernel alone: a full disk must not keep a port
@@ -175,12 +187,24 @@ class Ledger:
         closing = [change for change in wanted if change.after is None]
         self._save(closing)
         try:
-            self._backend.apply([*wanted, *imposed], self._clock())
-            self._save([change for change in wanted if change.after is not None])
+            self._apply([*wanted, *imposed])
+            self._save_or_undo([change for change in wanted if change.after is not None], [*wanted, *imposed])
         except Exception:
             self._save_or_owe([change.undone() for change in closing])
             raise
         self._save_or_owe(imposed)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        self._broken = True
+        self._backend.apply(changes, self._clock())
+        self._broken = False
+
+    def _save_or_undo(self, changes: Sequence[Change], applied: Sequence[Change]) -> None:
+        try:
+            self._save(changes)
+        except Exception:
+            self._apply([change.undone() for change in reversed(applied)])
+            raise
 
     def _save(self, changes: Sequence[Change]) -> None:
         if changes:

@@ -23,6 +23,9 @@ ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 SETTLE_SECONDS = 0.1
 """Interfaces and firewalls change in bursts; the last change of a burst is the one to look at."""
 
+LOOK_SECONDS = 2.0
+"""How long between two looks at others' rules, which may run programs for seconds."""
+
 REPAIR_SECONDS = 0.5
 """How long another manager of the firewall has its way between two repairs: two that fight should not do it fast."""
 
@@ -30,7 +33,13 @@ REPAIR_SECONDS = 0.5
 async def keep_time(caretaker: Caretaker, ledger: Ledger) -> None:
     """Be the one timer: wake the caretaker when the ledger wants it."""
     changed = asyncio.Event()
-    ledger.on_change.append(changed.set)
+    wake: float | None = None
+
+    def look() -> None:
+        if ledger.next_wake() != wake:
+            changed.set()
+
+    ledger.on_change.append(look)
     while True:
         wake = ledger.next_wake()
         try:
@@ -58,41 +67,55 @@ async def keep_announcing(discovery: Discovery) -> None:
         await asyncio.sleep(ANNOUNCE_SECONDS)
 
 
-async def keep_rules(ledger: Ledger, watch: Watch, look: Callable[[], None]) -> None:
-    """Put right what others have done to our part of nftables; `look` at theirs again when they changed it."""
-    await _look_again(ledger, watch)
+async def keep_rules(ledger: Ledger, watch: Watch, others_changed: asyncio.Event) -> None:
+    """Put right what others have done to our part of nftables, and tell of what they have done to theirs.
+
+    Whoever edits the operator's forward chains, as ban lists do all the time, makes us look at the way through them;
+    whoever touches our table has it replaced.
+    """
     while True:
+        heard = watch.heard()
+        if heard.ours or heard.forward:
+            await (ledger.repair() if heard.ours else ledger.let_pass())
+            again = watch.heard()  # our own edit of FORWARD, if there was one, which may hide somebody else's
+            if heard.ours or again.forward:
+                authors = ", ".join(sorted({*heard.ours, *heard.forward}))
+                log.warning("the firewall was changed by %s: ours is put right", authors)
+            if again.ours or again.forward:
+                await (ledger.repair() if again.ours else ledger.let_pass())
+            await asyncio.sleep(REPAIR_SECONDS)
+        if heard.rules:
+            others_changed.set()
         await _readable(watch)
         await asyncio.sleep(SETTLE_SECONDS)
-        heard = watch.heard()
-        if heard.authors:
-            log.warning("the firewall was changed by %s: putting ours right", ", ".join(sorted(set(heard.authors))))
-            await ledger.repair()
-            await _look_again(ledger, watch)
-        if heard.anything:
-            await asyncio.to_thread(look)
-            await asyncio.sleep(REPAIR_SECONDS)
 
 
-async def keep_legacy_rules(ledger: Ledger, changed: Callable[[], bool], look: Callable[[], None]) -> None:
+async def keep_looking(others_changed: asyncio.Event, look: Callable[[], None]) -> None:
+    """Look at others' rules again when they have changed them: it may take seconds, and nothing waits for it."""
+    while True:
+        await others_changed.wait()
+        others_changed.clear()
+        await asyncio.to_thread(look)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def keep_legacy_rules(ledger: Ledger, changed: Callable[[], bool], others_changed: asyncio.Event) -> None:
     """Do the same for iptables-legacy, whose changes nobody tells of: `changed` tells them when it is asked."""
+    said = ""
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
+        trouble, others = "", False
         try:
             others = await ledger.between_changes(changed)
         except FirewallError as error:
-            log.warning("iptables-legacy's tables cannot be looked at: %s", error)
-            return
+            trouble = str(error)
+        if trouble and trouble != said:
+            log.warning("iptables-legacy's tables cannot be looked at, trying again: %s", trouble)
+        said = trouble
         if others:
-            log.warning("the firewall was changed by somebody through iptables-legacy: putting ours right")
+            log.warning("the firewall was changed by somebody through iptables-legacy: ours is put right")
             await ledger.repair()
-            await asyncio.to_thread(look)
-
-
-async def _look_again(ledger: Ledger, watch: Watch) -> None:
-    """After putting things right: what was heard meanwhile is our own edit of FORWARD, but may hide somebody else's."""
-    if watch.heard().authors:
-        await ledger.repair()
+            others_changed.set()
 
 
 async def _readable(watch: Watch) -> None:

@@ -1,5 +1,6 @@
 """What was granted follows the clock, the peers and the store."""
 
+import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -168,6 +169,21 @@ async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[objec
     await counter.caretaker.recheck_peers()
     assert [key[1] for key in counter.table] == left
     assert counter.all_equal()
+
+
+async def test_what_was_under_way_when_its_peer_was_removed_ends_too() -> None:
+    counter = await Counter().start(entry(2002, internal=C2))
+    asked = map_port(2000)
+    async with counter.ledger.turn("c1"):
+        asking = asyncio.create_task(counter.ask(asked))
+        await asyncio.sleep(0)  # it is admitted, and waits
+        counter.peers.all = PEERS[1:]
+        await counter.caretaker.recheck_peers()
+        counter.peers.all = PEERS
+    assert isinstance(await asking, Mapped), "the peers were read before"
+    counter.peers.all = PEERS[1:]
+    await counter.caretaker.recheck_peers()
+    assert [key[1] for key in counter.table] == [2002]
 
 
 async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:

@@ -156,7 +156,7 @@ def test_mappings_are_listed_for_people_and_for_programs(
 
 def test_stop_clears_up_even_where_no_daemon_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[tuple[str, int | None]] = []
-    monkeypatch.setattr(kernel, "remove_everything", lambda name: cleared.append((name, Instance(name).process())))
+    monkeypatch.setattr(kernel, "remove_everything", lambda name, *_: cleared.append((name, Instance(name).process())))
     assert run(monkeypatch, "stop", "wg0") == 0
     assert cleared == [("wg0", os.getpid())], "under the lock, lest a new daemon loses its rules"
 
@@ -164,7 +164,7 @@ def test_stop_clears_up_even_where_no_daemon_lives(monkeypatch: pytest.MonkeyPat
 def test_a_kernel_that_cannot_be_cleared_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_name: str) -> None:
+    def fail(*_: object) -> None:
         raise FirewallError("not permitted")
 
     monkeypatch.setattr(kernel, "remove_everything", fail)

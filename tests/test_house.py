@@ -26,7 +26,7 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.firewall.rules", {"igd.core.mapping"}),
     ("igd.firewall.backend", {"igd.core.mapping"}),
     ("igd.firewall.netlink", {"igd.firewall.backend"}),
-    ("igd.firewall.watch", {"igd.firewall.netlink"}),
+    ("igd.firewall.watch", {"igd.firewall.netlink", "igd.firewall.rules"}),
     ("igd.firewall.conntrack", {"igd.core.mapping", "igd.firewall.netlink", "igd.firewall.rules"}),
     ("igd.firewall.pretend", {"igd.core.mapping", "igd.firewall.backend"}),
     ("igd.firewall.detect", {
@@ -79,6 +79,7 @@ RULES: list[tuple[str, set[str]]] = [
     ("igd.lease_store", {"igd.core.mapping"}),
     # Endpoints have never heard of a firewall, nor of how is decided
     ("igd.endpoints.*", {
+        "igd.core.mapping",
         "igd.core.peers",
         "igd.core.request",
         "igd.endpoints",
@@ -116,6 +117,7 @@ RULES: list[tuple[str, set[str]]] = [
         "igd.firewall.backend",
         "igd.firewall.kernel",
         "igd.instance",
+        "igd.lease_store",
         "igd.operator",
         "igd.operator.*",
     }),

@@ -42,9 +42,11 @@ class FailingKernel(Pretend):
     def __init__(self) -> None:
         super().__init__()
         self.trouble = Trouble(FirewallError("no"))
+        self.replaced = 0
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
         """Fail with nothing left."""
+        self.replaced += 1
         super().replace_all((), (), now)
         self.trouble()
         super().replace_all(addresses, entries, now)
@@ -115,7 +117,7 @@ async def test_a_failure_refuses_and_leaves_all_equal(
     assert counter.table == before
     await counter.recover()
     assert counter.backend.entries == before
-    counter.disk.ahead = []
+    counter.kernel.trouble.ahead, counter.disk.ahead = [], []
     assert not isinstance(await counter.ask(map_port(3000)), Refused)
     assert counter.all_equal()
 
@@ -306,6 +308,27 @@ async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
         await counter.ask(map_port(2000))
     assert counter.all_equal()
     assert counter.table == {}
+
+
+async def test_a_mistake_in_a_repair_keeps_no_port_reserved() -> None:
+    counter = Failing()
+    await counter.start()
+    counter.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    counter.kernel.trouble.ahead = [NO, NO]
+    with pytest.raises(ZeroDivisionError):
+        await counter.ask(map_port(2000))
+    assert not isinstance(await counter.ask(map_port(2000)), Refused)
+    assert counter.all_equal()
+
+
+async def test_what_cannot_be_saved_is_taken_back_and_nothing_else_is_touched() -> None:
+    counter = Failing()
+    await counter.start()
+    counter.kernel.replaced = 0
+    counter.disk.ahead = [NO]
+    assert await counter.ask(map_port(2000)) == Refused(Refusal.SYSTEM_FAILURE)
+    assert counter.kernel.replaced == 0
+    assert counter.backend.entries == {}
 
 
 async def test_a_full_disk_keeps_no_port_open() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
 from typing import Any, TypeVar, cast
 
+from igd.core.mapping import PortMapping
 from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Refused, Reply, Request
 from igd.gateway import Gateway
@@ -112,32 +113,37 @@ class PortControl:
 
     # Telling
 
-    def announce(self) -> None:
-        """Begin to tell live peers the address, the epoch and what became of their mappings; ten times, if need be."""
+    def announce(self, *, lost: bool) -> None:
+        """Begin to tell live peers the address and what became of their mappings, and that they were `lost`, ten times.
+
+        Whoever hears of PCP's mappings being lost asks for all of his again (RFC 6887 §14.1).
+        """
         if self._announcing is not None:
             self._announcing.cancel()
-        self._announcing = asyncio.create_task(self._announce())
+        self._announcing = asyncio.create_task(self._announce(lost=lost))
 
-    async def _announce(self) -> None:
+    async def _announce(self, *, lost: bool) -> None:
         for number in range(ROUNDS):
             try:
-                await self._announce_once()
+                await self._announce_once(lost=lost)
             except OSError as error:
                 log.warning("not announced: %s", error)
             await asyncio.sleep(FIRST_INTERVAL * 2**number)
 
-    async def _announce_once(self) -> None:
+    async def _announce_once(self, *, lost: bool) -> None:
         """A multicast reaches nobody on WireGuard, so that each peer is told what concerns it."""
         epoch, external, live = self._epoch(), self._gateway.announced, await self._gateway.live_peers()
         restarted = pcp.encode_response(pcp.Response(0, epoch, Announce()))
         for address in [address for peer in live for address in peer.addresses]:
-            self._send(restarted, address, pcp.CLIENT_PORT)
+            if lost:
+                self._send(restarted, address, pcp.CLIENT_PORT)
             if external is not None and address.version == 4:
                 told = natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, external)
                 self._send(natpmp.encode_response(told), address, natpmp.CLIENT_PORT)
         keys = {peer.public_key for peer in live}
         for mapped in self._gateway.mappings():
-            if mapped.mapping.nonce and mapped.mapping.peer in keys:
+            nowhere = external is None and isinstance(mapped.mapping, PortMapping)
+            if mapped.mapping.nonce and mapped.mapping.peer in keys and not nowhere:
                 message = port_requests.changed(mapped, epoch, external)
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
                 await asyncio.sleep(0)  # nobody who asks waits for thousands of these

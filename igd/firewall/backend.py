@@ -11,8 +11,8 @@ class FirewallError(Exception):
     """The kernel did not do what was asked; nothing of the failed call may be relied on."""
 
 
-class Backend(Protocol):
-    """What the ledger needs of the kernel.
+class Mappings(Protocol):
+    """What holds mappings in the kernel.
 
     Calls come one after another, from one thread that may block. Each either does all that it says or raises
     FirewallError; after an error the caller makes the kernel equal to its table with `replace_all`.
@@ -29,3 +29,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back sockets and handles; the kernel's state stays as it is."""
+
+
+class Backend(Mappings, Protocol):
+    """All that the ledger needs of the kernel."""
+
+    def let_pass(self) -> None:
+        """See that the operator's forward chains let through what is held, after somebody has changed them."""

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from igd.core.mapping import Endpoint, Entry, Mapping, Pinhole, PortMapping, Protocol, Remote
 from igd.firewall.netlink import Message, Netlink, NetlinkError, attribute, attributes, body, nested, u8, u32
-from igd.firewall.rules import MARK
 
 NFNL_SUBSYS_CTNETLINK = 1
 GET, DELETE = 1, 2
@@ -69,7 +68,7 @@ class Flow:
 class Conntrack:
     """Ends flows in the network namespace of the thread that made it; `mark` is the mark bit of flows of mappings."""
 
-    def __init__(self, mark: int = MARK) -> None:
+    def __init__(self, mark: int) -> None:
         self._mark = mark
         self._netlink = Netlink()
         self._sweeps = True  # until the kernel refuses one

@@ -1,14 +1,14 @@
 """The one backend that the daemon builds: mappings, the way through FORWARD, and the flows of connection tracking."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from ipaddress import IPv4Address
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
 from igd.core.mapping import Change, Entry, Mapping
 from igd.firewall import detect
-from igd.firewall.backend import Backend
-from igd.firewall.conntrack import EVERYWHERE, Conntrack
+from igd.firewall.backend import Backend, Mappings
+from igd.firewall.conntrack import Conntrack
 from igd.firewall.foreign.forward import Forward
 from igd.firewall.foreign.xtables import nft_tables
 from igd.firewall.legacy.iptables import Iptables
@@ -16,7 +16,7 @@ from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.netlink import NFPROTO_INET
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.pretend import Pretend
-from igd.firewall.rules import OURS, Site, label
+from igd.firewall.rules import Site, label
 from igd.firewall.watch import Watch
 
 OwnChange = Callable[[], AbstractContextManager[None]]
@@ -26,17 +26,13 @@ LEGACY: tuple[tuple[Literal[4, 6], str], ...] = ((4, "nat"), (6, "nat"), (4, "fi
 
 
 class Kernel:
-    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left.
+    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
 
-    `own_change` surrounds what is done to the operator's forward chains.
-    """
-
-    def __init__(self, mappings: Backend, site: Site, own_change: OwnChange = nullcontext) -> None:
+    def __init__(self, mappings: Mappings, site: Site) -> None:
         self.mappings = mappings
         self.forward = Forward(site)
         self._conntrack = Conntrack(site.mark)
         self._peers = site.peers
-        self._own_change = own_change
         self._addresses: tuple[IPv4Address, ...] = ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -46,8 +42,7 @@ class Kernel:
         """
         self._addresses = tuple(addresses)
         entries = list(entries)
-        with self._own_change():
-            self.forward.ensure()
+        self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._peers)
         self._conntrack.settle((), [entry.mapping for entry in entries], self._addresses)
@@ -57,12 +52,16 @@ class Kernel:
         self.mappings.apply(changes, now)
         self._conntrack.settle(_lost(changes), _new(changes), self._addresses)
 
+    def let_pass(self) -> None:
+        """See that FORWARD lets flows pass."""
+        self.forward.ensure()
+
     def remove_all(self) -> None:
-        """Take out mappings and all that let them pass, and end their flows."""
-        self.mappings.remove_all()
-        with self._own_change():
-            self.forward.remove()
-        self._conntrack.flush_stale((), self._peers)
+        """Take out mappings and all that let them pass, and end their flows; whatever fails, the rest is done."""
+        with ExitStack() as stack:
+            stack.callback(self._conntrack.flush_stale, (), self._peers)
+            stack.callback(self.forward.remove)
+            stack.callback(self.mappings.remove_all)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
@@ -85,7 +84,7 @@ def _same_way(one: Entry, other: Entry | None) -> bool:
     return (one.mapping.internal, one.mapping.remotes) == (other.mapping.internal, other.mapping.remotes)
 
 
-_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], Backend]] = {
+_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], Mappings]] = {
     "nftables": lambda site, _own_change: Nftables(site),
     "iptables": lambda site, own_change: Iptables(site, own_change=own_change),
 }
@@ -102,26 +101,26 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
     for other in _known():
         if other != choice:
             _clear(_MAPPINGS[other](site, legacy.own_change))
-    return Kernel(_MAPPINGS[choice](site, legacy.own_change), site, legacy.own_change)
+    return Kernel(_MAPPINGS[choice](site, legacy.own_change), site)
 
 
 def watch(backend: Backend, site: Site) -> Watch:
     """Hear of others' changes of nftables; NetlinkError."""
     own = backend.mappings.port if isinstance(backend, Kernel) and isinstance(backend.mappings, Nftables) else 0
-    tables = backend.forward.tables if isinstance(backend, Kernel) else set()
-    return Watch({(NFPROTO_INET, label(site.wireguard)), *tables}, own)
+    forward = backend.forward.tables if isinstance(backend, Kernel) else set()
+    return Watch((NFPROTO_INET, label(site.wireguard)), forward, own)
 
 
-def remove_everything(interface: str) -> None:
+def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv6Network, ...]) -> None:
     """Take everything of ours for this interface out of the kernel, whichever backend it was; FirewallError.
 
-    Its flows too, unless another instance is there: all have one mark, and whose a flow is cannot be told any more.
+    Its flows too: those with this mark that lead into these networks.
     """
-    others = any(name.startswith(OURS) and name != label(interface) for _, name in nft_tables() or ())
     # The external interface is not asked about: removing does not depend on the way that packets take.
-    site = Site("", interface, () if others else EVERYWHERE)
-    for choice in _known():
-        _clear(Kernel(_MAPPINGS[choice](site, nullcontext), site))
+    site = Site("", interface, led_to, mark)
+    with ExitStack() as stack:
+        for choice in _known():
+            stack.callback(_clear, Kernel(_MAPPINGS[choice](site, nullcontext), site))
 
 
 def _known() -> list[detect.Backend]:
@@ -129,7 +128,7 @@ def _known() -> list[detect.Backend]:
     return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
 
 
-def _clear(backend: Backend) -> None:
+def _clear(backend: Mappings) -> None:
     try:
         backend.remove_all()
     finally:

@@ -272,15 +272,25 @@ class Netlink:
             except TimeoutError as error:
                 raise NetlinkError(errno.ETIMEDOUT, "the kernel did not answer") from error
             except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    self._read_empty()
                 raise NetlinkError(error.errno or 0, "") from error
             if sender == 0:  # another process may write to this socket as well
                 yield from (answer for answer in decode(data) if answer.sequence in expected)
 
+    def _read_empty(self) -> None:
+        """Drop the answers that still found room: until then the kernel answers nothing, and does not say so again."""
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(_RECEIVE_SIZE)
+        self._socket.settimeout(_ANSWER_TIMEOUT)
+
     def _send(self, data: bytes) -> None:
-        # The kernel takes a batch as one piece, and refuses what exceeds the send buffer (60,000 mappings: 3 MB).
-        if len(data) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
-            self._grow(SO_SNDBUFFORCE, 2 * len(data))
         try:
+            # The kernel takes a batch as one piece, and refuses what exceeds the send buffer (60,000 mappings: 3 MB).
+            if len(data) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
+                self._grow(SO_SNDBUFFORCE, 2 * len(data))
             self._socket.send(data)
         except OSError as error:
             raise NetlinkError(error.errno or 0, "cannot send to the kernel") from error

@@ -33,6 +33,9 @@ class Pretend:
             _apply(entries, change)
         self.entries = entries
 
+    def let_pass(self) -> None:
+        """Nothing is in the way."""
+
     def remove_all(self) -> None:
         """Hold nothing."""
         self._perhaps_fail()

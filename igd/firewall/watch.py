@@ -9,14 +9,16 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError, body, decode
+from igd.firewall.rules import OURS
 
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7
-NEWGEN = 15
+NEWSETELEM, DELSETELEM, NEWGEN = 12, 14, 15
+ELEMENTS = {NEWSETELEM, DELSETELEM}
 TABLE_NAME = 1  # of every kind of message but NEWGEN
 PROCESS_NAME = 3  # of NEWGEN
 
@@ -28,21 +30,28 @@ _RECEIVE_SIZE = 65536
 
 
 class Heard(NamedTuple):
-    """What others did: the programs whose commits touched our tables, and whether there were any commits at all."""
+    """What others did: the programs whose commits touched our own table, and those that touched the forward chains.
 
-    authors: list[str]
-    anything: bool
+    `rules`: there were commits that changed rules, chains or tables of others', and not just what their sets hold.
+    """
+
+    ours: list[str]
+    forward: list[str]
+    rules: bool
 
 
 class Watch:
     """A socket that hears every commit in the network namespace of the thread that made it. Raises NetlinkError.
 
-    Our tables are `tables`, by family (NFPROTO_*) and name; what comes from the netlink socket `own` is not heard.
+    Tables are named by family (NFPROTO_*) and name: our own is `ours`, `forward` are those of the operator's in which
+    flows are let in for us. What comes from the netlink socket `own` is not heard.
     """
 
-    def __init__(self, tables: Collection[tuple[int, str]], own: int) -> None:
-        self._tables = frozenset(tables)
+    def __init__(self, ours: tuple[int, str], forward: Collection[tuple[int, str]], own: int) -> None:
+        self._ours = ours
+        self._forward = frozenset(forward)
         self._touched: set[tuple[int, str]] = set()  # by the commit whose messages are being read
+        self._rules = False  # it changed more than elements of sets, and not in a table of an instance of ours
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
@@ -59,21 +68,17 @@ class Watch:
 
     def heard(self) -> Heard:
         """Tell what others did since the last call; an author that is UNKNOWN: more happened than was heard."""
-        authors: list[str] = []
-        anything = False
+        heard = Heard([], [], rules=False)
         while True:
             try:
-                for author, touched in self._commits(self._socket.recv(_RECEIVE_SIZE)):
-                    anything = True
-                    authors += [author] if touched & self._tables else []
+                heard = self._read(self._socket.recv(_RECEIVE_SIZE), heard)
             except BlockingIOError:
-                return Heard(authors, anything)
+                return heard
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise NetlinkError(error.errno or 0, "changes of nftables cannot be heard") from error
-                self._touched = set()
-                authors.append(UNKNOWN)
-                anything = True
+                self._touched, self._rules = set(), False
+                heard = Heard([*heard.ours, UNKNOWN], [*heard.forward, UNKNOWN], rules=True)
 
     def close(self) -> None:
         """Close the socket."""
@@ -93,14 +98,22 @@ class Watch:
             socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
         )
 
-    def _commits(self, data: bytes) -> Iterator[tuple[str, set[tuple[int, str]]]]:
+    def _read(self, data: bytes, heard: Heard) -> Heard:
         for answer in decode(data):
-            if answer.kind & 0xFF == NEWGEN:
-                if self._touched:
-                    yield _name(body(answer.payload).get(PROCESS_NAME, b"")), self._touched
-                self._touched = set()
-            elif (name := body(answer.payload).get(TABLE_NAME)) is not None:
-                self._touched.add((answer.payload[0], _name(name)))
+            kind, found = answer.kind & 0xFF, body(answer.payload)
+            if kind == NEWGEN:
+                author = [_name(found.get(PROCESS_NAME, b""))]
+                heard = Heard(
+                    heard.ours + author * (self._ours in self._touched),
+                    heard.forward + author * bool(self._touched & self._forward),
+                    heard.rules or self._rules,
+                )
+                self._touched, self._rules = set(), False
+            elif TABLE_NAME in found:
+                name = _name(found[TABLE_NAME])
+                self._touched.add((answer.payload[0], name))
+                self._rules |= kind not in ELEMENTS and not name.startswith(OURS)
+        return heard
 
 
 def _name(text: bytes) -> str:

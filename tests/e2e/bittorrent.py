@@ -1,12 +1,16 @@
-"""A BitTorrent client that is run in a lab's host: `bittorrent.py seed|fetch TORRENT DIRECTORY [ADDRESS PORT]`.
+"""A BitTorrent client that is run in a lab's host.
 
-It knows no tracker, no DHT and no local discovery. `seed` maps its port by UPnP and goes on until SIGTERM; `fetch`
-connects to the one peer that it is told, and ends when it has everything.
+    bittorrent.py seed TORRENT DIRECTORY [upnp|natpmp|upnp,natpmp]
+    bittorrent.py fetch TORRENT DIRECTORY ADDRESS PORT
+
+It knows no tracker, no DHT and no local discovery. `seed` maps its port, by UPnP unless told otherwise (libtorrent's
+"natpmp" is PCP, where the gateway knows that), and goes on until SIGTERM; `fetch` connects to the one peer that it is
+told, and ends when it has everything.
 """
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import libtorrent
@@ -17,14 +21,14 @@ _SETTINGS: dict[str, Any] = {
     | libtorrent.alert.category_t.status_notification,
     "enable_dht": False,
     "enable_lsd": False,
-    "enable_natpmp": False,
     "listen_interfaces": "0.0.0.0:6881",
 }
 _ALERT_MILLISECONDS = 200
 
 
-def _session(torrent: str, directory: str, *, upnp: bool) -> tuple[Any, Any]:
-    session = libtorrent.session({**_SETTINGS, "enable_upnp": upnp})  # type: ignore[call-overload]  # a dict will do
+def _session(torrent: str, directory: str, mappers: Collection[str]) -> tuple[Any, Any]:
+    enabled = {f"enable_{mapper}": mapper in mappers for mapper in ("upnp", "natpmp")}
+    session = libtorrent.session({**_SETTINGS, **enabled})  # type: ignore[call-overload]  # a dict will do
     wanted = libtorrent.load_torrent_file(torrent)
     wanted.save_path = directory
     return session, session.add_torrent(wanted)
@@ -42,23 +46,26 @@ def _tell(*words: object) -> None:
     sys.stdout.flush()
 
 
-def seed(torrent: str, directory: str) -> None:
-    """Map the port and serve; prints `mapped PROTOCOL PORT` and `visited by ADDRESS`."""
+def seed(torrent: str, directory: str, mappers: str = "upnp") -> None:
+    """Map the port and serve; prints `mapped PROTOCOL PORT by MAPPER` and `visited by ADDRESS`."""
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
-    session, _ = _session(torrent, directory, upnp=True)
+    session, _ = _session(torrent, directory, mappers.split(","))
     for alert in _alerts(session):
         if ended:
             return  # the session's end waits until the ports are closed
         if isinstance(alert, libtorrent.portmap_alert):
-            _tell("mapped", str(alert.map_protocol).upper(), alert.external_port)
+            mapper = str(alert.map_transport)
+            _tell("mapped", str(alert.map_protocol).upper(), alert.external_port, "by", mapper)
+        elif isinstance(alert, libtorrent.portmap_error_alert):
+            _tell(alert.message())
         elif isinstance(alert, libtorrent.incoming_connection_alert):
             _tell("visited by", alert.endpoint[0])
 
 
 def fetch(torrent: str, directory: str, address: str, port: str) -> None:
     """Fetch from this one peer; prints `complete`."""
-    session, handle = _session(torrent, directory, upnp=False)
+    session, handle = _session(torrent, directory, ())
     handle.connect_peer((address, int(port)))
     for alert in _alerts(session):
         if isinstance(alert, libtorrent.torrent_finished_alert):

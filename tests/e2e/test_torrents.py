@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import bittorrent
+from tests.e2e.default_route import THROUGH_GATEWAY
 from tests.e2e.happenings import Happenings
 from tests.e2e.serving import PUBLIC, REMOTE, held, mappings, ports, serving
 from tests.lab import Lab, call
@@ -35,14 +36,19 @@ def seeded(tmp_path: Path) -> Path:
     return tmp_path / "seeded"
 
 
-def test_libtorrent_maps_its_port_and_is_fetched_from(lab: Lab, seeded: Path) -> None:
+@pytest.mark.parametrize("mappers", ["upnp", "natpmp", "upnp,natpmp"])
+def test_libtorrent_maps_its_port_and_is_fetched_from(seeded: Path, mappers: str) -> None:
+    """With PCP alone, and as it comes: by both at once, and each closes what is one mapping."""
     needs("nft")
     torrent, fetched = seeded.with_name("content.torrent"), seeded.with_name("fetched")
-    with serving(lab):
-        with lab.c1.start(*CLIENT, "seed", torrent, seeded) as client:
-            port = client.wait_for(r"mapped TCP (\d+)", timeout=10)[1]
-            client.wait_for(f"mapped UDP {port}")
+    with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab) as process:
+        with lab.c1.start(*CLIENT, "seed", torrent, seeded, mappers) as client:
+            wanted = {(protocol, mapper) for protocol in ("TCP", "UDP") for mapper in mappers.split(",")}
+            mapped = [client.wait_for(r"mapped (\w+) (\d+) by (\w+)", timeout=10) for _ in wanted]
+            assert {(match[1], match[3]) for match in mapped} == wanted
+            port = mapped[0][2]
             assert sorted(ports(lab)) == [("TCP", int(port)), ("UDP", int(port))]
+            assert any("('PCP')" in line for line in process.lines) == ("natpmp" in mappers)
             assert lab.net.run(*CLIENT, "fetch", torrent, fetched, PUBLIC, port, timeout=30).stdout == "complete\n"
             assert (fetched / "content").read_bytes() == CONTENT
             client.wait_for(f"visited by {REMOTE}")

@@ -950,7 +950,7 @@ async def test_live_peers_hear_ten_times_where_and_since_when_we_are(
     """RFC 6886 §3.2.1, RFC 6887 §14.1.3: a quarter of a second, and then twice as long each time."""
     counter.peers.shaken = {"c1": counter.clock.now, "c2": counter.clock.now - 10000}
     with contextlib.closing(Client(C2, pcp.CLIENT_PORT)) as silent:
-        control.announce()
+        control.announce(lost=True)
         for _ in range(10):
             assert await ear.receive() == RESTARTED
             assert address_of(await ear.receive()) == EXTERNAL
@@ -973,7 +973,7 @@ async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
     counter.peers.shaken = {"c1": counter.clock.now}
     await counter.caretaker.set_addresses(NEW_EXTERNAL, [NEW_EXTERNAL])
     with contextlib.closing(Client(C1_IPV6, pcp.CLIENT_PORT, SERVER6)) as ear6:
-        control.announce()
+        control.announce(lost=True)
         assert await ear.receive() == RESTARTED
         assert address_of(await ear.receive()) == NEW_EXTERNAL
         told = Map(NONCE, TCP, 5000, 6000, NEW_EXTERNAL)
@@ -984,10 +984,19 @@ async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
         assert ear.left() == []
 
 
+async def test_who_has_lost_nothing_does_not_make_clients_ask_again(
+    counter: Counter, control: PortControl, ear: Client
+) -> None:
+    counter.peers.shaken = {"c1": counter.clock.now}
+    control.announce(lost=False)
+    assert address_of(await ear.receive()) == EXTERNAL
+    assert ear.left() == []
+
+
 async def test_an_address_that_is_lost_is_not_announced(counter: Counter, control: PortControl, ear: Client) -> None:
     counter.peers.shaken = {"c1": counter.clock.now}
     await counter.caretaker.set_addresses(None, [])
-    control.announce()
+    control.announce(lost=True)
     assert await ear.receive() == RESTARTED
     assert ear.left() == []
 
@@ -996,9 +1005,9 @@ async def test_a_second_announcement_takes_the_place_of_the_first(
     counter: Counter, control: PortControl, ear: Client, pauses: list[float]
 ) -> None:
     counter.peers.shaken = {"c1": counter.clock.now}
-    control.announce()
+    control.announce(lost=True)
     assert await ear.receive() == RESTARTED
-    control.announce()
+    control.announce(lost=True)
     async with asyncio.timeout(5):
         while pauses.count(0.25 * 2**9) < 1:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
@@ -1011,7 +1020,7 @@ async def test_trouble_with_an_announcement_does_not_end_the_others(
 ) -> None:
     counter.peers.shaken = {"c1": counter.clock.now}
     counter.peers.trouble = OSError("no such device")
-    control.announce()
+    control.announce(lost=True)
     async with asyncio.timeout(5):
         while not pauses:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
@@ -1026,7 +1035,7 @@ async def test_an_announcement_that_nobody_hears_is_no_trouble(
 ) -> None:
     """The kernel answers with "port unreachable"."""
     counter.peers.shaken = {"c1": counter.clock.now}
-    control.announce()
+    control.announce(lost=True)
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)

@@ -119,7 +119,7 @@ every_kernel = pytest.mark.usefixtures("kernel")
 @pytest.fixture
 def tracker() -> Iterator[Conntrack]:
     """Give a Conntrack in a network namespace of its own; the test is in it too."""
-    with new_namespace(), contextlib.closing(Conntrack()) as made:
+    with new_namespace(), contextlib.closing(Conntrack(MARK)) as made:
         yield made
 
 
@@ -402,7 +402,7 @@ def test_only_a_lost_mappings_packets_no_longer_arrive(hosts: ThreeHosts, masque
     with contextlib.ExitStack() as stack:
         peer, own = (stack.enter_context(one) for one in (listener(hosts.peer, "udp", 80), _udp(hosts.server, 8043)))
         remotes = [(stack.enter_context(caller(hosts.remote, "udp", port)), b"%d" % port) for port in ports]
-        tracker = stack.enter_context(contextlib.closing(Conntrack()))
+        tracker = stack.enter_context(contextlib.closing(Conntrack(MARK)))
         for remote, text in remotes:
             remote.send(text)
             assert peer.recv(64) == text
@@ -424,7 +424,7 @@ def test_only_a_lost_pinholes_packets_no_longer_arrive(hosts: ThreeHosts) -> Non
     with contextlib.ExitStack() as stack:
         peers = {to: stack.enter_context(_udp(hosts.peer, to[1], to[0])) for to in {way[:2] for way in ways}}
         remotes = {way: stack.enter_context(_udp(hosts.remote, way[2])) for way in ways}
-        tracker = stack.enter_context(contextlib.closing(Conntrack()))
+        tracker = stack.enter_context(contextlib.closing(Conntrack(MARK)))
         for way, remote in remotes.items():
             remote.connect((str(way[0]), way[1]))
             remote.send(b"hello")
@@ -445,7 +445,7 @@ def test_only_a_lost_pinholes_packets_no_longer_arrive(hosts: ThreeHosts) -> Non
 def test_a_closed_ports_connection_is_reset(hosts: ThreeHosts) -> None:
     """What the remote goes on sending comes to the server itself."""
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
-    with contextlib.closing(Conntrack()) as tracker, _connection(hosts) as (remote, end):
+    with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts) as (remote, end):
         run("nft", "flush", "chain", "ip", "test", "arriving")
         remote.send(b"still here")
         assert end.recv(64) == b"still here"
@@ -459,7 +459,7 @@ def test_a_closed_ports_connection_is_reset(hosts: ThreeHosts) -> None:
 def test_who_may_still_come_in_keeps_his_connection(hosts: ThreeHosts) -> None:
     """When remotes are narrowed, all flows end; the next packet's way is the old one."""
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
-    with contextlib.closing(Conntrack()) as tracker, _connection(hosts) as (remote, end):
+    with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts) as (remote, end):
         tracker.settle([entry(8043, 80, "tcp").mapping], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
         assert there() == set()
         remote.send(b"still here")
@@ -473,7 +473,7 @@ def test_a_remote_that_was_already_sending_reaches_a_new_mapping(hosts: ThreeHos
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
     run("nft", "flush", "chain", "ip", "test", "arriving")
     with contextlib.ExitStack() as stack:
-        tracker = stack.enter_context(contextlib.closing(Conntrack()))
+        tracker = stack.enter_context(contextlib.closing(Conntrack(MARK)))
         peer = stack.enter_context(listener(hosts.peer, "udp", 80))
         remote = stack.enter_context(caller(hosts.remote, "udp", 8043))
         for _time in range(2):
@@ -488,7 +488,7 @@ def test_a_remote_that_was_already_sending_reaches_a_new_mapping(hosts: ThreeHos
 
 def test_the_flows_of_a_mapping_are_kept_over_a_restart(hosts: ThreeHosts) -> None:
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
-    with contextlib.closing(Conntrack()) as tracker, _connection(hosts):
+    with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts):
         tracker.flush_stale([entry(8043, 80, "tcp")])
         assert len(there()) == 1
         tracker.flush_stale([])

@@ -1,6 +1,7 @@
 """What is said of a FORWARD: rule sets as operators have them, and random ones, tried out in the kernel."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
@@ -13,7 +14,7 @@ from igd.firewall.rules import Site
 from tests.firewall.mapped_flows import MAPPED, PORT
 from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run, three_hosts
 
-SITE = Site("ext0", "wg0", PEERS)
+SITE = Site("ext0", "wg0", PEERS, hairpin=False)
 
 WALKTHROUGH = "-A FORWARD -i wg0 -j ACCEPT\n-A FORWARD -o wg0 -j ACCEPT"
 
@@ -165,6 +166,19 @@ def test_peers_that_are_not_known_might_be_anybody() -> None:
     site = Site("ext0", "wg0", ())
     found = find_obstacle(parse(saved("ACCEPT", "-A FORWARD -d 192.168.9.9/32 -j DROP")), packets(site))
     assert found is not None
+
+
+def test_what_goes_between_peers_must_pass_where_hairpin_is_on() -> None:
+    rules = parse(saved("DROP", f"{ANSWERS}-A FORWARD -i ext0 -o wg0 -j ACCEPT\n-A FORWARD -i wg0 -o ext0 -j ACCEPT"))
+    assert find_obstacle(rules, packets(SITE)) is None
+    found = find_obstacle(rules, packets(replace(SITE, hairpin=True)))
+    assert "between peers" in str(found)
+
+
+def test_by_which_interface_ipv6_comes_is_not_known() -> None:
+    accepts = "-A FORWARD {} -o wg0 -j ACCEPT\n-A FORWARD -i wg0 -j ACCEPT"
+    assert find_obstacle(parse(saved("DROP", accepts.format("-i ext0"))), packets(SITE, 6)) is not None
+    assert find_obstacle(parse(saved("DROP", accepts.format(""))), packets(SITE, 6)) is None
 
 
 def test_every_peer_must_be_reachable() -> None:

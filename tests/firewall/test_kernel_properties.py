@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -72,6 +72,20 @@ def held_by_iptables() -> set[Led]:
     }
 
 
+def listed_by_nftables() -> list[str]:
+    """Everything in our table, without what time changes."""
+    listing = re.sub(r" timeout \S+ expires \S+| timeout \S+", "", run("nft", "list", "table", "inet", "igd_wg0"))
+    listing = re.sub(r"(?s)elements = \{ (.*?) \}", lambda found: "\n".join(re.split(r",\s+", found[1])), listing)
+    return sorted(line.strip() for line in listing.splitlines())
+
+
+def listed_by_iptables() -> list[str]:
+    """All rules of both families' nat tables, without their counters."""
+    saved = [run(f"{family}-legacy-save", "-t", "nat") for family in ("iptables", "ip6tables")]
+    return sorted(line for text in saved for line in text.splitlines() if line.startswith("-A"))
+
+
+LISTED: dict[Backend, Callable[[], list[str]]] = {"nftables": listed_by_nftables, "iptables": listed_by_iptables}
 HELD: dict[Backend, Callable[[], set[Led]]] = {"nftables": held_by_nftables, "iptables": held_by_iptables}
 
 
@@ -106,6 +120,17 @@ class Running:
         self.store.close()
         self._build()
         await self.start()
+
+    async def check_all(self) -> None:
+        """Compare table, kernel and store, and all of the kernel with one that has never known anything else."""
+        self.check()
+        fresh = await self.counter.ledger.between_changes(self._afresh)
+        assert LISTED[self.choice]() == fresh
+
+    def _afresh(self) -> list[str]:
+        with new_namespace(), closing(kernel.build(self.choice, SITE, LegacyWatch(kernel.LEGACY))) as backend:
+            backend.replace_all([EXTERNAL], list(self.counter.ledger.table), self.clock.now)
+            return LISTED[self.choice]()
 
     def check(self) -> None:
         """Compare table, kernel and store."""
@@ -155,7 +180,7 @@ opening = st.one_of(
         remotes6,
     ),
 )
-closing_ = st.tuples(
+closing_requests = st.tuples(
     st.sampled_from([C1, C2]),
     st.builds(UnmapPorts, protocols, st.integers(2000, 2002), st.integers(2002, 2003)),
 )
@@ -192,11 +217,11 @@ def steps(backend: Backend) -> st.SearchStrategy[list[object]]:
     step = st.one_of(
         opening,
         opening,
-        closing_,
+        closing_requests,
         st.floats(1.0, 400.0),
         st.sampled_from([EVERYBODY, ONLY_C2]),
         st.sampled_from(FOREIGN[backend]),
-        st.builds(Unnoticed, st.sampled_from(FOREIGN[backend]), st.one_of(opening, closing_)),
+        st.builds(Unnoticed, st.sampled_from(FOREIGN[backend]), st.one_of(opening, closing_requests)),
         st.just(KILL),
     )
     return st.lists(step, min_size=4, max_size=14)
@@ -233,10 +258,10 @@ def _by_somebody_else(command: str) -> None:
 
 async def _play(script: list[object], gateway: Running) -> None:
     await gateway.start()
-    gateway.check()
+    await gateway.check_all()
     for step in script:
         await _take(step, gateway)
-        gateway.check()
+        await gateway.check_all()
     await gateway.counter.ledger.close()
     gateway.store.close()
 

@@ -14,7 +14,7 @@ from igd.firewall.rules import Site
 from tests.firewall.mapped_flows import MAPPED, PORT
 from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, new_namespace, run, three_hosts
 
-SITE = Site("ext0", "wg0", PEERS)
+SITE = Site("ext0", "wg0", PEERS, hairpin=False)
 CAPTURES = Path(__file__).parents[1] / "captures" / "firewalld"
 EXAMPLES = Path("/usr/share/doc/nftables/examples")
 

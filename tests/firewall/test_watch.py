@@ -16,7 +16,7 @@ from tests.firewall.three_hosts import PEERS, new_namespace, run
 
 pytestmark = pytest.mark.root
 
-NOTHING = Heard([], anything=False)
+NOTHING = Heard([], [], rules=False)
 
 
 @pytest.fixture
@@ -28,33 +28,36 @@ def backend() -> Iterator[Nftables]:
 
 @pytest.fixture
 def watch(backend: Nftables) -> Iterator[Watch]:
-    tables = {(NFPROTO_INET, "igd_wg0"), (NFPROTO_IPV4, "filter")}
-    with closing(Watch(tables, backend.port)) as watch:
+    with closing(Watch((NFPROTO_INET, "igd_wg0"), {(NFPROTO_IPV4, "filter")}, backend.port)) as watch:
         yield watch
 
 
 @pytest.mark.parametrize(
-    ("command", "author"),
+    ("command", "heard"),
     [
-        (("nft", "flush", "ruleset"), "nft"),
-        (("nft", "delete", "table", "inet", "igd_wg0"), "nft"),
-        (("nft", "flush", "chain", "inet", "igd_wg0", "prerouting"), "nft"),
-        (("nft", "add", "element", "inet", "igd_wg0", "external", "{ 1.1.1.1 }"), "nft"),
-        (("iptables-nft", "-P", "FORWARD", "DROP"), "iptables-nft"),
+        ("nft flush ruleset", Heard(["nft"], [], rules=False)),
+        ("nft delete table inet igd_wg0", Heard(["nft"], [], rules=False)),
+        ("nft flush chain inet igd_wg0 prerouting", Heard(["nft"], [], rules=False)),
+        ("nft add element inet igd_wg0 external { 1.1.1.1 }", Heard(["nft"], [], rules=False)),
+        ("iptables-nft -P FORWARD DROP", Heard([], ["iptables-nft"], rules=True)),
+        ("iptables-nft -t nat -A POSTROUTING -j MASQUERADE", Heard([], [], rules=True)),
+        ("nft add table inet filter", Heard([], [], rules=True)),
+        ("nft add table inet igd_wg1", NOTHING),
     ],
 )
-def test_who_touches_our_tables_is_named(watch: Watch, command: tuple[str, ...], author: str) -> None:
-    run(*command)
+def test_what_others_do_is_told_apart(watch: Watch, command: str, heard: Heard) -> None:
+    run(*command.split())
     assert select.select([watch], [], [], 5)[0]
-    assert (set((heard := watch.heard()).authors), heard.anything) == ({author}, True)
+    found = watch.heard()
+    assert Heard(sorted(set(found.ours)), sorted(set(found.forward)), found.rules) == heard
     assert watch.heard() == NOTHING
 
 
-def test_what_others_do_elsewhere_is_their_business(watch: Watch) -> None:
-    run("nft", "add", "table", "inet", "filter")
-    run("nft", "add", "chain", "inet", "filter", "forward", "{ type filter hook forward priority 0; }")
-    run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
-    assert watch.heard() == Heard([], anything=True)
+def test_what_sets_hold_is_no_rule(watch: Watch) -> None:
+    run("nft", "add table ip bans; add set ip bans banned { type ipv4_addr; }")
+    assert watch.heard() == Heard([], [], rules=True)
+    run("nft", "add element ip bans banned { 9.9.9.9 }")
+    assert watch.heard() == NOTHING
 
 
 def test_our_own_changes_are_ours(watch: Watch, backend: Nftables) -> None:
@@ -70,11 +73,14 @@ def test_however_much_we_change_others_are_heard(watch: Watch, backend: Nftables
     assert watch.heard() == NOTHING
     run("nft", "delete", "element", "inet", "igd_wg0", "mappings", "{ udp . 1024 }")
     backend.replace_all([IPv4Address("60.60.60.1")], many, 0.0)
-    assert watch.heard() == Heard(["nft"], anything=True)
+    assert watch.heard() == Heard(["nft"], [], rules=False)
 
 
 def test_more_than_can_be_heard_is_somebodys(watch: Watch) -> None:
     run("nft", "-f", "-", text="".join(f"add table ip many{number}\n" for number in range(1000)))
     run("nft", "flush", "ruleset")
-    assert UNKNOWN in watch.heard().authors
+    heard = watch.heard()
+    assert UNKNOWN in heard.ours
+    assert UNKNOWN in heard.forward
+    assert heard.rules
     assert watch.heard() == NOTHING

@@ -1,5 +1,7 @@
 """A port on which the server itself listens is seen as such, whoever listens and however."""
 
+import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -7,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from igd.core.mapping import Protocol
-from igd.host.own_ports import in_use
+from igd.host.own_ports import OwnPorts
 from tests.firewall.three_hosts import new_namespace, run
 
 pytestmark = pytest.mark.root
@@ -17,10 +19,11 @@ KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
+def own_ports() -> Iterator[OwnPorts]:
     with new_namespace():
         run("ip", "link", "set", "lo", "up")
-        yield
+        with contextlib.closing(OwnPorts("lo")) as made:
+            yield made
 
 
 @pytest.mark.parametrize("protocol", Protocol)
@@ -35,21 +38,21 @@ def network() -> Iterator[None]:
     ],
 )
 def test_who_listens_on_the_address_uses_the_port(
-    protocol: Protocol, family: socket.AddressFamily, address: str, *, used: bool
+    own_ports: OwnPorts, protocol: Protocol, family: socket.AddressFamily, address: str, *, used: bool
 ) -> None:
     with socket.socket(family, KINDS[protocol]) as service:
         service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(protocol is Protocol.TCP))  # as services do
         service.bind((address, 8043))
         if protocol is Protocol.TCP:
             service.listen()
-        assert in_use(protocol, EXTERNAL, 8043) is used
+        assert own_ports.in_use(protocol, EXTERNAL, 8043) is used
         other = Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP
-        assert not in_use(other, EXTERNAL, 8043)
-        assert not in_use(protocol, EXTERNAL, 8044)
-    assert not in_use(protocol, EXTERNAL, 8043)
+        assert not own_ports.in_use(other, EXTERNAL, 8043)
+        assert not own_ports.in_use(protocol, EXTERNAL, 8044)
+    assert not own_ports.in_use(protocol, EXTERNAL, 8043)
 
 
-def test_connections_of_a_service_that_has_ended_do_not_count() -> None:
+def test_connections_of_a_service_that_has_ended_do_not_count(own_ports: OwnPorts) -> None:
     with socket.socket() as service:
         service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         service.bind((str(EXTERNAL), 8043))
@@ -57,8 +60,50 @@ def test_connections_of_a_service_that_has_ended_do_not_count() -> None:
         client = socket.create_connection((str(EXTERNAL), 8043))
         accepted, _ = service.accept()
     with client, accepted:
-        assert not in_use(Protocol.TCP, EXTERNAL, 8043)
+        assert not own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)
 
 
-def test_an_address_that_is_not_the_servers_has_no_ports_in_use() -> None:
-    assert not in_use(Protocol.TCP, IPv4Address("60.60.60.1"), 8043)
+def test_an_address_that_is_not_the_servers_has_no_ports_in_use(own_ports: OwnPorts) -> None:
+    assert not own_ports.in_use(Protocol.TCP, IPv4Address("60.60.60.1"), 8043)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_what_leaves_from_a_port_does_not_use_it(own_ports: OwnPorts, kind: socket.SocketKind) -> None:
+    protocol = Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP
+    with socket.socket(socket.AF_INET, kind) as service, socket.socket(socket.AF_INET, kind) as client:
+        service.bind((str(EXTERNAL), 8043))
+        if protocol is Protocol.TCP:
+            service.listen()
+        client.bind((str(EXTERNAL), 40000))
+        client.connect((str(EXTERNAL), 8043))
+        assert not own_ports.in_use(protocol, EXTERNAL, 40000)
+        assert own_ports.in_use(protocol, EXTERNAL, 8043)
+
+
+def test_ports_that_only_root_may_use_are_seen_by_anybody(own_ports: OwnPorts) -> None:
+    with socket.socket() as service:
+        service.bind((str(EXTERNAL), 22))
+        service.listen()
+        os.seteuid(65534)
+        try:
+            assert own_ports.in_use(Protocol.TCP, EXTERNAL, 22)
+        finally:
+            os.seteuid(0)
+
+
+def test_what_is_bound_to_another_interface_does_not_count(own_ports: OwnPorts) -> None:
+    run("ip", "link", "add", "ext0", "type", "veth", "peer", "name", "wg0")
+    with socket.socket() as service:
+        service.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wg0")
+        service.bind(("0.0.0.0", 8043))
+        service.listen()
+        assert not own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)
+        with contextlib.closing(OwnPorts("wg0")) as inside:
+            assert inside.in_use(Protocol.TCP, EXTERNAL, 8043)
+
+
+def test_an_interface_that_is_not_there_changes_nothing() -> None:
+    with contextlib.closing(OwnPorts("none0")) as own_ports, socket.socket() as service:
+        service.bind((str(EXTERNAL), 8043))
+        service.listen()
+        assert own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)

@@ -49,7 +49,7 @@ def _port_range(part: str) -> range:
 
 
 def _interface(actual: str, value: str) -> Truth:
-    return _known(any(_is_named(actual, wanted) for wanted in value.split(" ")))
+    return _known(any(_is_named(actual, wanted) for wanted in value.split(" "))) if actual else Truth.MAYBE
 
 
 def _is_named(actual: str, wanted: str) -> bool:

@@ -9,7 +9,7 @@ from igd.firewall.foreign import rule_sets
 from igd.firewall.foreign.conditions import Truth, matches, port_ranges
 from igd.firewall.foreign.packet import Packet, arriving
 from igd.firewall.foreign.saved_rules import Condition, Rule, Rules
-from igd.firewall.rules import OURS, Site
+from igd.firewall.rules import Site, label
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +57,15 @@ class OperatorsDnat:
 def taken(rules: Rules, chain: str, site: Site, addresses: Iterable[IPv4Address]) -> dict[Protocol, tuple[range, ...]]:
     """Give the ports that packets from the internet to one of `addresses` are led away from by this nat chain.
 
-    A rule that only may hold takes the ports that it names, and none where it names none. Chains of ours do not count.
+    A rule that only may hold takes the ports that it names, and none where it names none. Our own chain does not count,
+    that of another instance does.
     """
     found = _taken(rules, chain, site, tuple(addresses))
     return {protocol: tuple(_ranges(ports)) for protocol, ports in found.items()}
 
 
 def _taken(rules: Rules, chain: str, site: Site, addresses: tuple[IPv4Address, ...]) -> dict[Protocol, _Bits]:
-    others = rules.without(lambda name: name.startswith(OURS))
+    others = rules.without(lambda name: name == label(site.wireguard))
     return {protocol: _Walk(others, arriving(site, protocol, addresses)).taken(chain) for protocol in Protocol}
 
 

@@ -20,7 +20,8 @@ _SSDP_GROUP = IPv4Network("239.255.255.250")
 class Packet:
     """One packet on its way; `states` as conntrack's --ctstate sees them, `destination_type` as addrtype's --dst-type.
 
-    `source` and `destination` are the networks out of which its addresses may come; none: any. `dport` 0: any port.
+    Interfaces without a name are not known, or there is none. `source` and `destination` are the networks out of which
+    its addresses may come; none: any. `dport` 0: any port.
     `mark` is a bit of the connection mark that is set; 0: nothing is known of the mark.
     """
 
@@ -37,31 +38,28 @@ class Packet:
     destination_type: str = "UNICAST"
 
     def __str__(self) -> str:
-        way = f"from {self.in_interface}" + (f" to {self.out_interface}" if self.out_interface else "")
+        way = f"from {self.in_interface or 'anywhere'}" + (f" to {self.out_interface}" if self.out_interface else "")
         return f"{self.name} ({self.protocol} {way})"
 
 
 def packets(site: Site, version: Version = 4) -> list[Packet]:
     """Give every kind of packet that must pass FORWARD for a mapping (by IPv6: a pinhole) to work."""
+    # By which interface IPv6 comes is not asked for: it may be a tunnel, or none yet.
+    outside = (site.external if version == 4 else "", ANYWHERE[version])
+    peers = (site.wireguard, of_version(site.peers, version))
     rows = [
-        ("the first packet of a mapped flow", "NEW", True),
-        ("an answer in a mapped flow", "ESTABLISHED", False),
-        ("a later packet of a mapped flow", "ESTABLISHED", True),
+        ("the first packet of a mapped flow", "NEW", outside, peers),
+        ("an answer in a mapped flow", "ESTABLISHED", peers, outside),
+        ("a later packet of a mapped flow", "ESTABLISHED", outside, peers),
     ]
+    if site.hairpin and version == 4:
+        rows += [("a packet of a flow between peers", state, peers, peers) for state in ("NEW", "ESTABLISHED")]
+    dnat = {"DNAT"} if version == 4 else set()
     return [
-        _forwarded(site, version, name, protocol, state, inbound=inbound)
-        for name, state, inbound in rows
+        Packet(name, version, come, go, protocol, source, destination, frozenset({state, *dnat}), site.mark)
+        for name, state, (come, source), (go, destination) in rows
         for protocol in ("tcp", "udp")
     ]
-
-
-def _forwarded(  # noqa: PLR0913
-    site: Site, version: Version, name: str, protocol: str, state: str, *, inbound: bool
-) -> Packet:
-    ends = [(site.external, ANYWHERE[version]), (site.wireguard, of_version(site.peers, version))]
-    (come, source), (go, destination) = ends if inbound else reversed(ends)
-    states = frozenset({state, "DNAT"} if version == 4 else {state})
-    return Packet(name, version, come, go, protocol, source, destination, states, site.mark)
 
 
 def requests(

@@ -28,7 +28,7 @@ _PATIENCE = 15.0  # seconds; above the 5 that the programs themselves wait for t
 def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
     """Name the tables of iptables-legacy (6: of ip6tables-legacy) in this network namespace.
 
-    Its programs would create those they ask about.
+    Its programs would create those they ask about. Raise FirewallError where that cannot be read now.
     """
     names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
     try:
@@ -37,6 +37,8 @@ def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
         return frozenset()
     except PermissionError:  # see legacy_hidden
         return frozenset()
+    except OSError as error:  # no more files can be opened
+        raise FirewallError(f"the tables of iptables-legacy are not known: {error}") from error
 
 
 def legacy_hidden() -> bool:

@@ -17,11 +17,13 @@ import functools
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.chain import Chain, Edit, Extension, Rule, Version
+from igd.firewall.rules import OURS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -107,12 +109,9 @@ class LegacyTable:
             self._open.create_chain(chain.name)
         for rule in chain.rules:
             self._open.append_entry(chain.name, self._made(rule).rule)
-        for jump in reversed(chain.jumps) if chain.jumps_first else chain.jumps:
-            entry = self._made(jump).rule
-            if chain.jumps_first:
-                self._open.insert_entry(chain.hook, entry, 0)
-            else:
-                self._open.append_entry(chain.hook, entry)
+        place = self._place(chain)
+        for jump in reversed(chain.jumps):
+            self._open.insert_entry(chain.hook, self._made(jump).rule, place)
 
     def take_out(self, hook: str, chain: str) -> bool:
         """Have neither this chain nor jumps to it from its hook; False: it stays, empty, because others lead to it."""
@@ -145,6 +144,26 @@ class LegacyTable:
     def _open(self) -> "iptc.Table":
         assert self._table is not None, "read first"
         return self._table
+
+    def _place(self, chain: Chain) -> int:
+        """Give the index for jumps from the hook: first or last, but for those of other instances; these by name.
+
+        Two that both wanted to be the very last would push each other aside for ever.
+        """
+        targets = self._targets(chain.hook)
+        if chain.jumps_first:
+            return len(list(takewhile(lambda name: name.startswith(OURS) and name < chain.name, targets)))
+        behind = takewhile(lambda name: name.startswith(OURS) and name > chain.name, reversed(targets))
+        return len(targets) - len(list(behind))
+
+    def _targets(self, hook: str) -> list[str]:
+        """Name what each rule of the hook leads to."""
+        table, targets = self._open, []
+        entry = table.first_rule(hook)
+        while entry:
+            targets.append(table.get_target(entry).decode(errors="replace"))
+            entry = table.next_rule(entry)
+        return targets
 
     def _delete_jumps(self, hook: str, chain: str) -> None:
         """Delete every rule of `hook` that leads to the chain, however it came about."""

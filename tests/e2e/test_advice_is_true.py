@@ -1,0 +1,77 @@
+"""What igd's log tells an operator to do about his firewall is exactly what helps."""
+
+import re
+
+import pytest
+
+from tests.e2e.firewalls import FIREWALLS, loaded
+from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, serving, upnpc
+from tests.lab import Lab, Process, answering, ask, call
+from tests.lab.fixtures import needs, requires_root
+
+pytestmark = requires_root
+
+QUICK = 0.5  # seconds until what a firewall swallows counts as lost
+
+
+def told_behind(process: Process, introduction: str) -> list[str]:
+    """Give what the log says helps; it has said so when igd is ready."""
+    return [line.partition(introduction)[2] for line in process.lines if introduction in line]
+
+
+def test_the_lines_for_ufw_let_peers_in() -> None:
+    needs("ufw", "upnpc", "natpmpc")
+    with Lab() as lab:
+        for words in ("allow 51820/udp", "--force enable"):  # and nothing for wg0
+            lab.srv.run("ufw", *words.split(), timeout=30)
+        try:
+            with serving(lab) as process, answering(lab.c1, 8043):
+                told = told_behind(process, "this lets them in: ")
+                ports = ("1900 proto udp", "2869 proto tcp", "5351 proto udp")
+                assert told == [f"ufw allow in on wg0 to any port {port}" for port in ports]
+                with pytest.raises(TimeoutError):
+                    call(lab.c1, GATEWAY, 2869, timeout=QUICK)
+                for line in told:
+                    lab.srv.run(*line.split(), timeout=30)
+                said = lab.c1.run("upnpc", *f"-a {C1} 8043 8043 tcp 300".split()).stdout
+                assert f"Found valid IGD : http://{GATEWAY}:2869/" in said
+                assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043" in said
+                said = lab.c1.run("natpmpc", *f"-g {GATEWAY} -a 8044 8043 tcp 300".split()).stdout
+                assert "Mapped public port 8044 protocol TCP to local port 8043" in said
+                for port in (8043, 8044):
+                    assert ask(lab.net, PUBLIC, port).source == REMOTE
+        finally:
+            lab.srv.run("ufw", "disable", timeout=30)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_the_line_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped(backend: str) -> None:
+    needs("nft", "upnpc")
+    native = next(firewall for firewall in FIREWALLS if firewall.name == "native-drop")
+    with (
+        Lab(forward=native.forward) as lab,
+        loaded(native, lab),
+        answering(lab.c1, 8043),
+        serving(lab, f'[firewall]\nbackend = "{backend}"\n') as process,
+    ):
+        (line,) = told_behind(process, "or by hand: ")
+        assert line == "nft insert rule inet filter forward ct mark and 0x10000000 == 0x10000000 accept"
+        upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
+        with pytest.raises(TimeoutError):
+            ask(lab.net, PUBLIC, 8043, timeout=QUICK)
+        lab.srv.run("sh", "-c", line)
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+
+
+def test_the_setting_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped() -> None:
+    """The other of the two remedies that the same line of the log tells."""
+    needs("nft", "upnpc")
+    native = next(firewall for firewall in FIREWALLS if firewall.name == "native-drop")
+    with Lab(forward=native.forward) as lab, loaded(native, lab), answering(lab.c1, 8043):
+        with serving(lab) as process:
+            told = re.search(r"what helps is (forward_chain = .*) under (\[firewall\]),", "\n".join(process.lines))
+            assert told
+        with serving(lab, f"{told[2]}\n{told[1]}\n") as process:
+            assert told_behind(process, "what helps is ") == []
+            upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
+            assert ask(lab.net, PUBLIC, 8043).source == REMOTE

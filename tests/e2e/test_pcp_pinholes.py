@@ -1,0 +1,73 @@
+"""Behind a firewall that drops, PCP opens a way to a peer's own IPv6 address, and closes it again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from igd.core.mapping import Protocol
+from igd.wire.pcp_opcodes import Map
+from tests.e2e import stored
+from tests.e2e.happenings import Happenings
+from tests.e2e.pcp_client import C1_IPV6, NONCE, granted, map_port
+from tests.e2e.serving import mappings, rules, serving
+from tests.lab import Answer, Host, Lab, answering, ask, call, put
+from tests.lab.fixtures import needs, requires_root
+from tests.lab.talk import Protocol as Word
+
+pytestmark = requires_root
+
+PROTOCOLS: dict[Protocol, Word] = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
+REACHED = Answer("2001:470:60::2", "who am I?")
+DROPPED = 0.3  # seconds without an answer: others take a few milliseconds
+
+
+@pytest.fixture(autouse=True)
+def programs() -> None:
+    needs("nft", "conntrack", "iptables-legacy-save")
+
+
+@contextmanager
+def _programs(client: Host) -> Iterator[None]:
+    with answering(client, 8043, "tcp", ipv6=True), answering(client, 8043, "udp", ipv6=True):
+        yield
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_pinhole_is_open_until_it_is_deleted(backend: str) -> None:
+    with Lab(forward="drop") as lab:
+        before = rules(lab)
+        with serving(lab, f'[firewall]\nbackend = "{backend}"\n'), _programs(lab.c1):
+            for protocol, word in PROTOCOLS.items():
+                _assert_dropped(lab.net, word)
+                mapped = granted(map_port(lab.c1, 8043, protocol, source=C1_IPV6))
+                assert mapped == Map(NONCE, protocol, 8043, 8043, ip_address(C1_IPV6))
+                with call(lab.net, C1_IPV6, 8043, word, timeout=DROPPED) as remote:
+                    assert put(remote) == REACHED
+                    granted(map_port(lab.c1, 8043, protocol, source=C1_IPV6, lifetime=0))
+                    remote.sendall(b"still there?\n")
+                    with pytest.raises(TimeoutError):  # the flow has ended, too
+                        remote.recv(4096)
+                _assert_dropped(lab.net, word)
+        assert rules(lab) == before
+
+
+def test_a_pinhole_ends_with_its_lease() -> None:
+    """No lease of PCP is shorter than two minutes: what is left of them is shortened in the store."""
+    with Lab(forward="drop") as lab, _programs(lab.c1):
+        with serving(lab):
+            granted(map_port(lab.c1, 8043, source=C1_IPV6))
+            granted(map_port(lab.c1, 8043, Protocol.UDP, source=C1_IPV6))
+        stored.change(lab, "UPDATE lease SET expires = strftime('%s', 'now') + 5")
+        with serving(lab), Happenings(lab.srv) as happenings:
+            for word in PROTOCOLS.values():
+                assert ask(lab.net, C1_IPV6, 8043, word, timeout=DROPPED) == REACHED
+            happenings.until(lambda: not mappings(lab), timeout=6)
+            for word in PROTOCOLS.values():
+                _assert_dropped(lab.net, word)
+
+
+def _assert_dropped(remote: Host, word: Word) -> None:
+    with pytest.raises(TimeoutError):
+        ask(remote, C1_IPV6, 8043, word, timeout=DROPPED)

@@ -1,0 +1,114 @@
+"""What PCP and NAT-PMP tell of lasts through restarts; who is concerned hears what has changed, and nobody else."""
+
+import re
+import signal
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from tests.e2e import stored
+from tests.e2e.happenings import Happenings
+from tests.e2e.pcp_client import C1_IPV6, announces, granted, listening, map_port, tells_address, tells_mapping
+from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start
+from tests.lab import Answer, Host, Lab, answering, ask
+from tests.lab.fixtures import needs, requires_root
+
+pytestmark = requires_root
+
+RENUMBERED = "60.60.60.9"
+OTHER_NONCE = b"another one."
+
+
+@pytest.fixture(autouse=True)
+def programs() -> None:
+    needs("natpmpc", "nft", "conntrack")
+
+
+def _natpmpc(client: Host, *words: str) -> tuple[int, int]:
+    """Map by natpmpc and give the public port and the epoch (seconds)."""
+    said = client.run("natpmpc", "-g", GATEWAY, "-a", *words).stdout
+    match = re.search(r"Mapped public port (\d+) .*\nepoch = (\d+)\n", said)
+    assert match, said
+    return int(match[1]), int(match[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_keeps_ports_and_epoch(lab: Lab, number: int) -> None:
+    with start(lab) as process, answering(lab.c1, 8043, "udp"):
+        _natpmpc(lab.c2, "8043", "8043", "udp", "300")
+        port, epoch = _natpmpc(lab.c1, "8043", "8043", "udp", "300")
+        began = time.monotonic()
+        assert port != 8043  # so that it would hardly be found again by chance
+        process.signal(number)
+        process.wait()
+        stored.change(lab, "UPDATE state SET began = began - 3600")  # as if an hour had passed before
+        with serving(lab):
+            assert ask(lab.net, PUBLIC, port, "udp") == Answer(REMOTE, "who am I?")
+            renewed, epoch_then = _natpmpc(lab.c1, "8043", "8043", "udp", "300")
+            assert renewed == port
+            passed = 3600 + time.monotonic() - began
+            assert epoch_then - epoch == pytest.approx(passed, abs=2)  # what clients put up with (RFC 6887 §8.5)
+            assert len(ports(lab)) == 2
+
+
+def test_live_peers_hear_of_a_start(lab: Lab) -> None:
+    with listening(lab.c1) as first, listening(lab.c2, C2) as second, serving(lab):
+        for ear in (first, second):
+            for _ in range(2):  # one may be lost
+                ear.hear(announces)
+                ear.hear(tells_address(PUBLIC))
+
+
+def test_a_new_public_address_is_told_and_works(lab: Lab) -> None:
+    with listening(lab.c1) as ear, listening(lab.c1, C1_IPV6) as ear6, serving(lab), answering(lab.c1, 8043):
+        before = granted(map_port(lab.c1, 8043))
+        pinhole = granted(map_port(lab.c1, 8043, source=C1_IPV6))
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+        for _ in range(5):  # the start is told again and again, but the next time is four seconds away
+            ear.hear(tells_address(PUBLIC))
+        _renumber(lab)
+        after = replace(before, external_address=ip_address(RENUMBERED))
+        for _ in range(2):  # one may be lost
+            ear.hear(tells_address(RENUMBERED), patience=2)
+            ear.hear(tells_mapping(after), patience=2)
+            ear6.hear(tells_mapping(pinhole), patience=2)
+        assert ask(lab.net, RENUMBERED, 8043) == Answer(REMOTE, "who am I?")
+        assert granted(map_port(lab.c1, 8043)) == after
+
+
+def _renumber(lab: Lab) -> None:
+    _ip(lab.srv, f"address delete {PUBLIC}/24 dev ens0", f"address add {RENUMBERED}/24 dev ens0")
+    _ip(lab.srv, f"route add default via {REMOTE}")
+    endpoint = f"wg set wg0 peer $(wg show wg0 peers) endpoint {RENUMBERED}:51820"
+    lab.c1.run("sh", "-c", f"{endpoint} && ping -q -c1 {GATEWAY}")
+
+
+def _ip(host: Host, *commands: str) -> None:
+    host.run("ip", "-batch", "-", input="\n".join(commands))
+
+
+def test_an_address_that_changes_hands_takes_nothing_along(lab: Lab) -> None:
+    first, second = (_key(client) for client in (lab.c1, lab.c2))
+    with serving(lab), Happenings(lab.srv) as happenings:
+        lost = granted(map_port(lab.c1, 8043))
+        kept = granted(map_port(lab.c2, 8044, source=C2, nonce=OTHER_NONCE))
+        lab.srv.run("wg", "set", "wg0", "peer", first, "remove")
+        with pytest.raises(TimeoutError):
+            map_port(lab.c1, 8043, patience=0.3)
+        lab.srv.run("wg", "set", "wg0", "peer", second, "allowed-ips", f"{C2}/32,{C1}/32")
+        _ip(lab.c2, f"address add {C1}/32 dev wg0")
+        # it looks every five seconds, at what may be a second old
+        happenings.until(lambda: held(lab) == [("TCP", 8044)], timeout=6)
+        with pytest.raises(ConnectionRefusedError):
+            ask(lab.net, PUBLIC, 8043)
+    with listening(lab.c2) as heir, listening(lab.c2, C2) as ear, serving(lab):
+        for _ in range(3):
+            ear.hear(tells_mapping(kept))
+            heard = heir.hear(lambda heard: tells_address(PUBLIC)(heard) or tells_mapping(lost)(heard))
+            assert tells_address(PUBLIC)(heard)
+
+
+def _key(client: Host) -> str:
+    return client.run("sh", "-c", "wg show wg0 private-key | wg pubkey").stdout.strip()

@@ -1,0 +1,91 @@
+"""A whole gateway on the real kernel and a real store, asked by peers: for tests of what may go wrong in it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from ipaddress import IPv4Address
+
+from igd.core.mapping import Endpoint, Protocol
+from igd.core.request import Mapped, MapPort, Refusal, Refused, Reply, UnmapInternal, UnmapPorts
+from igd.firewall.kernel import Kernel
+from igd.firewall.nft.nftables import Nftables
+from tests.counter import C1, peer
+from tests.firewall.test_kernel_properties import C1_6, OWNERS, Running
+
+UDP = Protocol.UDP
+INSIDE = 8080
+NONCE = b"twelve bytes"
+Changing = MapPort | UnmapPorts | UnmapInternal
+Trouble = Callable[[Running], AbstractContextManager[object]]
+
+
+def opening(port: int, source: IPv4Address = C1, lifetime: int = 300) -> MapPort:
+    """Ask for a port mapping to INSIDE."""
+    return MapPort(UDP, Endpoint(source, INSIDE), port, lifetime)
+
+
+def pinhole(port: int) -> MapPort:
+    """Ask for a pinhole, as PCP does."""
+    return MapPort(UDP, Endpoint(C1_6, port), None, 300, any_port=True, nonce=NONCE)
+
+
+OPEN, RENEW, CLOSE = opening(2000), opening(1024, lifetime=4000), UnmapPorts(UDP, 1024, 1024)
+OPEN_6, CLOSE_6 = pinhole(8081), UnmapInternal(UDP, C1_6, INSIDE, NONCE)
+REFUSED = Refused(Refusal.SYSTEM_FAILURE)
+
+
+async def ask(gateway: Running, request: Changing) -> Reply:
+    """Ask as the peer of the address that is to be mapped; to close, as c1."""
+    return await gateway.counter.ask(request, request.internal.address if isinstance(request, MapPort) else C1)
+
+
+@asynccontextmanager
+async def serving(gateway: Running) -> AsyncIterator[Running]:
+    """Let it serve, with a port mapping and a pinhole."""
+    await gateway.start()
+    for request in (opening(1024), pinhole(INSIDE)):
+        assert isinstance(await ask(gateway, request), Mapped)
+    gateway.check()
+    try:
+        yield gateway
+    finally:
+        await gateway.counter.ledger.close()
+        gateway.store.close()
+
+
+@asynccontextmanager
+async def during(trouble: Trouble, gateway: Running) -> AsyncIterator[None]:
+    """Have this trouble in the thread that changes kernel and store."""
+    ledger = gateway.counter.ledger
+    with ExitStack() as stack:
+        await ledger.between_changes(lambda: stack.enter_context(trouble(gateway)))
+        try:
+            yield
+        finally:
+            await ledger.between_changes(stack.close)
+
+
+def parts(gateway: Running) -> Kernel:
+    """Give what its backend is made of."""
+    assert isinstance(gateway.backend, Kernel)
+    return gateway.backend
+
+
+def own_table(gateway: Running) -> Nftables:
+    """Give its backend for nftables."""
+    mappings = parts(gateway).mappings
+    assert isinstance(mappings, Nftables)
+    return mappings
+
+
+CROWD: Sequence[IPv4Address] = [IPv4Address("10.100.1.0") + number for number in range(60)]
+
+
+def invite(gateway: Running) -> None:
+    """Have so many peers that one transaction of all their mappings is large."""
+    gateway.counter.peers.all = (*OWNERS, *(peer(str(address), f"{address}/32") for address in CROWD))
+
+
+async def ask_together(gateway: Running) -> list[Reply]:
+    """Have one change begin, and all others wait behind it."""
+    return await asyncio.gather(*(ask(gateway, opening(2000 + n, each)) for n, each in enumerate(CROWD)))
