@@ -82,7 +82,8 @@ def stranger(family: Family, where: int, transport: Transport, port: int) -> soc
     """Give a socket of the host `where` at the anycast address, as if that were its own."""
     with joined(where):
         run("ip", "link", "set", "lo", "up")
-        run("ip", "address", "add", family.anycast, "dev", "lo")
+        nodad = ["nodad"] if family.kind == socket.AF_INET6 else []  # without it, it cannot be used at once
+        run("ip", "address", "add", family.anycast, "dev", "lo", *nodad)
         made = socket.socket(family.kind, socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM)
     made.settimeout(PATIENCE)
     made.bind((family.anycast, port))
