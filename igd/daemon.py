@@ -156,7 +156,7 @@ class Daemon:
         )
         self._legacy = LegacyWatch(kernel.LEGACY)
         backend = kernel.build(self._choice.backend, site, self._legacy)
-        self._began = time.monotonic() - store.age()
+        self._store = store
         self._ledger = Ledger(backend, store, time.monotonic)
         stack.push_async_callback(self._ledger.close)
         self._watch = kernel.watch(backend, site)
@@ -186,6 +186,7 @@ class Daemon:
             taken=self._taken,
         )
         await self._outside.read()
+        self._lost = self._begin_epoch() or store.begun_anew
         await asyncio.to_thread(self._neighbours.look)
         await caretaker.start(stored, *self._outside.addresses)
         return gateway, caretaker
@@ -229,7 +230,7 @@ class Daemon:
         self._port_control = PortControl(gateway, self._epoch, third_party=third_party)
         stack.push_async_callback(self._port_control.close)
         await self._port_control.open(interface, [self._around.address, *ipv6])
-        self._port_control.announce(lost=self._epoch() == 0)
+        self._port_control.announce(lost=self._lost)
 
     async def _tend(self, caretaker: Caretaker, discovery: Discovery) -> None:
         """Do what time and the machine ask for, until the interface is gone."""
@@ -278,15 +279,23 @@ class Daemon:
                 raise Readdressed
             if await self._outside.read():
                 await caretaker.set_addresses(*self._outside.addresses)
+                lost = await self._ledger.between_changes(self._begin_epoch)
                 others_changed.set()  # which of the operator's rules concern us depends on the address
                 if self._port_control is not None:
-                    self._port_control.announce(lost=self._epoch() == 0)
+                    self._port_control.announce(lost=lost)
 
     def _url(self) -> str:
         return f"http://{self._around.address}:{self._settings.config.http_port}"
 
+    def _begin_epoch(self) -> bool:
+        """Take note of the address that clients are told; say whether theirs are lost because it is another."""
+        announced = self._outside.addresses.announced
+        lost = announced is not None and self._store.tell(announced)
+        self._began = time.monotonic() - self._store.age()
+        return lost
+
     def _epoch(self) -> int:
-        """Seconds since mappings were lost: the age of the store."""
+        """Seconds since mappings were lost: the age of the store, or of the address (RFC 6887 §8.5)."""
         return int(time.monotonic() - self._began)
 
     def _uptime(self) -> int:

@@ -95,9 +95,11 @@ class Gateway:
     async def admit(self, source: Address) -> Peer | Refused:
         """Tell which peer sends from `source`, and count this packet against its rate."""
         found = await self._identify(source)
-        if isinstance(found, Peer) and self._rate_limit.admit(found.public_key, self._clock()):
+        # whoever is no peer shares one bucket with all who are none
+        admitted = self._rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self._clock())
+        if admitted and isinstance(found, Peer):
             return found
-        reason = Refusal.TOO_MANY_REQUESTS if isinstance(found, Peer) else found
+        reason = found if admitted and isinstance(found, Refusal) else Refusal.TOO_MANY_REQUESTS
         self.counters["admission", reason.name] += 1
         log.debug("%s is not admitted: %s", source, reason.value)
         return Refused(reason)
@@ -138,7 +140,8 @@ class Gateway:
                 held = self._ledger.table.of_peer(peer.public_key)
                 return Mappings(tuple(self._told(entry) for entry in held if isinstance(entry.mapping, PortMapping)))
             case GetExternalAddress():
-                return ExternalAddress(self.announced) if self.announced else Refused(Refusal.NO_EXTERNAL_ADDRESS)
+                known = self.announced if self._ledger.addresses else None  # else nothing can be mapped
+                return ExternalAddress(known) if known else Refused(Refusal.NO_EXTERNAL_ADDRESS)
             case GetLinkStatus():
                 return await self._link_status()
 
@@ -177,6 +180,8 @@ class Gateway:
             return Refused(Refusal.NOT_YOUR_ADDRESS)
         if request.internal.address.version == 4 and not self._ledger.addresses:
             return Refused(Refusal.NO_EXTERNAL_ADDRESS)
+        if request.count > 1 and not self._rate_limit.admit(peer.public_key, self._clock(), request.count):
+            return Refused(Refusal.TOO_MANY_REQUESTS)
         plan = self._planner.plan_row(peer.public_key, request, self._clock())
         if isinstance(plan, Refusal):
             return Refused(plan)
@@ -240,4 +245,6 @@ def _may_close(entry: Entry, nonce: bytes) -> bool:
 def _told_in_log(reply: Reply) -> str:
     if isinstance(reply, Refused):
         return f"{reply.reason.name}, {reply.reason.value}"
-    return f"GRANTED, {reply.mapping}" if isinstance(reply, Mapped) else "GRANTED"
+    if not isinstance(reply, Mapped):
+        return "GRANTED"
+    return f"GRANTED, {reply.mapping}{f' and {reply.count - 1} more in a row' if reply.count > 1 else ''}"

@@ -28,7 +28,10 @@ _TABLE = """
         endless INTEGER NOT NULL,
         UNIQUE (protocol, external_port, pinhole)
     );
-    CREATE TABLE IF NOT EXISTS state (began REAL NOT NULL)  -- seconds since 1970
+    CREATE TABLE IF NOT EXISTS state (
+        began REAL NOT NULL,  -- seconds since 1970
+        address TEXT NOT NULL  -- the external one that clients were told; empty: none yet
+    )
 """
 _FROM_VERSION_1 = """
     INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
@@ -54,8 +57,8 @@ class StoreError(OSError):
 class LeaseStore:
     """The leases of one interface in one SQLite file, used by one thread at a time.
 
-    A file that is damaged is put aside as `*.damaged` and a new one begun: a gateway that does not start helps nobody.
-    Raises StoreError.
+    `begun_anew`: there was no file, or none that could be read. A damaged file is put aside as `*.damaged`, and a new one
+    begun: a gateway that does not start helps nobody. Raises StoreError.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
@@ -89,7 +92,8 @@ class LeaseStore:
             raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
         before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
         database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
-        database.execute("INSERT INTO state SELECT ? WHERE NOT EXISTS (SELECT * FROM state)", [self._wall_clock()])
+        begin = "INSERT INTO state SELECT ?, '' WHERE NOT EXISTS (SELECT * FROM state)"
+        self.begun_anew = database.execute(begin, [self._wall_clock()]).rowcount == 1
         _prove_sound(database)
 
     def _put_aside(self) -> Path:
@@ -102,8 +106,20 @@ class LeaseStore:
         with self._trouble():
             return [_entry(row, shift) for row in self._database.execute(_LOAD)]
 
+    def tell(self, address: IPv4Address) -> bool:
+        """Remember that clients are told this external address; say whether that loses what they were told before.
+
+        It does where there was another, and in a new file there is nothing to lose.
+        """
+        with self._trouble(), self._transaction():
+            (before,) = self._database.execute("SELECT address FROM state").fetchone()
+            self._database.execute("UPDATE state SET address = ?", [str(address)])
+            if before not in ("", str(address)):
+                self._database.execute("UPDATE state SET began = ?", [self._wall_clock()])
+        return before not in ("", str(address))
+
     def age(self) -> float:
-        """Tell for how many seconds nothing has been lost: since the file was begun."""
+        """Tell for how many seconds nothing has been lost: since the file was begun, or the address was another."""
         with self._trouble():
             (began,) = self._database.execute("SELECT began FROM state").fetchone()
         return max(0.0, self._wall_clock() - float(began))

@@ -100,6 +100,20 @@ def test_its_age_runs_on_over_restarts_and_begins_anew_with_a_new_file(path: Pat
         assert store.age() == 0.0
 
 
+def test_another_address_begins_it_anew(path: Path) -> None:
+    home, away = IPv4Address("60.60.60.1"), IPv4Address("60.60.60.9")
+    with opened(path, wall=1000.0) as store:
+        assert store.begun_anew
+        assert not store.tell(home), "there is nothing to lose"
+    with opened(path, wall=1060.0) as store:
+        assert not store.begun_anew
+        assert not store.tell(home)
+        assert store.age() == 60.0
+        assert store.tell(away)
+        assert store.age() == 0.0
+        assert not store.tell(away)
+
+
 _VERSION_1 = """
     CREATE TABLE lease (
         protocol INTEGER NOT NULL, external_port INTEGER NOT NULL, internal_address TEXT NOT NULL,

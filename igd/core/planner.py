@@ -13,7 +13,7 @@ from igd.core.table import Table
 NEVER = {(Protocol.UDP, 5350), (Protocol.UDP, 5351)}
 """External ports that no mapping ever gets: NAT-PMP's and PCP's own (RFC 6887 §11.3)."""
 
-ROWS = 4
+ROWS = 2
 """How many places are tried for ports in a row: in most there is room, and each try asks for all of them."""
 
 

@@ -12,12 +12,15 @@ class RateLimit:
         self._full_at: dict[Hashable, float] = {}
         self._swept_at = 0.0
 
-    def admit(self, key: Hashable, now: float) -> bool:
-        """Count one event at `now` (seconds); False, and not counted, when it is one too many."""
+    def admit(self, key: Hashable, now: float, cost: int = 1) -> bool:
+        """Count one event at `now` (seconds), or as many as `cost` says, a second's at most; False: it is too much.
+
+        What is too much is not counted.
+        """
         if now - self._swept_at > 60:
             self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
             self._swept_at = now
-        full_at = max(now, self._full_at.get(key, now)) + 1 / self._per_second
+        full_at = max(now, self._full_at.get(key, now)) + min(cost / self._per_second, 1)
         if full_at - now > 1 + 0.1 / self._per_second:  # shares of a second add up to almost one: no event is lost
             return False
         self._full_at[key] = full_at

@@ -39,7 +39,8 @@ class MapPort:
         port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
         seconds = f"{self.lifetime} s" if self.lifetime else "good"
         remotes = f" from {', '.join(map(str, self.remotes))}" if self.remotes else ""
-        return f"map {self.protocol.name} {port} -> {self.internal}{remotes} for {seconds} ({self.description!r})"
+        row = f" ({self.count} ports in a row)" if self.count > 1 else ""
+        return f"map {self.protocol.name} {port} -> {self.internal}{row}{remotes} for {seconds} ({self.description!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class UnmapInternal:
 
     def __str__(self) -> str:
         protocol = self.protocol.name if self.protocol else "all"
-        return f"unmap {protocol} to {self.address} port {self.port or 'any'}"
+        ports = f"{self.port}-{self.port + self.count - 1}" if self.port and self.count > 1 else str(self.port or "any")
+        return f"unmap {protocol} to {self.address} port {ports}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ HOLD_DOWN = 120.0
 """Seconds for which a port that was closed is offered to its former holder alone: packets for him may be on their way,
 and he may be back at once (RFC 6887 §15). TCP's maximum segment lifetime."""
 
+HELD_DOWN = 64
+"""How many closed ports are kept so for one peer: else it could keep all from the others by opening and closing."""
+
 REMOTES = 16
 """For how many remotes one mapping may be: each is an element, and an interval set is copied with each change."""
 
@@ -30,7 +33,8 @@ class Table:
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
         self._by_internal: dict[tuple[str, Protocol, Endpoint], Key] = {}  # of those with a nonce
-        self._former: dict[Key, tuple[str, float]] = {}  # who held it, and until when it is his
+        self._former: dict[Key, tuple[str, float]] = {}  # of port mappings: who held it, and until when it is his
+        self._former_of: dict[str, dict[Key, None]] = {}  # the same by peer, oldest first
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,12 +61,12 @@ class Table:
         Nobody else holds it, is about to, or held it lately; nor does another host hold its companion, the same port of
         the other protocol (RFC 6886 §3.3).
         """
-        key = (protocol, port)
+        key, other = (protocol, port), (Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP, port)
         former, until = self._former.get(key, (public_key, now))
-        companion = self._entries.get((Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP, port))
+        companion = self._entries.get(other)
         return (
             key not in self._entries
-            and key not in self._reserved
+            and self._reserved.isdisjoint({key, other})
             and (former == public_key or until <= now)
             and (companion is None or companion.mapping.internal.address == internal.address)
         )
@@ -181,7 +185,7 @@ class Table:
             heapq.heapify(self._expiries)
 
     def _hold(self, key: Key, entry: Entry) -> None:
-        self._former.pop(key, None)
+        self._release_former(key)
         self._entries[key] = entry
         self._by_peer.setdefault(entry.mapping.peer, {})[key] = entry
         if entry.mapping.nonce is not None:
@@ -194,9 +198,24 @@ class Table:
         del of_peer[key]
         if not of_peer:
             del self._by_peer[peer]
+        if len(key) == 2:
+            self._hold_down(key, peer, now)
+
+    def _hold_down(self, key: Key, peer: str, now: float) -> None:
+        while self._former and (oldest := next(iter(self._former))) and self._former[oldest][1] <= now:
+            self._release_former(oldest)
         self._former[key] = (peer, now + HOLD_DOWN)  # of a key that is held there is none: the newest are the last
-        while (oldest := next(iter(self._former))) and self._former[oldest][1] <= now:
-            del self._former[oldest]
+        own = self._former_of.setdefault(peer, {})
+        own[key] = None
+        if len(own) > HELD_DOWN:
+            self._release_former(next(iter(own)))
+
+    def _release_former(self, key: Key) -> None:
+        if key in self._former:
+            peer, _ = self._former.pop(key)
+            del self._former_of[peer][key]
+            if not self._former_of[peer]:
+                del self._former_of[peer]
 
 
 def _internal(mapping: Mapping) -> tuple[str, Protocol, Endpoint]:
@@ -213,7 +232,10 @@ def _plan_renewal(held: Entry, mapping: Mapping, lease: Lease) -> Change | Refus
         return Refusal.CONFLICT
     if nonce and before.nonce and nonce != before.nonce:
         return Refusal.OTHER_NONCE
+    if before.nonce is None and mapping.remotes != before.remotes:  # whoever asked before would be cut off
+        return Refusal.CONFLICT
+    remotes = mapping.remotes if nonce is not None else before.remotes or mapping.remotes  # a filter stays
     longer = max(lease, held.lease, key=lambda each: (each.endless, each.expires))
     description = before.description or mapping.description if nonce is not None else mapping.description
-    shared = replace(mapping, nonce=nonce or before.nonce or b"", description=description)
+    shared = replace(mapping, nonce=nonce or before.nonce or b"", description=description, remotes=remotes)
     return Change(held, Entry(shared, longer))

@@ -45,6 +45,7 @@ class PortControl:
         self._announcers: dict[int, asyncio.DatagramTransport] = {}  # by IP version
         self._tasks: set[asyncio.Task[None]] = set()
         self._announcing: asyncio.Task[None] | None = None
+        self._lost = False  # and not all have been told so ten times
 
     async def open(self, interface: str, addresses: list[Address]) -> None:
         """Listen on these addresses, and announce from the first of each IP version; OSError when a port is taken."""
@@ -120,6 +121,7 @@ class PortControl:
         """
         if self._announcing is not None:
             self._announcing.cancel()
+        self._lost = lost = lost or self._lost
         self._announcing = asyncio.create_task(self._announce(lost=lost))
 
     async def _announce(self, *, lost: bool) -> None:
@@ -129,22 +131,23 @@ class PortControl:
             except OSError as error:
                 log.warning("not announced: %s", error)
             await asyncio.sleep(FIRST_INTERVAL * 2**number)
+        self._lost = False
 
     async def _announce_once(self, *, lost: bool) -> None:
         """A multicast reaches nobody on WireGuard, so that each peer is told what concerns it."""
-        epoch, external, live = self._epoch(), self._gateway.announced, await self._gateway.live_peers()
-        restarted = pcp.encode_response(pcp.Response(0, epoch, Announce()))
+        external, live = self._gateway.announced, await self._gateway.live_peers()
         for address in [address for peer in live for address in peer.addresses]:
             if lost:
-                self._send(restarted, address, pcp.CLIENT_PORT)
+                restarted = pcp.Response(0, self._epoch(), Announce())
+                self._send(pcp.encode_response(restarted), address, pcp.CLIENT_PORT)
             if external is not None and address.version == 4:
-                told = natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, external)
+                told = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
                 self._send(natpmp.encode_response(told), address, natpmp.CLIENT_PORT)
         keys = {peer.public_key for peer in live}
         for mapped in self._gateway.mappings():
             nowhere = external is None and isinstance(mapped.mapping, PortMapping)
             if mapped.mapping.nonce and mapped.mapping.peer in keys and not nowhere:
-                message = port_requests.changed(mapped, epoch, external)
+                message = port_requests.changed(mapped, self._epoch(), external)
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
                 await asyncio.sleep(0)  # nobody who asks waits for thousands of these
 

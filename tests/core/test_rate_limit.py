@@ -58,3 +58,13 @@ def test_who_keeps_to_the_rate_is_always_admitted(rate: int, pauses: list[float]
     for pause in pauses:
         now += pause / rate
         assert limit.admit("peer", now)
+
+
+def test_what_costs_more_counts_for_more_and_never_more_than_a_second() -> None:
+    limit = RateLimit(10)
+    assert limit.admit("a", 0.0, cost=9)
+    assert not limit.admit("a", 0.0, cost=2)
+    assert limit.admit("a", 0.0)
+    assert limit.admit("b", 0.0, cost=256)
+    assert not limit.admit("b", 0.5, cost=6)
+    assert limit.admit("b", 1.0, cost=10)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Protocol, Remote
 from igd.core.request import Refusal
-from igd.core.table import HOLD_DOWN, REMOTES, Table
+from igd.core.table import HELD_DOWN, HOLD_DOWN, REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 QUOTA = 3
@@ -97,6 +97,21 @@ def test_a_closed_port_is_its_former_holders_for_a_while() -> None:
     assert isinstance(held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA), Change), (
         "if it is asked for"
     )
+
+
+def test_nobody_keeps_many_ports_from_the_others_by_closing_them() -> None:
+    held = table()
+    for port in range(1, HELD_DOWN + 11):
+        held.accept([Change(None, entry(port))], NOW)
+        held.accept([Change(entry(port), None)], NOW)
+    taken = [port for port in range(1, HELD_DOWN + 11) if not offers(held, port, "c2", C2)]
+    assert taken == list(range(11, HELD_DOWN + 11))
+
+
+def test_a_companion_that_is_being_granted_is_nobody_elses() -> None:
+    held = table()
+    held.reserve([Change(None, entry(1))])
+    assert not held.offers(Protocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
 
 
 NONCE, OTHER = b"n" * 12, b"o" * 12
@@ -193,6 +208,16 @@ def test_ports_in_a_row_are_closed_together() -> None:
     row = [Entry(replace(mapping(port, internal_port=80 + port), nonce=b""), Lease(60.0)) for port in range(1, 6)]
     held = table(*row)
     assert held.plan_unmap_internal("c1", Protocol.TCP, C1, 82, 3) == [Change(each, None) for each in row[1:4]]
+
+
+def test_a_filter_of_pcps_stays_and_narrows_nobody_elses_mapping() -> None:
+    one = (Remote(IPv4Network("198.51.100.7")),)
+    filtered = Entry(replace(mapping(1), nonce=NONCE, remotes=one), Lease(60.0))
+    plan = table(filtered).plan_map(mapping(1), Lease(60.0), QUOTA)
+    assert isinstance(plan, Change)
+    assert plan.after == filtered
+    held = table(entry(1))
+    assert held.plan_map(filtered.mapping, Lease(60.0), QUOTA, adds_remotes=True) is Refusal.CONFLICT
 
 
 def test_remotes_are_added_where_that_is_asked_and_limited() -> None:
