@@ -57,7 +57,7 @@ class StoreError(OSError):
 class LeaseStore:
     """The leases of one interface in one SQLite file, used by one thread at a time.
 
-    `begun_anew`: there was no file, or none that could be read. A damaged file is put aside as `*.damaged`, and a new one
+    `begun_anew`: there was no file, or none that could be read. A damaged file is put aside as `*.damaged` and another
     begun: a gateway that does not start helps nobody. Raises StoreError.
     """
 
