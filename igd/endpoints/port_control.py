@@ -12,8 +12,8 @@ from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Refused, Reply, Request
 from igd.gateway import Gateway
 from igd.wire import natpmp, pcp, port_requests
+from igd.wire.malformed import Rejected
 from igd.wire.pcp_opcodes import Announce
-from igd.wire.rejected import Rejected
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Protocol
-from igd.wire.malformed import Malformed
-from igd.wire.rejected import Rejected
+from igd.wire.malformed import Malformed, Rejected
 
 VERSION = 0
 
@@ -16,9 +15,6 @@ SERVER_PORT = 5351
 
 CLIENT_PORT = 5350
 """Where announcements go (§3.2.1)."""
-
-RECOMMENDED_LIFETIME = 7200
-"""Seconds that a client is advised to ask for (§3.3)."""
 
 ANSWER = 0x80
 """The bit that an opcode has in an answer (§3.2, §3.3)."""

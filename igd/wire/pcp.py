@@ -8,10 +8,9 @@ import struct
 from dataclasses import dataclass
 
 from igd.wire import pcp_opcodes, pcp_options
-from igd.wire.malformed import Malformed
+from igd.wire.malformed import Malformed, Rejected
 from igd.wire.pcp_opcodes import LAYOUTS, Announce, Payload
 from igd.wire.pcp_options import NO_OPTIONS, Address, Options, UnsupportedOption, decode_address, encode_address
-from igd.wire.rejected import Rejected
 
 VERSION = 2
 
@@ -163,7 +162,7 @@ def _check_sense(request: Request) -> None:
     if isinstance(payload, Announce):
         return
     rows = (
-        # §11.3, §12.3
+        # §11.3
         (payload.protocol == 0 and payload.internal_port != 0, Result.MALFORMED_REQUEST, "all protocols, one port"),
         # §13.1
         (options.third_party == request.client, Result.MALFORMED_REQUEST, "the third party is the client"),

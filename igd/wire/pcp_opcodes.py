@@ -1,4 +1,4 @@
-"""What PCP's opcodes carry between the head and the options: RFC 6887 §11.1, §12.1, §14.1."""
+"""What PCP's opcodes carry between the head and the options: RFC 6887 §11.1, §14.1."""
 
 import enum
 import struct
@@ -16,16 +16,13 @@ from igd.wire.pcp_options import (
 
 # nonce, protocol, internal and external port, external address (§11.1)
 _MAP = struct.Struct("!12sB3xHH16s")
-# and the remote peer's port and address (§12.1)
-_PEER = struct.Struct("!12sB3xHH16sH2x16s")
 
 
 class Opcode(enum.IntEnum):
-    """What is asked (§19.2)."""
+    """What can be asked (§19.2); PEER (§12) is not served, and so unknown as any other."""
 
     ANNOUNCE = 0
     MAP = 1
-    PEER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +45,7 @@ class Map:
     external_address: Address
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A mapping for the flow to one remote peer (§12.1); the rest as in Map."""
-
-    nonce: bytes
-    protocol: int
-    internal_port: int
-    external_port: int
-    external_address: Address
-    remote_port: int
-    remote_address: Address
-
-
-Payload = Announce | Map | Peer
+Payload = Announce | Map
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +59,6 @@ class Layout:
 LAYOUTS: dict[int, Layout] = {
     Opcode.ANNOUNCE: Layout(0, frozenset()),
     Opcode.MAP: Layout(_MAP.size, frozenset({THIRD_PARTY, PREFER_FAILURE, FILTER, PORT_SET})),
-    Opcode.PEER: Layout(_PEER.size, frozenset({THIRD_PARTY})),
 }
 
 
@@ -87,10 +70,6 @@ def decode(opcode: int, data: bytes) -> Payload:
         case Opcode.MAP:
             nonce, protocol, internal_port, external_port, address = _MAP.unpack_from(data)
             return Map(nonce, protocol, internal_port, external_port, decode_address(address))
-        case Opcode.PEER:
-            nonce, protocol, internal_port, external_port, address, remote_port, remote = _PEER.unpack_from(data)
-            address, remote = decode_address(address), decode_address(remote)
-            return Peer(nonce, protocol, internal_port, external_port, address, remote_port, remote)
 
 
 def encode(payload: Payload) -> tuple[Opcode, bytes]:
@@ -100,6 +79,3 @@ def encode(payload: Payload) -> tuple[Opcode, bytes]:
             return Opcode.ANNOUNCE, b""
         case Map(nonce, protocol, internal_port, external_port, address):
             return Opcode.MAP, _MAP.pack(nonce, protocol, internal_port, external_port, encode_address(address))
-        case Peer(nonce, protocol, internal_port, external_port, address, remote_port, remote):
-            fields = (nonce, protocol, internal_port, external_port, encode_address(address))
-            return Opcode.PEER, _PEER.pack(*fields, remote_port, encode_address(remote))

@@ -17,11 +17,11 @@ from igd.core.request import (
     Unmapped,
 )
 from igd.wire import natpmp, pcp
-from igd.wire.pcp_opcodes import Announce, Map, Peer
+from igd.wire.pcp_opcodes import Announce, Map
 from igd.wire.pcp_options import Address, Filter, Options, PortSet
 
-SHORTEST = 120
-LONGEST = 86400
+SHORTEST_LIFETIME = 120
+LONGEST_LIFETIME = 86400
 """Seconds that PCP grants (§15)."""
 
 LARGEST_SET = 256
@@ -102,8 +102,6 @@ def from_pcp(asked: pcp.Request, external: IPv4Address | None, *, third_party: b
     payload, options = asked.payload, asked.options
     if isinstance(payload, Announce):
         return None
-    if isinstance(payload, Peer):
-        return pcp.Result.UNSUPP_OPCODE
     if options.third_party is not None and not third_party:
         return pcp.Result.UNSUPP_OPTION
     internal = options.third_party or asked.client
@@ -148,7 +146,7 @@ def _map(lifetime: int, payload: Map, options: Options, internal: Address) -> Ma
         protocol=Protocol(payload.protocol),
         internal=Endpoint(internal, payload.internal_port),
         external_port=payload.external_port or payload.internal_port,
-        lifetime=max(SHORTEST, min(LONGEST, lifetime)),
+        lifetime=max(SHORTEST_LIFETIME, min(LONGEST_LIFETIME, lifetime)),
         description="PCP",
         any_port=not options.prefer_failure,
         remotes=remotes,
@@ -209,7 +207,7 @@ def granted(asked: pcp.Request, mapped: Mapped, epoch: int, external: IPv4Addres
     if options.port_set is not None:
         port_set = replace(options.port_set, size=mapped.count) if mapped.count > 1 else None
         options = replace(options, port_set=port_set)
-    return pcp.Response(min(LONGEST, mapped.lifetime), epoch, told, options)
+    return pcp.Response(min(LONGEST_LIFETIME, mapped.lifetime), epoch, told, options)
 
 
 def changed(mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
@@ -218,7 +216,7 @@ def changed(mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
     assert mapping.nonce, "nobody else would understand it"
     address = _external(mapping, external)
     told = Map(mapping.nonce, mapping.protocol, mapping.internal.port, mapping.external_port, address)
-    return pcp.encode_response(pcp.Response(min(LONGEST, mapped.lifetime), epoch, told))
+    return pcp.encode_response(pcp.Response(min(LONGEST_LIFETIME, mapped.lifetime), epoch, told))
 
 
 def _external(mapping: Mapping, external: IPv4Address | None) -> Address:

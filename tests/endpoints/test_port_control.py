@@ -24,7 +24,7 @@ from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
 from igd.wire import natpmp, pcp
 from igd.wire.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
-from igd.wire.pcp_opcodes import Announce, Map, Peer
+from igd.wire.pcp_opcodes import Announce, Map
 from igd.wire.pcp_options import Address, Filter, Options, PortSet
 from tests.counter import C1, C1_HOST, C2, EXTERNAL, SERVER, Counter, peer
 from tests.lab import Host
@@ -613,11 +613,23 @@ async def test_an_announcement_can_be_asked_for(c1: Client, c1_ipv6: Client) -> 
         assert await client.by_pcp(pcp.Request(0, client.address, Announce())) == pcp.Response(0, EPOCH, Announce())
 
 
+def flow(**fields: Any) -> bytes:  # noqa: ANN401
+    """Give a request with the opcode PEER (§12.1): MAP's fields, and the remote peer's port and address."""
+    asked = pcp.encode_request(mapping(5000, **fields))
+    remote = bytes.fromhex("01bb 0000 00000000000000000000ffff c6336401")
+    return asked[:1] + b"\x02" + asked[2:60] + remote + asked[60:]
+
+
 @served
-async def test_peer_is_no_opcode_of_ours(counter: Counter, c1: Client) -> None:
-    """§12."""
-    payload = Peer(NONCE, TCP, 5000, 0, ANY4, 443, EXTERNAL)
-    assert await c1.by_pcp(pcp.Request(HOUR, C1, payload)) == pcp.ErrorResponse(4, pcp.LONG, EPOCH, 2, payload)
+@pytest.mark.parametrize(
+    "datagram",
+    [flow(), flow()[:24], flow()[:60], flow(filters=(Filter(128, 0, EXTERNAL),)), flow(protocol=0)],
+    ids=["whole", "a head only", "as long as a map", "with a filter", "of all protocols"],
+)
+async def test_peer_is_no_opcode_of_ours(counter: Counter, c1: Client, datagram: bytes) -> None:
+    """§12; §8.2: that comes before all that is wrong inside."""
+    refused = pcp.ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG, EPOCH, 2, None)
+    assert pcp.decode_response(await c1.ask(datagram)) == refused
     assert counter.table == {}
 
 
@@ -765,7 +777,6 @@ ONE_OF_EACH = [
             Announce(),
             Map(NONCE, 6, 5000, 0, ANY4),
             Map(NONCE, 1, 5000, 0, ANY4),
-            Peer(NONCE, 6, 5000, 0, ANY4, 443, EXTERNAL),
         )
     ),
 ]

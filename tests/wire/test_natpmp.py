@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.core.mapping import Protocol
-from igd.wire.malformed import Malformed
+from igd.wire.malformed import Malformed, Rejected
 from igd.wire.natpmp import (
     AddressRequest,
     AddressResponse,
@@ -25,7 +25,6 @@ from igd.wire.natpmp import (
     is_natpmp,
     refuse,
 )
-from igd.wire.rejected import Rejected
 
 EPOCH = 0x01020304
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.wire.malformed import Malformed
+from igd.wire.malformed import Malformed, Rejected
 from igd.wire.natpmp import is_natpmp
 from igd.wire.pcp import (
     LONG,
@@ -25,9 +25,8 @@ from igd.wire.pcp import (
     encode_request,
     encode_response,
 )
-from igd.wire.pcp_opcodes import Announce, Map, Payload, Peer
+from igd.wire.pcp_opcodes import Announce, Map, Payload
 from igd.wire.pcp_options import Address, Filter, Options, PortSet, decode_address, encode_address
-from igd.wire.rejected import Rejected
 
 EPOCH = 0x01020304
 
@@ -52,7 +51,6 @@ FLOW = TCP_6881 + MAPPED + "c6336401 01bb 0000" + MAPPED + "cb007109"
 
 MAP = Map(NONCE, 6, 6881, 6881, ANY4)
 ASSIGNED = replace(MAP, external_address=OUTSIDE)
-PEER = Peer(NONCE, 6, 6881, 6881, OUTSIDE, 443, REMOTE)
 
 THIRD_PARTY = "01 00 0010" + MAPPED + "0a4d0003"
 PREFER_FAILURE = "02 00 0000"
@@ -80,11 +78,6 @@ REQUESTS: dict[str, tuple[str, Request]] = {
     "the largest numbers": (
         "0201 0000 ffffffff" + MAPPED + "0a4d0002 ffffffffffffffffffffffff ff 000000 ffff ffff" + "ff" * 16,
         Request(0xFFFFFFFF, CLIENT, Map(b"\xff" * 12, 255, 65535, 65535, IPv6Address(2**128 - 1))),
-    ),
-    "peer (§12)": (HEAD_OF_PEER + FLOW, Request(3600, CLIENT, PEER)),
-    "peer for a third party": (
-        HEAD_OF_PEER + FLOW + THIRD_PARTY,
-        Request(3600, CLIENT, PEER, Options(third_party=IPv4Address("10.77.0.3"))),
     ),
     "third party (§13.1)": (
         HEAD + WISH + THIRD_PARTY,
@@ -137,7 +130,6 @@ RESPONSES: dict[str, tuple[str, Response]] = {
         ANSWER + TCP_6881 + "fd770000000000000000000000000002",
         Response(3600, EPOCH, replace(MAP, external_address=CLIENT6)),
     ),
-    "peer": (ANSWER.replace("0281", "0282") + FLOW, Response(3600, EPOCH, PEER)),
 }
 
 # Requests that fail, from 10.77.0.2, and how: §8.2, and the sections that the names tell
@@ -148,7 +140,6 @@ FAILING: dict[str, tuple[str, Result]] = {
     "an opcode of another version": ("017f", Result.UNSUPP_VERSION),
     "a map without its address": (HEAD + TCP_6881, Result.MALFORMED_REQUEST),
     "a map of a head only": (HEAD, Result.MALFORMED_REQUEST),
-    "a peer as long as a map": (HEAD_OF_PEER + WISH, Result.MALFORMED_REQUEST),
     "an octet too much": (HEAD + WISH + "00", Result.MALFORMED_REQUEST),
     "an octet too few": ((HEAD + WISH)[:-2], Result.MALFORMED_REQUEST),
     "1104 octets": (HEAD + WISH + "ff000000" * 261, Result.MALFORMED_REQUEST),
@@ -162,10 +153,18 @@ FAILING: dict[str, tuple[str, Result]] = {
     ),
     "opcode 3, authentication": (HEAD.replace("0201", "0203"), Result.UNSUPP_OPCODE),
     "opcode 127": (HEAD.replace("0201", "027f"), Result.UNSUPP_OPCODE),
+    "opcode 2, peer (§12)": (HEAD_OF_PEER + FLOW, Result.UNSUPP_OPCODE),
+    "a peer of a head only": (HEAD_OF_PEER, Result.UNSUPP_OPCODE),
+    "a peer as long as a map": (HEAD_OF_PEER + WISH, Result.UNSUPP_OPCODE),
+    "a peer with a filter": (HEAD_OF_PEER + FLOW + FILTER, Result.UNSUPP_OPCODE),
+    "a peer with an option longer than the message": (HEAD_OF_PEER + FLOW + "ff000001", Result.UNSUPP_OPCODE),
+    "a peer of all protocols, one port": (
+        HEAD_OF_PEER + FLOW.replace("06 000000", "00 000000"),
+        Result.UNSUPP_OPCODE,
+    ),
+    "a peer and an octet too much": (HEAD_OF_PEER + FLOW + "00", Result.MALFORMED_REQUEST),
     "an option that must be known (§7.3)": (HEAD + WISH + "7f000000", Result.UNSUPP_OPTION),
     "option 0": (HEAD + WISH + "00000000", Result.UNSUPP_OPTION),
-    "prefer failure for a peer": (HEAD_OF_PEER + FLOW + PREFER_FAILURE, Result.UNSUPP_OPTION),
-    "filter for a peer": (HEAD_OF_PEER + FLOW + FILTER, Result.UNSUPP_OPTION),
     "third party for announce": (REQUESTS["announce (§14.1)"][0] + THIRD_PARTY, Result.UNSUPP_OPTION),
     "an option longer than the message": (HEAD + WISH + "ff000001", Result.MALFORMED_OPTION),
     "a length past the end": (HEAD + WISH + "03 00 ffff", Result.MALFORMED_OPTION),
@@ -192,10 +191,6 @@ FAILING: dict[str, tuple[str, Result]] = {
     "port set from another port": (HEAD + WISH + PORT_SET.replace("1ae1", "1ae0"), Result.MALFORMED_OPTION),
     "port set twice": (HEAD + WISH + PORT_SET + PORT_SET, Result.MALFORMED_OPTION),
     "all protocols, one port (§11.3)": (HEAD + WISH.replace("06 000000", "00 000000"), Result.MALFORMED_REQUEST),
-    "a peer of all protocols, one port": (
-        HEAD_OF_PEER + FLOW.replace("06 000000", "00 000000"),
-        Result.MALFORMED_REQUEST,
-    ),
 }
 
 SILENT = {
@@ -301,7 +296,8 @@ def test_an_error_can_be_told_to_last_as_long_as_its_reason() -> None:
 def test_options_that_may_be_passed_over_are() -> None:
     unknown = "80000000 ff000003 ffffff00 c0000000"
     assert decode_request(octets(HEAD + WISH + unknown), CLIENT, EPOCH) == Request(3600, CLIENT, MAP)
-    assert decode_request(octets(HEAD_OF_PEER + FLOW + PORT_SET), CLIENT, EPOCH) == Request(3600, CLIENT, PEER)
+    announce, request = REQUESTS["announce (§14.1)"]
+    assert decode_request(octets(announce + PORT_SET), CLIENT, EPOCH) == request
 
 
 def test_options_come_in_any_order_but_filters_keep_theirs() -> None:
@@ -355,9 +351,10 @@ def test_what_is_no_answer_is_malformed_to_a_client(text: str) -> None:
     [
         ("0281 0001 00000708", ErrorResponse(Result.UNSUPP_VERSION, LONG, EPOCH, 1, None)),
         ("02e3 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG, EPOCH, 0x63, None)),
+        ("0282 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG, EPOCH, 2, None)),
         ("0281 00ff 0000001e", ErrorResponse(255, SHORT, EPOCH, 1, None)),
     ],
-    ids=["another version", "another opcode", "a code that is none yet"],
+    ids=["another version", "another opcode", "peer", "a code that is none yet"],
 )
 def test_errors_without_a_payload_are_read(text: str, response: ErrorResponse) -> None:
     assert decode_response(octets(text + "01020304 00000000 00000000 00000000")) == response
@@ -468,9 +465,9 @@ def test_any_octets_are_an_answer_or_malformed(datagram: bytes) -> None:
 ports = st.integers(0, 65535)
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).map(lambda address: decode_address(address.packed)))
 some_ports = st.integers(1, 65535)
-common = (st.binary(min_size=12, max_size=12), st.integers(1, 255), some_ports, some_ports, addresses)
+nonces = st.binary(min_size=12, max_size=12)
 payloads: st.SearchStrategy[Payload] = st.one_of(
-    st.just(Announce()), st.builds(Map, *common), st.builds(Peer, *common, ports, addresses)
+    st.just(Announce()), st.builds(Map, nonces, st.integers(1, 255), some_ports, some_ports, addresses)
 )
 
 
@@ -489,8 +486,6 @@ def requests(draw: st.DrawFn) -> Request:
     match payload:
         case Announce():
             return Request(lifetime, client, payload)
-        case Peer():
-            return Request(lifetime, client, payload, Options(third_party))
         case Map(internal_port=internal_port):
             port_sets = st.builds(PortSet, some_ports, st.just(internal_port), st.booleans())
             some = draw(st.lists(filters, max_size=5).map(tuple))

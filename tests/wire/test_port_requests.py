@@ -23,14 +23,14 @@ from igd.core.request import (
 )
 from igd.wire import natpmp, pcp
 from igd.wire.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
-from igd.wire.pcp_opcodes import Announce, Map, Peer
+from igd.wire.pcp_opcodes import Announce, Map
 from igd.wire.pcp_options import Filter, Options, PortSet
 from igd.wire.port_requests import (
     LARGEST_SET,
-    LONGEST,
+    LONGEST_LIFETIME,
     NATPMP_RESULTS,
     PCP_RESULTS,
-    SHORTEST,
+    SHORTEST_LIFETIME,
     changed,
     from_natpmp,
     from_pcp,
@@ -157,8 +157,8 @@ PCP_REQUESTS: dict[str, tuple[pcp.Request, Request | pcp.Result | None]] = {
     "UDP": (map_(protocol=17), replace(GRANTED, protocol=UDP)),
     "no wish": (map_(external_port=0), replace(GRANTED, external_port=80)),
     "a wish for another address is no more than that": (map_(external_address=C1), GRANTED),
-    "the shortest lifetime (§15)": (replace(ASKED, lifetime=1), replace(GRANTED, lifetime=SHORTEST)),
-    "the longest lifetime (§15)": (replace(ASKED, lifetime=2**32 - 1), replace(GRANTED, lifetime=LONGEST)),
+    "the shortest lifetime (§15)": (replace(ASKED, lifetime=1), replace(GRANTED, lifetime=SHORTEST_LIFETIME)),
+    "the longest lifetime (§15)": (replace(ASKED, lifetime=2**32 - 1), replace(GRANTED, lifetime=LONGEST_LIFETIME)),
     "a lifetime as it was asked": (replace(ASKED, lifetime=121), replace(GRANTED, lifetime=121)),
     "IPv6: a pinhole": (ASKED_IPV6, GRANTED_IPV6),
     # What can be neither
@@ -166,7 +166,6 @@ PCP_REQUESTS: dict[str, tuple[pcp.Request, Request | pcp.Result | None]] = {
     "all ports of one protocol": (map_(internal_port=0), pcp.Result.UNSUPP_PROTOCOL),
     "ICMP": (map_(protocol=1), pcp.Result.UNSUPP_PROTOCOL),
     "SCTP": (map_(protocol=132), pcp.Result.UNSUPP_PROTOCOL),
-    "PEER (§12)": (pcp.Request(7200, C1, Peer(NONCE, 6, 80, 0, ANY4, 443, EXTERNAL)), pcp.Result.UNSUPP_OPCODE),
     # §15.1
     "delete": (replace(ASKED, lifetime=0), UnmapInternal(TCP, C1, 80, NONCE)),
     "delete a pinhole": (replace(ASKED_IPV6, lifetime=0), UnmapInternal(TCP, C1_IPV6, 80, NONCE)),
@@ -251,7 +250,7 @@ PCP_REPLIES: dict[str, tuple[pcp.Request, Reply | None, pcp.Response]] = {
         Mapped(replace(MAPPING, nonce=b"another nonc"), 3600),
         pcp.Response(3600, EPOCH, TOLD),
     ),
-    "a longer lease of another protocol": (ASKED, Mapped(MAPPING, 604800), pcp.Response(LONGEST, EPOCH, TOLD)),
+    "a longer lease of another protocol": (ASKED, Mapped(MAPPING, 604800), pcp.Response(LONGEST_LIFETIME, EPOCH, TOLD)),
     "a pinhole is outside what it is inside": (
         ASKED_IPV6,
         Mapped(PINHOLE, 3600),
@@ -304,8 +303,8 @@ def test_what_is_settled_without_a_decision_is_a_copy_too(result: pcp.Result) ->
     assert answer(ASKED, result) == error(ASKED, result)
 
 
-@pytest.mark.parametrize("payload", [Announce(), Peer(NONCE, 6, 80, 0, ANY4, 443, EXTERNAL)])
-def test_who_is_nobody_is_refused_whatever_it_asks(payload: Announce | Peer) -> None:
+@pytest.mark.parametrize("payload", [Announce(), MAP])
+def test_who_is_nobody_is_refused_whatever_it_asks(payload: Announce | Map) -> None:
     told = answer(pcp.Request(0, C1, payload), Refused(Refusal.NOT_A_PEER))
     assert isinstance(told, pcp.ErrorResponse)
     assert told.result == pcp.Result.NOT_AUTHORIZED
@@ -315,7 +314,7 @@ def test_who_is_nobody_is_refused_whatever_it_asks(payload: Announce | Peer) -> 
     ("mapped", "external", "told"),
     [
         (Mapped(MAPPING, 60), EXTERNAL, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
-        (Mapped(MAPPING, 604800), EXTERNAL, pcp.Response(LONGEST, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
+        (Mapped(MAPPING, 604800), EXTERNAL, pcp.Response(LONGEST_LIFETIME, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
         (Mapped(MAPPING, 60), None, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 8043, ANY4))),
         (Mapped(PINHOLE, 60), None, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 80, C1_IPV6))),
     ],
@@ -351,7 +350,7 @@ def test_whatever_is_asked_has_an_answer(asked: pcp.Request, third_party: bool, 
     request = from_pcp(asked, EXTERNAL, third_party=third_party)
     replies: list[Reply | pcp.Result | None] = [Refused(reason)]
     if isinstance(request, MapPort):
-        assert SHORTEST <= request.lifetime <= LONGEST
+        assert SHORTEST_LIFETIME <= request.lifetime <= LONGEST_LIFETIME
         assert 1 <= request.count <= LARGEST_SET
         assert request.external_port
         replies.append(Mapped(PINHOLE if request.internal.address.version == 6 else MAPPING, 3600, count))
