@@ -1,6 +1,7 @@
 """What the clock and the host bring: leases run out, peers go, addresses change, and the store is taken over."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -119,7 +120,8 @@ class Caretaker:
             return
         if peers.all == self._settled:
             return
-        strays = [entry for entry in self._ledger.table if not _owned(peers, entry)]
+        owns = functools.cache(peers.still_owns)  # there are many mappings, but few hosts
+        strays = [each for each in self._ledger.table if not owns(each.mapping.peer, each.mapping.internal.address)]
         self._settled = peers.all
         closing = lambda entry: None if _owned(peers, entry) else Change(entry, None)  # noqa: E731 - it has no name
         if not await self._impose(strays, closing, "nobody's now"):

@@ -66,6 +66,7 @@ class UPnPHttp:
             access_log=None,
             logger=_aiohttp_log,
             shutdown_timeout=CLOSE_SECONDS,
+            tcp_keepalive=False,  # no connection lasts long enough
             auto_decompress=False,  # no client compresses, and a small body could become a large one
         )
 

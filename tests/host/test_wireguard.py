@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from igd.core.peers import Address, Interface
-from igd.host.wireguard import FRESH_SECONDS, WireGuard
+from igd.host.wireguard import ADDRESSES_SECONDS, FRESH_SECONDS, WireGuard
 from tests.counter import Clock
 
 C1 = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -60,12 +60,18 @@ def clock() -> Clock:
 
 
 class FakeLinks:
-    """An igd.host.wireguard.LinkFacts."""
+    """An igd.host.wireguard.LinkFacts; `trouble` is raised instead, for as long as it is set."""
+
+    def __init__(self) -> None:
+        self.own = [ip_interface("10.100.0.1/16")]
+        self.trouble: OSError | None = None
 
     async def addresses(self, name: str) -> tuple[Interface, ...]:
         """Those of wg0."""
         assert name == "wg0"
-        return (ip_interface("10.100.0.1/16"),)
+        if self.trouble:
+            raise self.trouble
+        return tuple(self.own)
 
     async def route(self, address: Address) -> str | None:
         """One for each case."""
@@ -73,8 +79,13 @@ class FakeLinks:
 
 
 @pytest.fixture
-def wireguard(wg: Wg, clock: Clock) -> WireGuard:  # noqa: ARG001 - on the PATH
-    return WireGuard("wg0", FakeLinks(), clock=clock, wall_clock=Clock(1_700_000_130.0))
+def links() -> FakeLinks:
+    return FakeLinks()
+
+
+@pytest.fixture
+def wireguard(wg: Wg, links: FakeLinks, clock: Clock) -> WireGuard:  # noqa: ARG001 - on the PATH
+    return WireGuard("wg0", links, clock=clock, wall_clock=Clock(1_700_000_130.0))
 
 
 async def test_the_peers_and_what_they_own(wireguard: WireGuard) -> None:
@@ -114,6 +125,36 @@ async def test_the_peers_are_read_again_when_they_are_no_longer_fresh(
     assert await wireguard.peers() is first
     clock.now += 0.01
     assert [peer.public_key for peer in (await wireguard.peers()).all] == [C3]
+
+
+async def test_new_addresses_of_the_interface_are_seen_a_little_later(
+    wireguard: WireGuard, links: FakeLinks, clock: Clock
+) -> None:
+    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2"))
+    links.own.append(ip_interface("10.100.0.2/16"))
+    clock.now += ADDRESSES_SECONDS
+    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2"))
+    clock.now += FRESH_SECONDS + 0.01
+    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2")) is None
+
+
+async def test_what_was_read_beside_an_error_is_not_lost(
+    wg: Wg, wireguard: WireGuard, links: FakeLinks, clock: Clock
+) -> None:
+    await wireguard.peers()
+    wg.answers("allowed-ips", f"{C3}\t10.100.0.2/32")
+    links.trouble = OSError("for once")
+    clock.now += ADDRESSES_SECONDS + 0.01
+    with pytest.raises(OSError, match="for once"):
+        await wireguard.peers()
+    links.trouble = None
+    assert [peer.public_key for peer in (await wireguard.peers()).all] == [C3]
+
+
+async def test_as_many_peers_as_there_may_be(wg: Wg, wireguard: WireGuard) -> None:
+    lines = [f"{C1[:-6]}{number:05d}=\t10.{number >> 8}.{number & 255}.0/24" for number in range(20_000)]
+    wg.answers("allowed-ips", *lines)
+    assert len((await wireguard.peers()).all) == len(lines), "more than fits into a pipe"
 
 
 async def test_who_asks_at_once_shares_one_reading(wg: Wg, wireguard: WireGuard) -> None:
@@ -169,3 +210,19 @@ async def test_a_wg_that_hangs_is_an_error(
     (tmp_path / "wg").write_text("#!/bin/sh\nexec cat /dev/zero > /dev/null\n", encoding="ascii")
     with pytest.raises(OSError, match="no answer"):
         await wireguard.peers()
+
+
+async def test_who_stops_asking_leaves_no_program_behind(
+    tmp_path: Path, wireguard: WireGuard, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = tmp_path / "pid"
+    os.mkfifo(pid)
+    (tmp_path / "wg").write_text(f"#!/bin/sh\necho $$ > {pid}\nexec cat /dev/zero > /dev/null\n", "ascii")
+    asking = asyncio.create_task(wireguard.peers())
+    hanging = int(await asyncio.to_thread(pid.read_text, "ascii"))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    with pytest.raises(ProcessLookupError):
+        os.kill(hanging, 0)
+    assert not caplog.records
