@@ -16,7 +16,7 @@ LATEST_END = 900
 """After so many seconds it ends, whatever it waits for."""
 
 _LEGEND = """\
-Two servers of one shape take turns, request by request and spell by spell. Medians, with the quartiles in brackets.
+Two servers of one shape take turns, round by round and spell by spell. Medians, with the quartiles in brackets.
 CPU is the processor time of the gateway's process for one request, mean. A request goes from a client through
 WireGuard, as miniupnpc makes it; the floor is what the same request costs with a server that only answers it.
 Traffic goes from the internet to the client past WireGuard. benchmarks/README.md says more.
@@ -34,7 +34,7 @@ def main() -> int:
     signal.alarm(LATEST_END)
     begin = time.monotonic()
     print(f"{_machine()}\n\n{_LEGEND}", flush=True)
-    for phase in (phases.against_miniupnpd, phases.many_mappings, phases.starts):
+    for phase in (phases.against_miniupnpd, phases.many_mappings, phases.nat_pmp, phases.starts):
         for text in phase(plan):
             print(text, flush=True)
     print(f"Took {time.monotonic() - begin:.0f} s; {_load()} at the end.")

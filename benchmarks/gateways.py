@@ -16,6 +16,16 @@ from pathlib import Path
 
 from benchmarks.soap import CLIENT, GATEWAY, LEASE_SECONDS, PATIENCE, Control, add, ask
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.firewall.netlink import (
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NLA_F_NESTED,
+    Message,
+    Netlink,
+    attribute,
+    body,
+    text,
+)
 from igd.lease_store import LeaseStore
 from tests.lab import Lab, Process
 
@@ -41,7 +51,7 @@ _MINIUPNPD_CONFIG = """
 ext_ifname=ens0
 listening_ip=wg0
 port=5000
-enable_natpmp=no
+enable_natpmp=yes
 enable_upnp=yes
 secure_mode=yes
 uuid=00000000-0000-0000-0000-000000000001
@@ -104,6 +114,7 @@ class Gateway:
 @contextmanager
 def igd(lab: Lab, store: Path) -> Iterator[Gateway]:
     """Run `igd run wg0` with this file for its leases."""
+    _forget_requests(lab)
     with _started(lab, store) as process:
         yield Gateway("igd", lab, process.pid, Control(2869, "/control/WANIPConn1"))
 
@@ -128,6 +139,7 @@ def _started(lab: Lab, store: Path) -> Iterator[Process]:
 @contextmanager
 def miniupnpd(lab: Lab) -> Iterator[Gateway]:
     """Run Debian's miniupnpd as a daemon: in the foreground (-d) it writes some lines for each mapping it holds."""
+    _forget_requests(lab)
     lab.srv.run("nft", "-f", "-", input=_MINIUPNPD_CHAINS)
     lab.srv.write("/etc/miniupnpd/miniupnpd.conf", _MINIUPNPD_CONFIG)
     # Where there is no syslog, it writes to the console, which may be a slow one.
@@ -145,10 +157,21 @@ def miniupnpd(lab: Lab) -> Iterator[Gateway]:
 @contextmanager
 def floor(lab: Lab) -> Iterator[Gateway]:
     """Run what gives every request the same answer at once."""
-    control = Control(8080, "/")
+    control = Control(8080, "/", 8080)
     with lab.srv.start(*_PYTHON, "benchmarks.fixed_answer", GATEWAY, str(control.port)) as process:
         process.wait_for("listening", READY_SECONDS)
         yield Gateway("floor", lab, process.pid, control)
+
+
+def _forget_requests(lab: Lab) -> None:
+    """Have the kernels forget the flow of a request soon after it, instead of after two minutes.
+
+    All hosts share one table of flows, igd's sweeps walk through all of it, and no real server hears thousands of
+    requests in a minute.
+    """
+    timeouts = ("tcp_timeout_time_wait=1", "udp_timeout=5", "udp_timeout_stream=5")
+    for host in (lab.srv, lab.c1):
+        host.run("sysctl", "-qw", *(f"net.netfilter.nf_conntrack_{timeout}" for timeout in timeouts))
 
 
 # What they hold: TCP and UDP in turn
@@ -163,6 +186,49 @@ def fill(gateway: Gateway, count: int) -> None:
     """Have it hold this many mappings, asked for one after another."""
     for protocol, port in map(filled, range(count)):
         ask(gateway.lab.c1, gateway.control, add(protocol.name, port))
+
+
+def copy_rules(gateway: Gateway, count: int) -> None:
+    """Have a miniupnpd that holds nothing hold this many mappings: one of its own, and copies of its rules.
+
+    It reads its rules back from the kernel, so that it takes these for its own; asking for as many takes an hour. The
+    `nft` program cannot do it: it does not load what it prints of them.
+    """
+    sample = _SAMPLE.to_bytes(2, "big")
+    for protocol in Protocol:
+        ask(gateway.lab.c1, gateway.control, add(protocol.name, _SAMPLE))
+    with gateway.lab.srv.entered():
+        netlink = Netlink()
+    try:
+        rules = [body(payload) for payload in netlink.dump(_rule_message(GETRULE, text(TABLE, "miniupnpd")))]
+        samples = [rule for rule in rules if sample in rule[EXPRESSIONS]]
+        assert len(samples) == 2 * len(Protocol), "one that redirects, one that lets in"
+        copies = [
+            _rule_message(
+                NEWRULE,
+                *(attribute(kind, rule[kind]) for kind in (TABLE, CHAIN)),
+                attribute(EXPRESSIONS | NLA_F_NESTED, rule[EXPRESSIONS].replace(sample, port.to_bytes(2, "big"))),
+                *(attribute(kind, rule[kind]) for kind in (USERDATA,) if kind in rule),
+            )
+            for port in range(_FIRST_FILLED_PORT, _FIRST_FILLED_PORT + count // len(Protocol))
+            for rule in samples
+        ]
+        for start in range(0, len(copies), _BATCH):
+            netlink.transact(NFNL_SUBSYS_NFTABLES, copies[start : start + _BATCH])
+    finally:
+        netlink.close()
+
+
+_SAMPLE = 0xABCD  # two bytes that are nowhere else in its rules
+_BATCH = 2000
+NEWRULE, GETRULE = 6, 7  # linux/netfilter/nf_tables.h, and NFTA_RULE_*:
+TABLE, CHAIN, EXPRESSIONS, USERDATA = 1, 2, 4, 7
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
+
+
+def _rule_message(kind: int, *parts: bytes) -> Message:
+    flags = NLM_F_CREATE | NLM_F_APPEND if kind == NEWRULE else 0
+    return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET, b"".join(parts), flags)
 
 
 def write_store(lab: Lab, store: Path, count: int) -> None:

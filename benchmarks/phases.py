@@ -11,7 +11,7 @@ from typing import NamedTuple
 from benchmarks import gateways, traffic
 from benchmarks.figures import Row, Series, Target, table
 from benchmarks.gateways import Gateway
-from benchmarks.turns import KINDS, Cost, Mappings, Rates, requests, traffic_rates
+from benchmarks.turns import NAT_PMP, UPNP, Cost, Kinds, Mappings, Rates, requests, traffic_rates
 from tests.lab import Lab
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _ADD_AT_MANY = Target(1.3)
 _CONNECTIONS = Target(2.5, at_most=False)
 _NO_SLOWER = Target(0.9, at_most=False)
 _START = Target(2.0)
+_MAP_AT_0 = Target(1.2)
+_MAP_AT_STORED = Target(0.02)
 
 
 class Plan(NamedTuple):
@@ -95,12 +97,32 @@ def starts(plan: Plan) -> Iterator[str]:
     yield table("From exec until igd serves, seconds", ("", "igd", "to be"), rows)
 
 
-def _requests(title: str, three: tuple[Gateway, Gateway, Gateway], plan: Plan, target: Target) -> str:
+def nat_pmp(plan: Plan) -> Iterator[str]:
+    """Compare answers by NAT-PMP with nothing held and with STORED mappings."""
+    with tempfile.TemporaryDirectory() as folder, Lab() as left, Lab() as right, ExitStack() as life:
+        log.info("NAT-PMP: miniupnpd and igd with nothing held")
+        theirs = life.enter_context(gateways.miniupnpd(left))
+        floor = life.enter_context(gateways.floor(right))
+        with gateways.igd(right, Path(folder) / "empty") as ours:
+            title = "NAT-PMP requests with nothing held"
+            yield _requests(title, (theirs, ours, floor), plan, _MAP_AT_0, NAT_PMP)
+        log.info("NAT-PMP: miniupnpd and igd with %s mappings held", STORED)
+        gateways.copy_rules(theirs, STORED)
+        gateways.write_store(right, Path(folder) / "full", STORED)
+        with gateways.igd(right, Path(folder) / "full") as ours:
+            title = f"NAT-PMP requests with {STORED:,} mappings held"
+            yield _requests(title, (theirs, ours, floor), plan, _MAP_AT_STORED, NAT_PMP)
+
+
+def _requests(
+    title: str, three: tuple[Gateway, Gateway, Gateway], plan: Plan, target: Target, kinds: Kinds = UPNP
+) -> str:
     """Compare the second gateway with the first; the third is the floor."""
-    base, other, floor = requests(three, plan.rounds)
+    base, other, floor = requests(three, kinds, plan.rounds)
+    opening = ("add", "map")
     head = ("", three[0].name, "worst", "CPU", three[1].name, "worst", "CPU", "ratio", "of CPU", "ratio to be")
-    rows = [_compared(kind, base[kind], other[kind], target if kind.startswith("add") else None) for kind in KINDS]
-    rows.append(("(the floor)", "", "", "", *_milliseconds(floor["add TCP"]), "", "", ""))
+    rows = [_compared(kind, base[kind], other[kind], target if kind.startswith(opening) else None) for kind in kinds]
+    rows.append(("(the floor)", "", "", "", *_milliseconds(floor[next(iter(kinds))]), "", "", ""))
     return table(f"{title}, milliseconds", head, rows)
 
 

@@ -30,10 +30,11 @@ _HEAD = (
 
 
 class Control(NamedTuple):
-    """Where a gateway takes requests."""
+    """Where a gateway takes requests: HTTP, and NAT-PMP."""
 
     port: int
     path: str
+    natpmp: int = 5351
 
 
 class Action(NamedTuple):
@@ -41,6 +42,9 @@ class Action(NamedTuple):
 
     name: str
     arguments: Mapping[str, object]
+
+
+EXTERNAL_ADDRESS = Action("GetExternalIPAddress", {})
 
 
 def add(protocol: str, port: int) -> Action:

@@ -1,28 +1,38 @@
 """Taking turns: what is compared is measured alternately, so that what else the machine does falls on all alike."""
 
-import itertools
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from benchmarks import soap, traffic
+from benchmarks import natpmp, soap, traffic
 from benchmarks.figures import Series
 from benchmarks.gateways import Gateway, filled
+from igd.core.mapping import Protocol
+from igd.wire.natpmp import AddressRequest, Request
 from tests.lab import Lab
 
-KINDS: Mapping[str, Callable[[int], soap.Action]] = {
-    "add TCP": lambda port: soap.add("TCP", port),
-    "add UDP": lambda port: soap.add("UDP", port),
-    "delete UDP": lambda port: soap.delete("UDP", port),
-    "renew TCP": lambda port: soap.add("TCP", port),
-    "delete TCP": lambda port: soap.delete("TCP", port),
-}
-"""The requests of one round, on one port: after it the gateway holds what it held before.
+Kinds = Mapping[str, Callable[[Gateway, int], float]]
+"""The requests of one round, on one port, each with the seconds that it takes; after a round all is as it was."""
 
-miniupnpd reads its rules anew after each change: what follows a renewal is cheaper, and that should not be an add.
-"""
+UPNP: Kinds = {
+    "external address": lambda gateway, _: soap.ask(gateway.lab.c1, gateway.control, soap.EXTERNAL_ADDRESS),
+    "add TCP": lambda gateway, port: soap.ask(gateway.lab.c1, gateway.control, soap.add("TCP", port)),
+    "add UDP": lambda gateway, port: soap.ask(gateway.lab.c1, gateway.control, soap.add("UDP", port)),
+    "delete UDP": lambda gateway, port: soap.ask(gateway.lab.c1, gateway.control, soap.delete("UDP", port)),
+    "renew TCP": lambda gateway, port: soap.ask(gateway.lab.c1, gateway.control, soap.add("TCP", port)),
+    "delete TCP": lambda gateway, port: soap.ask(gateway.lab.c1, gateway.control, soap.delete("TCP", port)),
+}
+"""miniupnpd reads its rules anew after each change: what follows a renewal is cheaper, and that is to be no add."""
+
+NAT_PMP: Kinds = {
+    "map TCP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(Protocol.TCP, port)),
+    "map UDP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(Protocol.UDP, port)),
+    "delete UDP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(Protocol.UDP, port)),
+    "delete TCP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(Protocol.TCP, port)),
+}
+"""natpmpc, transmission and syncthing ask for the address before each of them, and wait for both answers."""
 
 SPARE = 5
 """How many rounds of requests do not count, at the beginning."""
@@ -62,31 +72,33 @@ class Rates(NamedTuple):
     datagrams: Series
 
 
-def requests(gateways: Sequence[Gateway], rounds: int) -> list[Mapping[str, Cost]]:
-    """Make rounds of requests to each, one here and one there; the costs of each kind, by gateway."""
-    meters = [_Meter(gateway) for gateway in gateways]
+def requests(gateways: Sequence[Gateway], kinds: Kinds, rounds: int) -> list[Mapping[str, Cost]]:
+    """Make rounds of requests to each, a round here and one there; the costs of each kind, by gateway."""
+    meters = [_Meter(gateway, kinds) for gateway in gateways]
     end = time.monotonic() + LATEST_END
     for number in range(SPARE + rounds):
         if time.monotonic() > end and number >= SPARE + LEAST:
             break
-        for kind in KINDS:
-            for meter in _rotated(meters, number):
+        for meter in _rotated(meters, number):
+            for kind in kinds:
                 meter.ask(kind, _FIRST_PORT + number)
     return [meter.costs() for meter in meters]
 
 
 class _Meter:
-    """Asks one gateway; what its server does after an answer counts for that answer."""
+    """Asks one gateway; what it does after an answer, until it comes to rest, counts for that answer."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, kinds: Kinds) -> None:
         self._gateway = gateway
+        self._kinds = kinds
         self._walls: dict[str, list[float]] = defaultdict(list)
-        self._readings: list[float] = []
+        self._spent: dict[str, list[float]] = defaultdict(list)
 
     def ask(self, kind: str, port: int) -> None:
-        self._readings.append(self._gateway.processor_seconds())
-        self._walls[kind].append(soap.ask(self._gateway.lab.c1, self._gateway.control, KINDS[kind](port)))
+        before = self._gateway.processor_seconds()
+        self._walls[kind].append(self._kinds[kind](self._gateway, port))
         self._rest()
+        self._spent[kind].append(self._gateway.processor_seconds() - before)
 
     def _rest(self) -> None:
         """Wait until it is done with what it does after the answer, so that the next one's turn is the next one's."""
@@ -95,12 +107,14 @@ class _Meter:
             time.sleep(0.002)
 
     def costs(self) -> Mapping[str, Cost]:
-        readings = [*self._readings, self._gateway.processor_seconds()]
-        spent = [after - before for before, after in itertools.pairwise(readings)]
         return {
-            kind: Cost(Series(tuple(self._walls[kind][SPARE:])), statistics.mean(spent[place :: len(KINDS)][SPARE:]))
-            for place, kind in enumerate(KINDS)
+            kind: Cost(Series(tuple(self._walls[kind][SPARE:])), statistics.mean(self._spent[kind][SPARE:]))
+            for kind in self._kinds
         }
+
+
+def _natpmp(gateway: Gateway, request: Request) -> float:
+    return sum(natpmp.ask(gateway.lab.c1, gateway.control.natpmp, each) for each in (AddressRequest(), request))
 
 
 def traffic_rates(paths: Sequence[Mappings], spells: int, seconds: float) -> list[Rates]:

@@ -1,0 +1,34 @@
+"""NAT-PMP requests as natpmpc makes them, with a stopwatch: a socket for each, one datagram there and one back."""
+
+import socket
+import time
+
+from benchmarks.soap import GATEWAY, LEASE_SECONDS, PATIENCE
+from igd.core.mapping import Protocol
+from igd.wire import natpmp
+from tests.lab import Host
+
+
+def ask(client: Host, port: int, request: natpmp.Request) -> float:
+    """Ask who listens on this port, and give the seconds from before the datagram is sent; OSError unless granted."""
+    datagram = natpmp.encode_request(request)
+    with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(PATIENCE)
+        asking.connect((GATEWAY, port))
+        start = time.perf_counter()
+        asking.send(datagram)
+        answer = natpmp.decode_response(asking.recv(2048))
+        seconds = time.perf_counter() - start
+    if answer.result != natpmp.Result.SUCCESS:
+        raise OSError(f"{request}: {answer}")
+    return seconds
+
+
+def mapping(protocol: Protocol, port: int) -> natpmp.MapRequest:
+    """Ask for a mapping of a port to the same port of the client, or renew it."""
+    return natpmp.MapRequest(protocol, port, port, LEASE_SECONDS)
+
+
+def deletion(protocol: Protocol, port: int) -> natpmp.MapRequest:
+    """Ask for a mapping's end."""
+    return natpmp.MapRequest(protocol, port, 0, 0)
