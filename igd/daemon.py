@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -73,7 +74,11 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Serve until a signal or the end of the interface; FirewallError or OSError when that is not possible."""
-    asyncio.run(_until_signalled(settings))
+    gc.disable()  # until `serve` has built what stays: to walk through all of it again and again takes a second
+    try:
+        asyncio.run(_until_signalled(settings))
+    finally:
+        gc.enable()
 
 
 async def _until_signalled(settings: Settings) -> None:
@@ -127,6 +132,8 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             gateway, caretaker = await self._open_gateway(stack)
             discovery = await self._open_endpoints(stack, gateway)
+            gc.freeze()
+            gc.enable()
             log.info("ready for the peers of %s at %s", self._settings.interface, self._url())
             systemd.notify("READY=1", f"STATUS=Serving the peers of {self._settings.interface}")
             self._settings.on_ready()
@@ -145,7 +152,7 @@ class Daemon:
         # With the addresses that peers had before they were removed: there may still be flows to them.
         inside = [
             *(await wireguard.peers()).networks(),
-            *(ip_network(entry.mapping.internal.address) for entry in stored),
+            *map(ip_network, {entry.mapping.internal.address for entry in stored}),
         ]
         site = Site(
             self._around.external_interface,

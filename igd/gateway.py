@@ -161,7 +161,8 @@ class Gateway:
             return await self._change(peer, source, request)
         finally:
             self._waiting[peer.public_key] -= 1
-            self._waiting += collections.Counter()  # forgets those who wait no more
+            if not self._waiting[peer.public_key]:
+                del self._waiting[peer.public_key]
 
     async def _change(self, peer: Peer, source: Address, request: Changing) -> Reply:
         try:
@@ -231,6 +232,10 @@ class Gateway:
     def mappings(self) -> list[Mapped]:
         """Give all mappings of all peers, oldest first, for the operator."""
         return [self._told(entry) for entry in self._ledger.table]
+
+    def guarded_mappings(self) -> list[Mapped]:
+        """Give the mappings that PCP has asked for, of all peers."""
+        return [self._told(entry) for entry in self._ledger.table if entry.mapping.nonce]
 
     def _told(self, entry: Entry) -> Mapped:
         """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""

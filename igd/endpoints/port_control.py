@@ -144,9 +144,9 @@ class PortControl:
                 told = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
                 self._send(natpmp.encode_response(told), address, natpmp.CLIENT_PORT)
         keys = {peer.public_key for peer in live}
-        for mapped in self._gateway.mappings():
+        for mapped in self._gateway.guarded_mappings():
             nowhere = external is None and isinstance(mapped.mapping, PortMapping)
-            if mapped.mapping.nonce and mapped.mapping.peer in keys and not nowhere:
+            if mapped.mapping.peer in keys and not nowhere:
                 message = port_requests.changed(mapped, self._epoch(), external)
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
                 await asyncio.sleep(0)  # nobody who asks waits for thousands of these
