@@ -194,8 +194,10 @@ class Daemon:
         )
         await self._outside.read()
         self._lost = self._begin_epoch() or store.begun_anew
-        await asyncio.to_thread(self._neighbours.look)
-        await caretaker.start(stored, *self._outside.addresses)
+        await asyncio.to_thread(self._neighbours.look_for_ports)
+        await asyncio.gather(
+            caretaker.start(stored, *self._outside.addresses), asyncio.to_thread(self._neighbours.advise)
+        )
         return gateway, caretaker
 
     def _taken(self, protocol: Protocol, port: int) -> bool:

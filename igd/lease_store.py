@@ -65,6 +65,7 @@ class LeaseStore:
         self._path = path
         self._clock = clock
         self._wall_clock = wall_clock
+        self._read_already: list[Entry] | None = None
         with self._trouble():
             try:
                 self._database = self._open()
@@ -94,7 +95,14 @@ class LeaseStore:
         database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
         begin = "INSERT INTO state SELECT ?, '' WHERE NOT EXISTS (SELECT * FROM state)"
         self.begun_anew = database.execute(begin, [self._wall_clock()]).rowcount == 1
-        _prove_sound(database)
+        (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        self._read_already = self._read(database)  # now rather than in the midst of a change
+
+    def _read(self, database: sqlite3.Connection) -> list[Entry]:
+        shift = self._clock() - self._wall_clock()
+        return [_entry(row, shift) for row in database.execute(_LOAD)]
 
     def _put_aside(self) -> Path:
         """Move the file out of the way; its journal stays, and SQLite deletes it when it finds a new file beside it."""
@@ -102,9 +110,9 @@ class LeaseStore:
 
     def load(self) -> list[Entry]:
         """Read all leases, oldest first, what has run out in the meantime included."""
-        shift = self._clock() - self._wall_clock()
+        entries, self._read_already = self._read_already, None
         with self._trouble():
-            return [_entry(row, shift) for row in self._database.execute(_LOAD)]
+            return self._read(self._database) if entries is None else entries
 
     def tell(self, address: IPv4Address) -> bool:
         """Remember that clients are told this external address; say whether that loses what they were told before.
@@ -127,6 +135,7 @@ class LeaseStore:
     def save(self, changes: Sequence[Change]) -> None:
         """Make these changes durable, all or none."""
         shift = self._wall_clock() - self._clock()
+        self._read_already = None
         with self._trouble(), self._transaction():
             for change in changes:
                 if change.after:
@@ -165,15 +174,6 @@ def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
     except (sqlite3.Error, ValueError) as error:
         log.debug("%s: %s", path, error)
         return []
-
-
-def _prove_sound(database: sqlite3.Connection) -> None:
-    """Read everything once; DatabaseError or ValueError now rather than in the midst of a change."""
-    (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-    for row in database.execute(_LOAD):
-        _entry(row, 0.0)
 
 
 def _key(entry: Entry) -> tuple[int, int, str]:

@@ -34,21 +34,26 @@ class Neighbours:
         self._said: list[str] = []
 
     def look(self) -> None:
-        """Look at the operator's rules; warn of what peers may miss because of them, once for as long as it lasts.
+        """Look at the operator's rules in both respects; may block, and runs programs."""
+        self.look_for_ports()
+        self.advise()
 
-        May block; runs programs.
-        """
+    def advise(self) -> None:
+        """Warn of what peers may miss because of the operator's rules, once for as long as it lasts."""
+        sentences = advice(self._site, self._ports, self._own)
+        for sentence in sentences:
+            if sentence not in self._said:
+                _log.warning("%s", sentence)
+        self._said = sentences
+
+    def look_for_ports(self) -> None:
+        """Look for external ports that are led elsewhere."""
         try:
             self._dnat.refresh(self._addresses())
             if self._others is not None:
                 self._others.know(nft_tables() or ())
         except FirewallError as error:
             _log.warning("the operator's own redirections are not known: %s", error)
-        sentences = advice(self._site, self._ports, self._own)
-        for sentence in sentences:
-            if sentence not in self._said:
-                _log.warning("%s", sentence)
-        self._said = sentences
 
     def hold(self, protocol: Protocol, port: int) -> bool:
         """Tell whether this external port is led elsewhere already; FirewallError."""
