@@ -17,8 +17,9 @@ We end leases ourselves; the kernel's own timeout is only the switch that closes
 from racing with us, and is short beside any lease that a client would ask for.
 """
 
-PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9"), 6: IPv6Address("2001:1::1")}
 PCP_SERVER_PORT = 5351
+
+PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9"), 6: IPv6Address("2001:1::1")}
 """Where clients of PCP ask that do not know the server's address, by IP version (RFC 7723 §4)."""
 
 OURS = "igd_"
