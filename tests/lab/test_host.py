@@ -97,13 +97,18 @@ def test_nothing_outlives_a_killed_owner() -> None:
     ) as owner:
         assert owner.stdout is not None
         networks = {int(word) for word in owner.stdout.readline().split()}
-        watched = [os.pidfd_open(pid) for pid in _inhabitants(networks)]
+        inhabitants = _inhabitants(networks)
+        # Held open, or a namespace that somebody else makes meanwhile may get the number of one that has ended.
+        kept = [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in inhabitants]
+        watched = [os.pidfd_open(pid) for pid in inhabitants]
         assert len(watched) > 4 * 2  # unshare and cat of every host, and what runs in them
         owner.kill()
     for descriptor in watched:
         assert _ended(descriptor, 5.0)
         os.close(descriptor)
     assert _inhabitants(networks) == []
+    for namespace in kept:
+        os.close(namespace)
 
 
 def _inhabitants(networks: set[int]) -> list[int]:
