@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from igd.caretaker import Caretaker
-from igd.core.mapping import Change, Endpoint, Entry, Key, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, Protocol
 from igd.core.peers import Address, Peer, Peers
-from igd.core.policy import Policy
+from igd.core.policy import Policy, Rule
 from igd.core.rate_limit import RateLimit
-from igd.core.request import LinkStatus, MapPort, Reply, Request
+from igd.core.request import LinkStatus, ListMappings, Mappings, MapPort, Reply, Request
 from igd.firewall.pretend import Pretend
 from igd.gateway import Gateway
 from igd.ledger import Ledger
@@ -17,6 +17,8 @@ from igd.ledger import Ledger
 EXTERNAL = IPv4Address("60.60.60.1")
 C1, C2 = IPv4Address("10.100.0.2"), IPv4Address("10.100.0.3")
 C1_HOST = IPv4Address("192.168.7.20")
+WEEK = 604800
+KEY = (Protocol.TCP, 8043)
 SERVER = IPv4Address("10.100.0.1")
 LINK = LinkStatus(True, 10**9, 1, 2, 3, 4, 5)  # noqa: FBT003 - up
 
@@ -162,3 +164,21 @@ def map_port(  # noqa: PLR0913 - as many as a request has
 ) -> MapPort:
     """Give a request that is granted by default."""
     return MapPort(Protocol.TCP, Endpoint(internal, internal_port), port, lifetime, description, any_port)
+
+
+def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
+    """Give what the table holds for a port, owned by the peer at `internal`."""
+    owner = "c2" if internal == C2 else "c1"
+    return Entry(PortMapping(Protocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
+
+
+def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
+    """Give the policy of these rules; lifetimes in seconds."""
+    return Policy(tuple(map(Rule.parse, rules)), max_lifetime, default_lifetime, quota)
+
+
+async def ports(counter: Counter, source: IPv4Address = C1) -> list[int]:
+    """List the external ports that `source` holds, as the gateway tells them."""
+    listed = await counter.ask(ListMappings(), source)
+    assert isinstance(listed, Mappings)
+    return [mapped.mapping.external_port for mapped in listed.mappings]

@@ -6,40 +6,33 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
-from igd.core.policy import Policy, Rule
+from igd.core.mapping import Endpoint, Entry, Lease, Protocol
 from igd.core.request import (
     ENDLESS,
     GetMapping,
-    ListMappings,
     Mapped,
-    Mappings,
     MapPort,
     Refusal,
     Refused,
 )
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS
-from tests.counter import C1, C1_HOST, C2, EXTERNAL, PEERS, SERVER, Counter, map_port, peer
-
-WEEK = 604800
-KEY = (Protocol.TCP, 8043)
-
-
-def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
-    owner = "c2" if internal == C2 else "c1"
-    return Entry(PortMapping(Protocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
-
-
-def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
-    return Policy(tuple(map(Rule.parse, rules)), max_lifetime, default_lifetime, quota)
-
-
-async def ports(counter: Counter, source: IPv4Address = C1) -> list[int]:
-    listed = await counter.ask(ListMappings(), source)
-    assert isinstance(listed, Mappings)
-    return [mapped.mapping.external_port for mapped in listed.mappings]
-
+from tests.counter import (
+    C1,
+    C1_HOST,
+    C2,
+    EXTERNAL,
+    KEY,
+    PEERS,
+    SERVER,
+    WEEK,
+    Counter,
+    entry,
+    map_port,
+    peer,
+    policy,
+    ports,
+)
 
 # Time
 

@@ -7,9 +7,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import Endpoint, Pinhole, PortMapping, Protocol, Remote
 from igd.core.peers import Address
-from igd.core.policy import Policy, Rule
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -25,26 +24,21 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.gateway import LIVE_SECONDS, WAITING
-from tests.counter import C1, C1_HOST, C2, EXTERNAL, LINK, PEERS, SERVER, Counter, map_port, peer
-
-WEEK = 604800
-KEY = (Protocol.TCP, 8043)
-
-
-def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
-    owner = "c2" if internal == C2 else "c1"
-    return Entry(PortMapping(Protocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
-
-
-def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
-    return Policy(tuple(map(Rule.parse, rules)), max_lifetime, default_lifetime, quota)
-
-
-async def ports(counter: Counter, source: IPv4Address = C1) -> list[int]:
-    listed = await counter.ask(ListMappings(), source)
-    assert isinstance(listed, Mappings)
-    return [mapped.mapping.external_port for mapped in listed.mappings]
-
+from tests.counter import (
+    C1,
+    C1_HOST,
+    C2,
+    EXTERNAL,
+    KEY,
+    LINK,
+    PEERS,
+    SERVER,
+    Counter,
+    map_port,
+    peer,
+    policy,
+    ports,
+)
 
 # Who may ask
 

@@ -21,6 +21,7 @@ SOL_NETLINK = 270
 NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
 NFPROTO_INET = 1  # linux/netfilter.h
 NFPROTO_IPV4 = 2
+NFPROTO_IPV6 = 10
 NETLINK_CAP_ACK = 10  # an error need not carry our whole request back
 NETLINK_EXT_ACK = 11  # but may carry a sentence about it
 

@@ -10,8 +10,7 @@ import pytest
 
 from igd.firewall.foreign import xtables
 from igd.firewall.foreign.forward import Forward
-from igd.firewall.foreign.netlink_rules import NFPROTO_IPV6
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.rules import Site
 from tests.firewall.three_hosts import (
     EXTERNAL,

@@ -10,8 +10,8 @@ import pytest
 from igd.firewall.backend import FirewallError
 from igd.firewall.foreign import xtables
 from igd.firewall.foreign.forward_rule import ForwardRule, named
-from igd.firewall.foreign.netlink_rules import NFPROTO_IPV6, Chain, insertion
-from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, Netlink, text, u32
+from igd.firewall.foreign.netlink_rules import Chain, insertion
+from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_IPV6, Message, Netlink, text, u32
 from igd.firewall.rules import Site
 from tests.firewall.three_hosts import PEERS, new_namespace, run
 

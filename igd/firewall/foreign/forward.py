@@ -4,8 +4,7 @@ import logging
 
 from igd.firewall.foreign.forward_jump import ForwardJump
 from igd.firewall.foreign.forward_rule import ForwardRule, named
-from igd.firewall.foreign.netlink_rules import NFPROTO_IPV6
-from igd.firewall.netlink import NFPROTO_IPV4
+from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.rules import Site
 
 _log = logging.getLogger(__name__)

@@ -22,13 +22,12 @@ from typing import Literal
 from igd.firewall.foreign import xtables
 from igd.firewall.foreign.forward_verdict import Obstacle, find_obstacle, packets
 from igd.firewall.foreign.saved_rules import Rule, Rules, parse
-from igd.firewall.netlink import NFPROTO_IPV4
+from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.rules import OURS, Site, label
 
 _log = logging.getLogger(__name__)
 
 FORWARD = "FORWARD"
-NFPROTO_IPV6 = 10  # linux/netfilter.h
 
 
 @dataclass(frozen=True, slots=True)

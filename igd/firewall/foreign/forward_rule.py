@@ -18,8 +18,8 @@ from itertools import takewhile
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.foreign import netlink_rules, xtables
-from igd.firewall.foreign.netlink_rules import FAMILIES, NFPROTO_IPV6, Chain, Expression, Rule
-from igd.firewall.netlink import NFPROTO_IPV4, Netlink, attribute, u32
+from igd.firewall.foreign.netlink_rules import FAMILIES, Chain, Expression, Rule
+from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6, Netlink, attribute, u32
 from igd.firewall.rules import Site
 
 _log = logging.getLogger(__name__)

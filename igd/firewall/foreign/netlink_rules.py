@@ -13,6 +13,7 @@ from igd.firewall.netlink import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NFPROTO_IPV4,
+    NFPROTO_IPV6,
     Message,
     Netlink,
     attribute,
@@ -22,7 +23,6 @@ from igd.firewall.netlink import (
     text,
 )
 
-NFPROTO_IPV6 = 10
 FAMILIES = {"ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6, "inet": NFPROTO_INET}
 
 GETTABLE, GETCHAIN, NEWRULE, GETRULE, DELRULE = 1, 4, 6, 7, 8

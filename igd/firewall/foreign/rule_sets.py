@@ -11,10 +11,8 @@ from igd.firewall.backend import FirewallError
 from igd.firewall.foreign import native_rules, saved_rules, xtables
 from igd.firewall.foreign.packet import Version
 from igd.firewall.foreign.saved_rules import Rules
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.rules import OURS
-
-NFPROTO_IPV6 = 10
 
 Hook = Literal["prerouting", "input", "forward"]
 _TYPES: dict[Hook, str] = {"prerouting": "nat", "input": "filter", "forward": "filter"}

@@ -9,13 +9,12 @@ import socket
 import struct
 from typing import NamedTuple
 
-from igd.firewall.netlink import NFPROTO_IPV4, attribute, nested, text, u32
+from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6, attribute, nested, text, u32
 from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OUTBOUND, PINHOLES, RESTRICTED, RESTRICTED_PINHOLES, Set
 from igd.firewall.rules import PCP_ANYCAST, PCP_SERVER_PORT, Site
 
 Rule = tuple[bytes, ...]
 
-NFPROTO_IPV6 = 10
 NF_ACCEPT = 1
 NFT_RETURN = -5 & 0xFFFF_FFFF
 
