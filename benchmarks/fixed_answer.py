@@ -8,13 +8,13 @@ import socket
 import sys
 
 from benchmarks.soap import receive
-from igd.core.mapping import Protocol
-from igd.wire import natpmp
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import natpmp
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nConnection: close\r\nContent-Length: 300\r\n\r\n" + b" " * 300
 
 
-_MAPPED = natpmp.encode_response(natpmp.MapResponse(Protocol.UDP, natpmp.Result.SUCCESS, 0, 1, 1, 3600))
+_MAPPED = natpmp.encode_response(natpmp.MapResponse(TransportProtocol.UDP, natpmp.Result.SUCCESS, 0, 1, 1, 3600))
 
 
 def main() -> None:

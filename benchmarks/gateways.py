@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from benchmarks.soap import CLIENT, GATEWAY, LEASE_SECONDS, PATIENCE, Control, add, ask
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.firewall.netlink import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
@@ -26,7 +26,7 @@ from igd.firewall.netlink import (
     body,
     text,
 )
-from igd.lease_store import LeaseStore
+from igd.store.leases import LeaseStore
 from tests.lab import Lab, Process
 
 log = logging.getLogger(__name__)
@@ -177,9 +177,9 @@ def _forget_requests(lab: Lab) -> None:
 # What they hold: TCP and UDP in turn
 
 
-def filled(number: int) -> tuple[Protocol, int]:
+def filled(number: int) -> tuple[TransportProtocol, int]:
     """Give protocol and port of a mapping by its number, from 0."""
-    return (Protocol.UDP if number % 2 else Protocol.TCP), _FIRST_FILLED_PORT + number // 2
+    return (TransportProtocol.UDP if number % 2 else TransportProtocol.TCP), _FIRST_FILLED_PORT + number // 2
 
 
 def fill(gateway: Gateway, count: int) -> None:
@@ -195,14 +195,14 @@ def copy_rules(gateway: Gateway, count: int) -> None:
     `nft` program cannot do it: it does not load what it prints of them.
     """
     sample = _SAMPLE.to_bytes(2, "big")
-    for protocol in Protocol:
+    for protocol in TransportProtocol:
         ask(gateway.lab.c1, gateway.control, add(protocol.name, _SAMPLE))
     with gateway.lab.srv.entered():
         netlink = Netlink()
     try:
         rules = [body(payload) for payload in netlink.dump(_rule_message(GETRULE, text(TABLE, "miniupnpd")))]
         samples = [rule for rule in rules if sample in rule[EXPRESSIONS]]
-        assert len(samples) == 2 * len(Protocol), "one that redirects, one that lets in"
+        assert len(samples) == 2 * len(TransportProtocol), "one that redirects, one that lets in"
         copies = [
             _rule_message(
                 NEWRULE,
@@ -210,7 +210,7 @@ def copy_rules(gateway: Gateway, count: int) -> None:
                 attribute(EXPRESSIONS | NLA_F_NESTED, rule[EXPRESSIONS].replace(sample, port.to_bytes(2, "big"))),
                 *(attribute(kind, rule[kind]) for kind in (USERDATA,) if kind in rule),
             )
-            for port in range(_FIRST_FILLED_PORT, _FIRST_FILLED_PORT + count // len(Protocol))
+            for port in range(_FIRST_FILLED_PORT, _FIRST_FILLED_PORT + count // len(TransportProtocol))
             for rule in samples
         ]
         for start in range(0, len(copies), _BATCH):

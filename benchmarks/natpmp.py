@@ -4,8 +4,8 @@ import socket
 import time
 
 from benchmarks.soap import GATEWAY, LEASE_SECONDS, PATIENCE
-from igd.core.mapping import Protocol
-from igd.wire import natpmp
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import natpmp
 from tests.lab import Host
 
 
@@ -24,11 +24,11 @@ def ask(client: Host, port: int, request: natpmp.Request) -> float:
     return seconds
 
 
-def mapping(protocol: Protocol, port: int) -> natpmp.MapRequest:
+def mapping(protocol: TransportProtocol, port: int) -> natpmp.MapRequest:
     """Ask for a mapping of a port to the same port of the client, or renew it."""
     return natpmp.MapRequest(protocol, port, port, LEASE_SECONDS)
 
 
-def deletion(protocol: Protocol, port: int) -> natpmp.MapRequest:
+def deletion(protocol: TransportProtocol, port: int) -> natpmp.MapRequest:
     """Ask for a mapping's end."""
     return natpmp.MapRequest(protocol, port, 0, 0)

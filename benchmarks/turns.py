@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 from benchmarks import natpmp, soap, traffic
 from benchmarks.figures import Series
 from benchmarks.gateways import Gateway, filled
-from igd.core.mapping import Protocol
-from igd.wire.natpmp import AddressRequest, Request
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp.natpmp import AddressRequest, Request
 from tests.lab import Lab
 
 Kinds = Mapping[str, Callable[[Gateway, int], float]]
@@ -27,10 +27,10 @@ UPNP: Kinds = {
 """miniupnpd reads its rules anew after each change: what follows a renewal is cheaper, and that is to be no add."""
 
 NAT_PMP: Kinds = {
-    "map TCP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(Protocol.TCP, port)),
-    "map UDP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(Protocol.UDP, port)),
-    "delete UDP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(Protocol.UDP, port)),
-    "delete TCP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(Protocol.TCP, port)),
+    "map TCP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(TransportProtocol.TCP, port)),
+    "map UDP": lambda gateway, port: _natpmp(gateway, natpmp.mapping(TransportProtocol.UDP, port)),
+    "delete UDP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(TransportProtocol.UDP, port)),
+    "delete TCP": lambda gateway, port: _natpmp(gateway, natpmp.deletion(TransportProtocol.TCP, port)),
 }
 """natpmpc, transmission and syncthing ask for the address before each of them, and wait for both answers."""
 

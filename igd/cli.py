@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from igd import VERSION
-from igd.instance import Instance, interface_name
+from igd.host.interface_name import interface_name
+from igd.process.instance import Instance
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -58,7 +59,7 @@ def _say(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from igd.config import Config, ConfigError, default_path, load
-    from igd.detach import detach
+    from igd.process.background import detach
 
     path = arguments.config or default_path(arguments.interface)
     try:
@@ -79,8 +80,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None]) -> int:
-    from igd import daemon
     from igd.firewall.backend import FirewallError
+    from igd.process import daemon
 
     try:
         with instance.lock():
@@ -110,7 +111,7 @@ def _left_behind(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Netw
     from ipaddress import ip_network
 
     from igd.config import Config, ConfigError, default_path, load
-    from igd.lease_store import addresses_in
+    from igd.store.leases import addresses_in
 
     try:
         config = load(default_path(instance.interface))

@@ -20,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
-from igd.firewall.rules import MARK
-from igd.instance import interface_name
+from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
+from igd.firewall.site import MARK
+from igd.host.interface_name import interface_name
 
 DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
@@ -58,7 +58,7 @@ def _chain(value: str) -> str:
 
 
 InterfaceName = Annotated[str, AfterValidator(interface_name)]
-Address = Annotated[IPv4Address, BeforeValidator(_string)]
+AddressText = Annotated[IPv4Address, BeforeValidator(_string)]
 
 
 class _Section(BaseModel):
@@ -114,12 +114,12 @@ class Config(_Section):
     """All that an operator can say; every key has a default that works."""
 
     external_interface: Literal["auto"] | InterfaceName = "auto"
-    external_address: Literal["auto"] | Address = "auto"
+    external_address: Literal["auto"] | AddressText = "auto"
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
-    rules: tuple[Rule, ...] | None = None
-    allow: tuple[Rule, ...] | None = None
+    rules: tuple[PortRule, ...] | None = None
+    allow: tuple[PortRule, ...] | None = None
     leases: Leases = Leases()
     limits: Limits = Limits()
     port_control: PortControlSettings = PortControlSettings()
@@ -128,11 +128,11 @@ class Config(_Section):
 
     @field_validator("rules", "allow", mode="before")
     @classmethod
-    def _parsed(cls, lines: Any, info: Any) -> tuple[Rule, ...]:  # noqa: ANN401 - whatever the file holds
+    def _parsed(cls, lines: Any, info: Any) -> tuple[PortRule, ...]:  # noqa: ANN401 - whatever the file holds
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise ValueError("must be a list of strings")
         prefix = "allow " if info.field_name == "allow" else ""
-        return tuple(Rule.parse(prefix + line) for line in lines)
+        return tuple(PortRule.parse(prefix + line) for line in lines)
 
     @model_validator(mode="after")
     def _one_list(self) -> "Config":

@@ -9,8 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Entry, PortMapping
-from igd.core.mapping import Protocol as TransportProtocol
+from igd.core.mapping import Entry, PortMapping, TransportProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.planner import Planner
 from igd.core.policy import Policy
@@ -23,7 +22,7 @@ from igd.core.request import (
     LinkStatus,
     ListMappings,
     Mapped,
-    Mappings,
+    MappingList,
     MapPort,
     Refusal,
     Refused,
@@ -138,7 +137,7 @@ class Gateway:
                 return self._told(entry)
             case ListMappings():
                 held = self._ledger.table.of_peer(peer.public_key)
-                return Mappings(tuple(self._told(entry) for entry in held if isinstance(entry.mapping, PortMapping)))
+                return MappingList(tuple(self._told(entry) for entry in held if isinstance(entry.mapping, PortMapping)))
             case GetExternalAddress():
                 known = self.announced if self._ledger.addresses else None  # else nothing can be mapped
                 return ExternalAddress(known) if known else Refused(Refusal.NO_EXTERNAL_ADDRESS)

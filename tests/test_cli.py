@@ -10,8 +10,8 @@ import pytest
 from igd import VERSION, cli
 from igd.firewall import kernel
 from igd.firewall.backend import FirewallError
-from igd.instance import Instance
 from igd.operator import admin_client
+from igd.process.instance import Instance
 
 MAPPING: dict[str, object] = {
     "protocol": "TCP",
@@ -110,7 +110,7 @@ def test_a_directory_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(
 ) -> None:
     (tmp_path / "etc").mkdir(mode=0o700)
     monkeypatch.setattr("igd.config.DIRECTORY", tmp_path / "etc")
-    importlib.import_module("igd.detach")  # the other user may not be able to read Python's own files
+    importlib.import_module("igd.process.background")  # the other user may not be able to read Python's own files
     os.seteuid(65534)
     try:
         assert run(monkeypatch, "run", "wg0") == cli.FAILED

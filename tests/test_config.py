@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.config import HTTP_PORT, Config, ConfigError, PortControlSettings, default_path, load
-from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
-from igd.instance import interface_name
+from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
+from igd.host.interface_name import interface_name
 
 FULL = r"""
 external_interface = "eth1"
@@ -102,7 +102,7 @@ def test_every_key_is_read(path: Path) -> None:
 
 def test_allow_is_the_short_form(path: Path) -> None:
     path.write_text('allow = ["1024-65535 10.100.0.0/16 1024-65535"]', encoding="utf-8")
-    assert load(path).policy.rules == (Rule.parse("allow 1024-65535 10.100.0.0/16 1024-65535"),)
+    assert load(path).policy.rules == (PortRule.parse("allow 1024-65535 10.100.0.0/16 1024-65535"),)
 
 
 @pytest.mark.parametrize("text", ["rules = []", "allow = []"])

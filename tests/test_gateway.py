@@ -1,4 +1,4 @@
-"""The counter decides as the peers, the operator's rules, the table and the clock have it."""
+"""The gateway decides as the peers, the operator's rules, the table and the clock have it."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
-from igd.core.mapping import Endpoint, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.peers import Address
 from igd.core.request import (
     ExternalAddress,
@@ -16,7 +16,7 @@ from igd.core.request import (
     GetMapping,
     ListMappings,
     Mapped,
-    Mappings,
+    MappingList,
     MapPort,
     Refusal,
     Refused,
@@ -24,7 +24,7 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.gateway import LIVE_SECONDS, WAITING
-from tests.counter import (
+from tests.gateway_harness import (
     C1,
     C1_HOST,
     C2,
@@ -33,7 +33,7 @@ from tests.counter import (
     LINK,
     PEERS,
     SERVER,
-    Counter,
+    GatewayHarness,
     map_port,
     peer,
     policy,
@@ -45,13 +45,13 @@ from tests.counter import (
 
 @pytest.mark.parametrize("source", [SERVER, IPv4Address("10.100.0.9"), IPv4Address("60.60.60.1")])
 async def test_who_is_no_peer_is_not_admitted(source: IPv4Address) -> None:
-    counter = await Counter().start()
-    assert await counter.gateway.admit(source) == Refused(Refusal.NOT_A_PEER)
+    harness = await GatewayHarness().start()
+    assert await harness.gateway.admit(source) == Refused(Refusal.NOT_A_PEER)
 
 
 async def test_who_asks_too_often_is_refused_and_others_are_not() -> None:
-    counter = await Counter(rate=2).start()
-    assert [await counter.gateway.admit(source) for source in (C1, C1_HOST, C1, C2)] == [
+    harness = await GatewayHarness(rate=2).start()
+    assert [await harness.gateway.admit(source) for source in (C1, C1_HOST, C1, C2)] == [
         PEERS[0],
         PEERS[0],
         Refused(Refusal.TOO_MANY_REQUESTS),
@@ -60,25 +60,25 @@ async def test_who_asks_too_often_is_refused_and_others_are_not() -> None:
 
 
 async def test_nobody_is_admitted_while_the_peers_cannot_be_read() -> None:
-    counter = await Counter().start()
-    counter.peers.trouble = OSError("no such device")
-    assert await counter.gateway.admit(C1) == Refused(Refusal.SYSTEM_FAILURE)
+    harness = await GatewayHarness().start()
+    harness.peers.trouble = OSError("no such device")
+    assert await harness.gateway.admit(C1) == Refused(Refusal.SYSTEM_FAILURE)
 
 
 # Opening
 
 
 async def test_a_mapping_is_granted_held_and_listed() -> None:
-    counter = await Counter().start()
-    granted = await counter.ask(map_port(description="web"))
-    mapping = PortMapping(Protocol.TCP, 8043, Endpoint(C1, 8043), "c1", "web")
+    harness = await GatewayHarness().start()
+    granted = await harness.ask(map_port(description="web"))
+    mapping = PortMapping(TransportProtocol.TCP, 8043, Endpoint(C1, 8043), "c1", "web")
     assert granted == Mapped(mapping, 300)
-    assert counter.all_equal()
-    assert counter.backend.addresses == {EXTERNAL}
-    counter.clock.now += 100
-    assert await counter.ask(GetMapping(*KEY)) == Mapped(mapping, 200)
-    assert await counter.ask(ListMappings()) == Mappings((Mapped(mapping, 200),))
-    assert counter.gateway.mappings() == [Mapped(mapping, 200)]
+    assert harness.all_equal()
+    assert harness.backend.addresses == {EXTERNAL}
+    harness.clock.now += 100
+    assert await harness.ask(GetMapping(*KEY)) == Mapped(mapping, 200)
+    assert await harness.ask(ListMappings()) == MappingList((Mapped(mapping, 200),))
+    assert harness.gateway.mappings() == [Mapped(mapping, 200)]
 
 
 @pytest.mark.parametrize(
@@ -95,74 +95,74 @@ async def test_a_mapping_is_granted_held_and_listed() -> None:
 async def test_a_peer_maps_to_its_own_addresses(
     source: IPv4Address, internal: IPv4Address, refusal: Refusal | None
 ) -> None:
-    counter = await Counter().start()
-    reply = await counter.ask(map_port(internal=internal), source)
+    harness = await GatewayHarness().start()
+    reply = await harness.ask(map_port(internal=internal), source)
     assert reply == Refused(refusal) if refusal else isinstance(reply, Mapped)
-    assert len(counter.table) == (refusal is None)
+    assert len(harness.table) == (refusal is None)
 
 
 @pytest.mark.parametrize(
     ("internal", "granted"), [(C1, True), (C2, False), (SERVER, False), (IPv4Address("8.8.8.8"), False)]
 )
 async def test_a_lone_peer_that_may_send_to_everywhere_maps_to_its_source(internal: IPv4Address, granted: bool) -> None:  # noqa: FBT001
-    counter = Counter()
-    counter.peers.all = (peer("c1", "0.0.0.0/0", "::/0"),)
-    await counter.start()
-    assert isinstance(await counter.ask(map_port(internal=internal)), Mapped) is granted
-    await counter.caretaker.recheck_peers()
-    assert len(counter.table) == granted
+    harness = GatewayHarness()
+    harness.peers.all = (peer("c1", "0.0.0.0/0", "::/0"),)
+    await harness.start()
+    assert isinstance(await harness.ask(map_port(internal=internal)), Mapped) is granted
+    await harness.maintenance.recheck_peers()
+    assert len(harness.table) == granted
 
 
 async def test_an_address_that_changed_hands_after_admission_is_no_longer_the_askers() -> None:
-    counter = await Counter().start()
-    counter.peers.all = (peer("new", f"{C1}/32"),)
-    assert await counter.gateway.ask(PEERS[0], C1, map_port()) == Refused(Refusal.NOT_YOUR_ADDRESS)
+    harness = await GatewayHarness().start()
+    harness.peers.all = (peer("new", f"{C1}/32"),)
+    assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refused(Refusal.NOT_YOUR_ADDRESS)
 
 
 @pytest.mark.parametrize("asked", [map_port(80), map_port(internal_port=80)])
 async def test_what_the_rules_do_not_allow_is_forbidden(asked: MapPort) -> None:
-    counter = await Counter().start()
-    assert await counter.ask(asked) == Refused(Refusal.FORBIDDEN)
+    harness = await GatewayHarness().start()
+    assert await harness.ask(asked) == Refused(Refusal.FORBIDDEN)
 
 
 async def test_without_an_external_address_nothing_is_mapped() -> None:
-    counter = await Counter().start()
-    assert await counter.ask(GetExternalAddress()) == ExternalAddress(EXTERNAL)
-    await counter.caretaker.set_addresses(None, [])
-    assert await counter.ask(map_port()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
-    assert await counter.ask(GetExternalAddress()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
-    await counter.caretaker.set_addresses(IPv4Address("60.60.60.9"), [IPv4Address("10.1.1.1")])
-    assert isinstance(await counter.ask(map_port()), Mapped)
-    assert await counter.ask(GetExternalAddress()) == ExternalAddress(IPv4Address("60.60.60.9"))
-    assert counter.backend.addresses == {IPv4Address("10.1.1.1")}
+    harness = await GatewayHarness().start()
+    assert await harness.ask(GetExternalAddress()) == ExternalAddress(EXTERNAL)
+    await harness.maintenance.set_addresses(None, [])
+    assert await harness.ask(map_port()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
+    assert await harness.ask(GetExternalAddress()) == Refused(Refusal.NO_EXTERNAL_ADDRESS)
+    await harness.maintenance.set_addresses(IPv4Address("60.60.60.9"), [IPv4Address("10.1.1.1")])
+    assert isinstance(await harness.ask(map_port()), Mapped)
+    assert await harness.ask(GetExternalAddress()) == ExternalAddress(IPv4Address("60.60.60.9"))
+    assert harness.backend.addresses == {IPv4Address("10.1.1.1")}
 
 
 async def test_a_port_in_other_hands_is_a_conflict() -> None:
-    counter = await Counter().start()
-    await counter.ask(map_port())
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port())
     for asked, source in ((map_port(internal=C2), C2), (map_port(internal=C1_HOST), C1)):
-        assert await counter.ask(asked, source) == Refused(Refusal.CONFLICT)
-    assert counter.all_equal()
+        assert await harness.ask(asked, source) == Refused(Refusal.CONFLICT)
+    assert harness.all_equal()
 
 
 async def test_a_renewal_keeps_the_place_in_the_list_and_takes_what_is_new() -> None:
-    counter = await Counter().start()
+    harness = await GatewayHarness().start()
     for port in (8043, 8044):
-        await counter.ask(map_port(port))
-    renewed = await counter.ask(map_port(internal_port=9000, lifetime=600, description="new"))
-    assert renewed == Mapped(PortMapping(Protocol.TCP, 8043, Endpoint(C1, 9000), "c1", "new"), 600)
-    assert await ports(counter) == [8043, 8044]
-    assert counter.all_equal()
+        await harness.ask(map_port(port))
+    renewed = await harness.ask(map_port(internal_port=9000, lifetime=600, description="new"))
+    assert renewed == Mapped(PortMapping(TransportProtocol.TCP, 8043, Endpoint(C1, 9000), "c1", "new"), 600)
+    assert await ports(harness) == [8043, 8044]
+    assert harness.all_equal()
 
 
 async def test_the_quota_counts_per_peer_and_lets_renewals_pass() -> None:
-    counter = await Counter(policy("allow 1024-65535 0.0.0.0/0 1024-65535", quota=2)).start()
+    harness = await GatewayHarness(policy("allow 1024-65535 0.0.0.0/0 1024-65535", quota=2)).start()
     for port in (2000, 2001):
-        assert isinstance(await counter.ask(map_port(port)), Mapped)
-    assert await counter.ask(map_port(2002)) == Refused(Refusal.QUOTA)
-    assert await counter.ask(map_port(None, any_port=True)) == Refused(Refusal.QUOTA)
-    assert isinstance(await counter.ask(map_port(2001)), Mapped)
-    assert isinstance(await counter.ask(map_port(2002, C2), C2), Mapped)
+        assert isinstance(await harness.ask(map_port(port)), Mapped)
+    assert await harness.ask(map_port(2002)) == Refused(Refusal.QUOTA)
+    assert await harness.ask(map_port(None, any_port=True)) == Refused(Refusal.QUOTA)
+    assert isinstance(await harness.ask(map_port(2001)), Mapped)
+    assert isinstance(await harness.ask(map_port(2002, C2), C2), Mapped)
 
 
 # Any port
@@ -171,41 +171,41 @@ THREE = policy("allow 2000-2002 0.0.0.0/0 0-65535")
 
 
 async def test_any_port_grants_the_wish_and_then_what_is_free() -> None:
-    counter = await Counter(THREE).start()
-    first = await counter.ask(map_port(2001, any_port=True))
+    harness = await GatewayHarness(THREE).start()
+    first = await harness.ask(map_port(2001, any_port=True))
     assert isinstance(first, Mapped)
     assert first.mapping.external_port == 2001
     for _ in range(2):
-        assert isinstance(await counter.ask(map_port(2001, C2, any_port=True), C2), Mapped)
-    assert sorted(await ports(counter, C2)) == [2000, 2002]
-    assert await counter.ask(map_port(2001, C2, any_port=True), C2) == Refused(Refusal.NO_FREE_PORT)
+        assert isinstance(await harness.ask(map_port(2001, C2, any_port=True), C2), Mapped)
+    assert sorted(await ports(harness, C2)) == [2000, 2002]
+    assert await harness.ask(map_port(2001, C2, any_port=True), C2) == Refused(Refusal.NO_FREE_PORT)
 
 
 async def test_a_port_of_our_choice_is_never_one_that_the_asker_uses_for_something_else() -> None:
-    counter = await Counter(THREE).start()
+    harness = await GatewayHarness(THREE).start()
     for internal_port in (5000, 5001, 5002):
-        assert isinstance(await counter.ask(map_port(None, internal_port=internal_port, any_port=True)), Mapped)
-    before = counter.table
-    assert await counter.ask(map_port(None, internal_port=5003, any_port=True)) == Refused(Refusal.NO_FREE_PORT)
-    assert counter.table == before
+        assert isinstance(await harness.ask(map_port(None, internal_port=internal_port, any_port=True)), Mapped)
+    before = harness.table
+    assert await harness.ask(map_port(None, internal_port=5003, any_port=True)) == Refused(Refusal.NO_FREE_PORT)
+    assert harness.table == before
     assert sorted(held.mapping.internal.port for held in before.values()) == [5000, 5001, 5002]
 
 
 async def test_any_port_renews_the_wish_where_the_asker_holds_it() -> None:
-    counter = await Counter(THREE).start()
-    await counter.ask(map_port(2001, lifetime=60))
-    renewed = await counter.ask(map_port(2001, lifetime=600, any_port=True))
+    harness = await GatewayHarness(THREE).start()
+    await harness.ask(map_port(2001, lifetime=60))
+    renewed = await harness.ask(map_port(2001, lifetime=600, any_port=True))
     assert isinstance(renewed, Mapped)
-    assert (renewed.mapping.external_port, renewed.lifetime, len(counter.table)) == (2001, 600, 1)
+    assert (renewed.mapping.external_port, renewed.lifetime, len(harness.table)) == (2001, 600, 1)
 
 
 async def test_a_wish_that_is_forbidden_gets_another_port_and_where_all_are_none() -> None:
-    counter = await Counter(THREE).start()
-    granted = await counter.ask(map_port(80, any_port=True))
+    harness = await GatewayHarness(THREE).start()
+    granted = await harness.ask(map_port(80, any_port=True))
     assert isinstance(granted, Mapped)
     assert granted.mapping.external_port in range(2000, 2003)
-    counter = await Counter(policy()).start()
-    assert await counter.ask(map_port(None, any_port=True)) == Refused(Refusal.FORBIDDEN)
+    harness = await GatewayHarness(policy()).start()
+    assert await harness.ask(map_port(None, any_port=True)) == Refused(Refusal.FORBIDDEN)
 
 
 # For some remotes only, and without NAT
@@ -215,88 +215,88 @@ ONE = (Remote(IPv4Network("198.51.100.7")),)
 
 
 async def test_a_mapping_for_one_remote_host_is_told_and_closed_as_such() -> None:
-    counter = await Counter().start()
-    granted = await counter.ask(replace(map_port(), remotes=ONE))
+    harness = await GatewayHarness().start()
+    granted = await harness.ask(replace(map_port(), remotes=ONE))
     assert isinstance(granted, Mapped)
     assert granted.mapping.remotes == ONE
-    assert await counter.ask(GetMapping(*KEY)) == Refused(Refusal.NO_SUCH_MAPPING)
-    assert await counter.ask(GetMapping(*KEY, ONE)) == granted
+    assert await harness.ask(GetMapping(*KEY)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert await harness.ask(GetMapping(*KEY, ONE)) == granted
     other = (Remote(IPv4Network("198.51.100.8")),)
-    assert await counter.ask(UnmapPorts(*KEY, 8043, other)) == Refused(Refusal.NO_SUCH_MAPPING)
-    assert isinstance(await counter.ask(UnmapPorts(*KEY, 8043, ONE)), Unmapped)
+    assert await harness.ask(UnmapPorts(*KEY, 8043, other)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert isinstance(await harness.ask(UnmapPorts(*KEY, 8043, ONE)), Unmapped)
 
 
 async def test_the_last_request_says_who_may_come_in() -> None:
-    counter = await Counter().start()
-    await counter.ask(replace(map_port(), remotes=ONE))
-    await counter.ask(map_port())
-    assert counter.table[KEY].mapping.remotes == ()
-    assert counter.all_equal()
+    harness = await GatewayHarness().start()
+    await harness.ask(replace(map_port(), remotes=ONE))
+    await harness.ask(map_port())
+    assert harness.table[KEY].mapping.remotes == ()
+    assert harness.all_equal()
 
 
 INSIDE = IPv6Address("2001:470:100::2")
 
 
 def pinhole(port: int = 8043, address: IPv6Address = INSIDE) -> MapPort:
-    return MapPort(Protocol.TCP, Endpoint(address, port), None, 300, any_port=True)
+    return MapPort(TransportProtocol.TCP, Endpoint(address, port), None, 300, any_port=True)
 
 
 @pytest.mark.parametrize("source", [C1, INSIDE])
 async def test_a_peer_gets_a_pinhole_to_its_own_address_by_whichever_it_asks(source: Address) -> None:
-    counter = Counter()
-    counter.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"), PEERS[1])
-    await counter.start()
-    granted = await counter.ask(pinhole(), source)
-    assert granted == Mapped(Pinhole(Protocol.TCP, Endpoint(INSIDE, 8043), "c1"), 300)
-    assert counter.all_equal()
-    assert await ports(counter) == [], "it is no port mapping"
-    assert [mapped.mapping for mapped in counter.gateway.mappings()] == [granted.mapping]
-    assert await counter.ask(pinhole(), C2) == Refused(Refusal.NOT_YOUR_ADDRESS)
-    assert await counter.ask(pinhole(80), source) == Refused(Refusal.FORBIDDEN)
+    harness = GatewayHarness()
+    harness.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"), PEERS[1])
+    await harness.start()
+    granted = await harness.ask(pinhole(), source)
+    assert granted == Mapped(Pinhole(TransportProtocol.TCP, Endpoint(INSIDE, 8043), "c1"), 300)
+    assert harness.all_equal()
+    assert await ports(harness) == [], "it is no port mapping"
+    assert [mapped.mapping for mapped in harness.gateway.mappings()] == [granted.mapping]
+    assert await harness.ask(pinhole(), C2) == Refused(Refusal.NOT_YOUR_ADDRESS)
+    assert await harness.ask(pinhole(80), source) == Refused(Refusal.FORBIDDEN)
 
 
 async def test_pinholes_count_as_mappings_and_need_no_external_address() -> None:
-    counter = Counter(policy("allow 1024-65535 2001:470:100::/64 1024-65535", quota=1))
-    counter.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"),)
-    await counter.caretaker.start([], None, [])
-    assert isinstance(await counter.ask(pinhole()), Mapped)
-    assert await counter.ask(pinhole(8044)) == Refused(Refusal.QUOTA)
+    harness = GatewayHarness(policy("allow 1024-65535 2001:470:100::/64 1024-65535", quota=1))
+    harness.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"),)
+    await harness.maintenance.start([], None, [])
+    assert isinstance(await harness.ask(pinhole()), Mapped)
+    assert await harness.ask(pinhole(8044)) == Refused(Refusal.QUOTA)
 
 
 # Closing
 
 
 async def test_a_peer_closes_its_own_and_nobody_elses() -> None:
-    counter = await Counter().start()
+    harness = await GatewayHarness().start()
     for port, source in ((2000, C1), (2001, C2), (2002, C1)):
-        await counter.ask(map_port(port, source), source)
-    closed = await counter.ask(UnmapPorts(Protocol.TCP, 2000, 2002))
+        await harness.ask(map_port(port, source), source)
+    closed = await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2002))
     assert isinstance(closed, Unmapped)
     assert [mapping.external_port for mapping in closed.mappings] == [2000, 2002]
-    assert await ports(counter) == []
-    assert await ports(counter, C2) == [2001]
-    assert await counter.ask(UnmapPorts(Protocol.TCP, 2000, 2002)) == Refused(Refusal.NO_SUCH_MAPPING)
-    assert await counter.ask(GetMapping(Protocol.TCP, 2001)) == Refused(Refusal.NO_SUCH_MAPPING)
-    assert counter.all_equal()
+    assert await ports(harness) == []
+    assert await ports(harness, C2) == [2001]
+    assert await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2002)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert await harness.ask(GetMapping(TransportProtocol.TCP, 2001)) == Refused(Refusal.NO_SUCH_MAPPING)
+    assert harness.all_equal()
 
 
 # Trouble
 
 
 async def test_the_link_is_read_for_whoever_asks_and_trouble_refuses() -> None:
-    counter = await Counter().start()
-    assert await counter.ask(GetLinkStatus()) == LINK
-    counter.link_trouble = OSError("gone")
-    assert await counter.ask(GetLinkStatus()) == Refused(Refusal.SYSTEM_FAILURE)
+    harness = await GatewayHarness().start()
+    assert await harness.ask(GetLinkStatus()) == LINK
+    harness.link_trouble = OSError("gone")
+    assert await harness.ask(GetLinkStatus()) == Refused(Refusal.SYSTEM_FAILURE)
 
 
 async def test_every_decision_is_counted_and_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    counter = await Counter().start()
+    harness = await GatewayHarness().start()
     with caplog.at_level(logging.INFO):
-        await counter.ask(map_port(description="a\nb"))
-        await counter.ask(map_port(80))
-        await counter.ask(GetExternalAddress())
-    assert counter.gateway.counters == {
+        await harness.ask(map_port(description="a\nb"))
+        await harness.ask(map_port(80))
+        await harness.ask(GetExternalAddress())
+    assert harness.gateway.counters == {
         ("MapPort", "GRANTED"): 1,
         ("MapPort", "FORBIDDEN"): 1,
         ("GetExternalAddress", "GRANTED"): 1,
@@ -309,53 +309,55 @@ async def test_every_decision_is_counted_and_changes_are_logged(caplog: pytest.L
 
 
 async def test_two_who_want_one_port_at_once_do_not_both_get_it() -> None:
-    counter = await Counter().start()
-    replies = await asyncio.gather(counter.ask(map_port(2000)), counter.ask(map_port(2000, C2), C2))
+    harness = await GatewayHarness().start()
+    replies = await asyncio.gather(harness.ask(map_port(2000)), harness.ask(map_port(2000, C2), C2))
     assert isinstance(replies[0], Mapped)
     assert replies[1] == Refused(Refusal.CONFLICT)
 
 
 async def test_a_network_of_the_servers_that_lies_in_a_peers_allowed_ips_is_not_opened() -> None:
-    counter = await Counter().start()
-    counter.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
+    harness = await GatewayHarness().start()
+    harness.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
     behind, shadowed = IPv4Address("10.5.0.7"), IPv4Address("10.6.0.7")
-    counter.peers.shadowed = {shadowed, C1}  # of its own network no route is asked about
+    harness.peers.shadowed = {shadowed, C1}  # of its own network no route is asked about
     for internal, granted in ((behind, True), (shadowed, False), (C1, True)):
-        asked = MapPort(Protocol.TCP, Endpoint(internal, 8043), int(internal) % 1000 + 2000, 300)
-        assert (await counter.ask(asked) != Refused(Refusal.NOT_YOUR_ADDRESS)) is granted
+        asked = MapPort(TransportProtocol.TCP, Endpoint(internal, 8043), int(internal) % 1000 + 2000, 300)
+        assert (await harness.ask(asked) != Refused(Refusal.NOT_YOUR_ADDRESS)) is granted
 
 
 async def test_nobody_waits_behind_a_peer_that_asks_for_much_at_once() -> None:
-    counter = await Counter().start()
-    async with counter.ledger.turn("c1"):
+    harness = await GatewayHarness().start()
+    async with harness.ledger.turn("c1"):
         greedy = [
-            asyncio.create_task(counter.ask(MapPort(Protocol.TCP, Endpoint(C1, port), port, 300)))
+            asyncio.create_task(harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, port), port, 300)))
             for port in range(2000, 2000 + WAITING + 3)
         ]
-        modest = asyncio.create_task(counter.ask(MapPort(Protocol.TCP, Endpoint(C2, 3000), 3000, 300), source=C2))
+        modest = asyncio.create_task(
+            harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C2, 3000), 3000, 300), source=C2)
+        )
         refused = [await task for task in greedy[WAITING:]]
     assert refused == [Refused(Refusal.TOO_MANY_REQUESTS)] * 3
     assert isinstance(await modest, Mapped)
     assert all(isinstance(reply, Mapped) for reply in await asyncio.gather(*greedy[:WAITING]))
-    assert isinstance(await counter.ask(MapPort(Protocol.TCP, Endpoint(C1, 4000), 4000, 300)), Mapped)
+    assert isinstance(await harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, 4000), 4000, 300)), Mapped)
 
 
 async def test_who_is_not_admitted_is_counted() -> None:
-    counter = await Counter().start()
-    await counter.gateway.admit(IPv4Address("10.100.0.99"))
-    assert counter.gateway.counters["admission", "NOT_A_PEER"] == 1
+    harness = await GatewayHarness().start()
+    await harness.gateway.admit(IPv4Address("10.100.0.99"))
+    assert harness.gateway.counters["admission", "NOT_A_PEER"] == 1
 
 
 async def test_the_living_are_those_who_shook_hands_lately_and_have_an_address_to_themselves() -> None:
-    counter = Counter()
-    counter.peers.all = (
+    harness = GatewayHarness()
+    harness.peers.all = (
         *PEERS,
         peer("silent", "10.100.0.4/32"),
         peer("never", "10.100.0.5/32"),
         peer("all", "0.0.0.0/0"),
     )
-    now = counter.clock.now
-    counter.peers.shaken = {"c1": now, "c2": now - LIVE_SECONDS + 1, "silent": now - LIVE_SECONDS, "all": now}
-    live = await counter.gateway.live_peers()
+    now = harness.clock.now
+    harness.peers.shaken = {"c1": now, "c2": now - LIVE_SECONDS + 1, "silent": now - LIVE_SECONDS, "all": now}
+    live = await harness.gateway.live_peers()
     assert [each.public_key for each in live] == ["c1", "c2", "all"]
     assert [each.addresses for each in live] == [(C1,), (C2,), ()]

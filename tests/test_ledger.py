@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.core.request import MapPort, Refusal, Refused, Reply, Request, UnmapPorts
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.ledger import RETRY_SECONDS, Ledger
-from tests.counter import C1, C2, EXTERNAL, PEERS, Clock, Counter, MemoryStore, map_port, peer
+from tests.gateway_harness import C1, C2, EXTERNAL, PEERS, Clock, GatewayHarness, MemoryStore, map_port, peer
 
 OTHER = IPv4Address("60.60.60.2")
 
 
 def entry(port: int, expires: float = 2000.0) -> Entry:
-    return Entry(PortMapping(Protocol.TCP, port, Endpoint(C1, 8080), "c1"), Lease(expires))
+    return Entry(PortMapping(TransportProtocol.TCP, port, Endpoint(C1, 8080), "c1"), Lease(expires))
 
 
 class Trouble:
@@ -57,8 +57,8 @@ class FailingKernel(Pretend):
         self.trouble()
 
 
-class Failing(Counter):
-    """A counter whose kernel and disk can be told to fail."""
+class Failing(GatewayHarness):
+    """A harness whose kernel and disk can be told to fail."""
 
     def __init__(self) -> None:
         self.kernel, self.disk = FailingKernel(), Trouble(OSError("disk full"))
@@ -72,14 +72,14 @@ class Failing(Counter):
                 return
             assert wake > self.clock.now, "the timer would spin"
             self.clock.now = wake
-            await self.caretaker.wake()
+            await self.maintenance.wake()
         raise AssertionError("it never comes to rest")
 
 
 NO, YES = True, False  # what kernel and disk say to each call
 
 
-OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(Protocol.TCP, 1024, 1024)
+OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(TransportProtocol.TCP, 1024, 1024)
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,18 @@ OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(P
 async def test_a_failure_refuses_and_leaves_all_equal(
     request_: MapPort | UnmapPorts, kernel: tuple[bool, ...], disk: tuple[bool, ...]
 ) -> None:
-    counter = Failing()
-    await counter.start()
-    await counter.ask(map_port(1024))
-    before = counter.table
-    counter.kernel.trouble.ahead, counter.disk.ahead = list(kernel), list(disk)
-    assert await counter.ask(request_) == Refused(Refusal.SYSTEM_FAILURE)
-    assert counter.table == before
-    await counter.recover()
-    assert counter.backend.entries == before
-    counter.kernel.trouble.ahead, counter.disk.ahead = [], []
-    assert not isinstance(await counter.ask(map_port(3000)), Refused)
-    assert counter.all_equal()
+    harness = Failing()
+    await harness.start()
+    await harness.ask(map_port(1024))
+    before = harness.table
+    harness.kernel.trouble.ahead, harness.disk.ahead = list(kernel), list(disk)
+    assert await harness.ask(request_) == Refused(Refusal.SYSTEM_FAILURE)
+    assert harness.table == before
+    await harness.recover()
+    assert harness.backend.entries == before
+    harness.kernel.trouble.ahead, harness.disk.ahead = [], []
+    assert not isinstance(await harness.ask(map_port(3000)), Refused)
+    assert harness.all_equal()
 
 
 steps = st.one_of(
@@ -130,7 +130,7 @@ steps = st.one_of(
         lifetime=st.sampled_from([0, 60, 300]),
         any_port=st.booleans(),
     ),
-    st.builds(UnmapPorts, st.just(Protocol.TCP), st.integers(1024, 1026), st.integers(1025, 1027)),
+    st.builds(UnmapPorts, st.just(TransportProtocol.TCP), st.integers(1024, 1026), st.integers(1025, 1027)),
     st.floats(0.0, 200.0),
     st.sampled_from([PEERS, PEERS[:1], ()]),
     st.sampled_from([EXTERNAL, OTHER]),
@@ -145,41 +145,41 @@ def test_whatever_fails_all_are_equal_in_the_end(script: list[tuple[object, list
 
 
 async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
-    counter = Failing()
-    await counter.start()
+    harness = Failing()
+    await harness.start()
     address = EXTERNAL
-    for step, counter.kernel.trouble.ahead, counter.disk.ahead in script:
-        before = counter.table
+    for step, harness.kernel.trouble.ahead, harness.disk.ahead in script:
+        before = harness.table
         match step:
             case MapPort() | UnmapPorts():
-                if not counter.peers.all:
+                if not harness.peers.all:
                     continue
                 source = step.internal.address if isinstance(step, MapPort) else C1
-                if source == C2 and len(counter.peers.all) == 1:
+                if source == C2 and len(harness.peers.all) == 1:
                     continue
-                reply = await counter.ask(step, source)
+                reply = await harness.ask(step, source)
                 if isinstance(reply, Refused):
-                    assert counter.table == before
+                    assert harness.table == before
                 else:
-                    assert counter.backend.entries == counter.table
+                    assert harness.backend.entries == harness.table
             case float():
-                counter.clock.now += step
-                await counter.caretaker.wake()
+                harness.clock.now += step
+                await harness.maintenance.wake()
             case tuple():
-                counter.peers.all = step
-                await counter.caretaker.recheck_peers()
+                harness.peers.all = step
+                await harness.maintenance.recheck_peers()
             case IPv4Address():
                 address = step
-                await counter.caretaker.set_addresses(step, [step])
-    counter.kernel.trouble.ahead, counter.disk.ahead = [], []
-    await counter.caretaker.recheck_peers()
-    await counter.caretaker.wake()
-    assert counter.backend.entries == counter.table
-    assert counter.backend.addresses == {address}
-    counter.peers.all = PEERS
-    assert not isinstance(await counter.ask(map_port(5000)), Refused)
-    assert counter.all_equal()
-    await counter.ledger.close()
+                await harness.maintenance.set_addresses(step, [step])
+    harness.kernel.trouble.ahead, harness.disk.ahead = [], []
+    await harness.maintenance.recheck_peers()
+    await harness.maintenance.wake()
+    assert harness.backend.entries == harness.table
+    assert harness.backend.addresses == {address}
+    harness.peers.all = PEERS
+    assert not isinstance(await harness.ask(map_port(5000)), Refused)
+    assert harness.all_equal()
+    await harness.ledger.close()
 
 
 class SlowKernel(Pretend):
@@ -199,15 +199,15 @@ class SlowKernel(Pretend):
 @pytest.mark.parametrize("task", ["ask", "wake", "recheck"])
 async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
     kernel = SlowKernel()
-    counter = Counter(backend=kernel)
-    await counter.start(entry(1024, expires=1010.0))
-    counter.clock.now = 1010.0
+    harness = GatewayHarness(backend=kernel)
+    await harness.start(entry(1024, expires=1010.0))
+    harness.clock.now = 1010.0
     if task == "recheck":
-        counter.peers.all = PEERS[1:]
+        harness.peers.all = PEERS[1:]
     deed = {
-        "ask": lambda: counter.ask(map_port(2000)),
-        "wake": counter.caretaker.wake,
-        "recheck": counter.caretaker.recheck_peers,
+        "ask": lambda: harness.ask(map_port(2000)),
+        "wake": harness.maintenance.wake,
+        "recheck": harness.maintenance.recheck_peers,
     }[task]
     asking = asyncio.ensure_future(deed())
     await asyncio.to_thread(kernel.begun.wait, 10)
@@ -215,10 +215,10 @@ async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await asking
     kernel.go.set()
-    await counter.ledger.readdress([EXTERNAL])  # whoever comes next waits for the end
-    assert counter.all_equal()
-    assert len(counter.table) == (2 if task == "ask" else 0)
-    await counter.ledger.close()
+    await harness.ledger.readdress([EXTERNAL])  # whoever comes next waits for the end
+    assert harness.all_equal()
+    assert len(harness.table) == (2 if task == "ask" else 0)
+    await harness.ledger.close()
 
 
 class CountingKernel(SlowKernel):
@@ -241,11 +241,11 @@ def crowd(size: int) -> dict[str, IPv4Address]:
     return {f"p{n}": IPv4Address("10.100.1.0") + n for n in range(size)}
 
 
-async def ask_together(counter: Counter, kernel: CountingKernel, peers: dict[str, IPv4Address]) -> list[Reply]:
+async def ask_together(harness: GatewayHarness, kernel: CountingKernel, peers: dict[str, IPv4Address]) -> list[Reply]:
     """Have the first peer's change begin, and those of the others wait behind it."""
-    counter.peers.all = tuple(peer(name, f"{address}/32") for name, address in peers.items())
+    harness.peers.all = tuple(peer(name, f"{address}/32") for name, address in peers.items())
     requests = [
-        asyncio.ensure_future(counter.ask(map_port(2000 + n, address), address))
+        asyncio.ensure_future(harness.ask(map_port(2000 + n, address), address))
         for n, address in enumerate(peers.values())
     ]
     await asyncio.to_thread(kernel.begun.wait, 10)
@@ -255,114 +255,118 @@ async def ask_together(counter: Counter, kernel: CountingKernel, peers: dict[str
 
 async def test_what_waits_behind_a_change_is_made_together() -> None:
     kernel = CountingKernel()
-    counter = Counter(backend=kernel)
-    await counter.start()
-    replies = await ask_together(counter, kernel, crowd(6))
+    harness = GatewayHarness(backend=kernel)
+    await harness.start()
+    replies = await ask_together(harness, kernel, crowd(6))
     assert not any(isinstance(reply, Refused) for reply in replies)
     assert [len(batch) for batch in kernel.batches] == [1, 5]
-    assert counter.all_equal()
+    assert harness.all_equal()
 
 
 async def test_one_bad_change_refuses_none_of_its_neighbours() -> None:
     kernel = CountingKernel(bad=2003)
-    counter = Counter(backend=kernel)
-    await counter.start()
-    replies = await ask_together(counter, kernel, crowd(6))
+    harness = GatewayHarness(backend=kernel)
+    await harness.start()
+    replies = await ask_together(harness, kernel, crowd(6))
     assert [isinstance(reply, Refused) for reply in replies] == [False, False, False, True, False, False]
     assert kernel.batches == [[2000], [2001, 2002, 2003, 2004, 2005], [2001], [2002], [2003], [2004], [2005]]
-    assert counter.all_equal()
+    assert harness.all_equal()
     kernel.bad = None
-    assert not isinstance(await counter.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), "it is free"
+    assert not isinstance(await harness.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), "it is free"
 
 
 async def test_a_port_that_is_being_granted_is_nobody_elses() -> None:
     kernel = CountingKernel()
-    counter = Counter(backend=kernel)
-    await counter.start()
-    first = asyncio.ensure_future(counter.ask(map_port(2000)))
+    harness = GatewayHarness(backend=kernel)
+    await harness.start()
+    first = asyncio.ensure_future(harness.ask(map_port(2000)))
     await asyncio.to_thread(kernel.begun.wait, 10)
-    assert await counter.ask(map_port(2000, C2), C2) == Refused(Refusal.CONFLICT)
-    assert counter.table == {}, "nor is it told of before it stands"
+    assert await harness.ask(map_port(2000, C2), C2) == Refused(Refusal.CONFLICT)
+    assert harness.table == {}, "nor is it told of before it stands"
     kernel.go.set()
     assert not isinstance(await first, Refused)
 
 
 async def test_a_peers_changes_are_made_in_the_order_in_which_it_asks() -> None:
     kernel = CountingKernel()
-    counter = Counter(backend=kernel)
-    await counter.start()
-    script: list[Request] = [map_port(2000), map_port(2000, lifetime=600), UnmapPorts(Protocol.TCP, 2000, 2000)]
-    asking = [asyncio.ensure_future(counter.ask(step)) for step in script]
+    harness = GatewayHarness(backend=kernel)
+    await harness.start()
+    script: list[Request] = [
+        map_port(2000),
+        map_port(2000, lifetime=600),
+        UnmapPorts(TransportProtocol.TCP, 2000, 2000),
+    ]
+    asking = [asyncio.ensure_future(harness.ask(step)) for step in script]
     await asyncio.to_thread(kernel.begun.wait, 10)
     kernel.go.set()
     assert not any(isinstance(reply, Refused) for reply in await asyncio.gather(*asking))
-    assert counter.table == counter.backend.entries == {}
+    assert harness.table == harness.backend.entries == {}
 
 
 async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
-    counter = Failing()
-    await counter.start()
-    counter.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
-    counter.kernel.trouble.ahead = [NO]
+    harness = Failing()
+    await harness.start()
+    harness.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    harness.kernel.trouble.ahead = [NO]
     with pytest.raises(ZeroDivisionError):
-        await counter.ask(map_port(2000))
-    assert counter.all_equal()
-    assert counter.table == {}
+        await harness.ask(map_port(2000))
+    assert harness.all_equal()
+    assert harness.table == {}
 
 
 async def test_a_mistake_in_a_repair_keeps_no_port_reserved() -> None:
-    counter = Failing()
-    await counter.start()
-    counter.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
-    counter.kernel.trouble.ahead = [NO, NO]
+    harness = Failing()
+    await harness.start()
+    harness.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    harness.kernel.trouble.ahead = [NO, NO]
     with pytest.raises(ZeroDivisionError):
-        await counter.ask(map_port(2000))
-    assert not isinstance(await counter.ask(map_port(2000)), Refused)
-    assert counter.all_equal()
+        await harness.ask(map_port(2000))
+    assert not isinstance(await harness.ask(map_port(2000)), Refused)
+    assert harness.all_equal()
 
 
 async def test_what_cannot_be_saved_is_taken_back_and_nothing_else_is_touched() -> None:
-    counter = Failing()
-    await counter.start()
-    counter.kernel.replaced = 0
-    counter.disk.ahead = [NO]
-    assert await counter.ask(map_port(2000)) == Refused(Refusal.SYSTEM_FAILURE)
-    assert counter.kernel.replaced == 0
-    assert counter.backend.entries == {}
+    harness = Failing()
+    await harness.start()
+    harness.kernel.replaced = 0
+    harness.disk.ahead = [NO]
+    assert await harness.ask(map_port(2000)) == Refused(Refusal.SYSTEM_FAILURE)
+    assert harness.kernel.replaced == 0
+    assert harness.backend.entries == {}
 
 
 async def test_a_full_disk_keeps_no_port_open() -> None:
-    counter = Failing()
-    await counter.start(entry(1024, expires=1010.0), entry(1025, expires=5000.0))
-    counter.clock.now = 1010.0
-    counter.disk.ahead = [NO, NO, NO]
-    await counter.caretaker.wake()
-    assert list(counter.backend.entries) == list(counter.table) == [(Protocol.TCP, 1025)]
-    counter.peers.all = PEERS[1:]
-    await counter.caretaker.recheck_peers()
-    assert counter.backend.entries == counter.table == {}
-    assert len(counter.store.entries) == 2
-    counter.disk.ahead, counter.peers.all = [], PEERS
-    await counter.ask(map_port(2000))
-    assert counter.all_equal()
+    harness = Failing()
+    await harness.start(entry(1024, expires=1010.0), entry(1025, expires=5000.0))
+    harness.clock.now = 1010.0
+    harness.disk.ahead = [NO, NO, NO]
+    await harness.maintenance.wake()
+    assert list(harness.backend.entries) == list(harness.table) == [(TransportProtocol.TCP, 1025)]
+    harness.peers.all = PEERS[1:]
+    await harness.maintenance.recheck_peers()
+    assert harness.backend.entries == harness.table == {}
+    assert len(harness.store.entries) == 2
+    harness.disk.ahead, harness.peers.all = [], PEERS
+    await harness.ask(map_port(2000))
+    assert harness.all_equal()
 
 
 async def test_the_store_is_told_first_when_a_port_closes_and_last_when_one_opens() -> None:
-    counter = Counter()
+    harness = GatewayHarness()
     order: list[str] = []
-    counter.store.perhaps_fail = lambda: order.append("store")
+    harness.store.perhaps_fail = lambda: order.append("store")
 
     class Telling(Pretend):
         def apply(self, changes: Sequence[Change], now: float) -> None:
             order.append("kernel")
             super().apply(changes, now)
 
-    counter = Counter(backend=Telling(), store=counter.store)
-    await counter.start()
+    harness = GatewayHarness(backend=Telling(), store=harness.store)
+    await harness.start()
     order.clear()
-    await counter.ask(map_port(2000))
-    await counter.ask(map_port(2000, lifetime=600))
-    await counter.ask(UnmapPorts(Protocol.TCP, 2000, 2000))
+    await harness.ask(map_port(2000))
+    await harness.ask(map_port(2000, lifetime=600))
+    await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2000))
     assert order == ["kernel", "store", "kernel", "store", "store", "kernel"]
 
 
@@ -381,17 +385,17 @@ async def test_listeners_hear_every_change() -> None:
 
 
 async def test_closing_empties_the_kernel_and_keeps_the_store() -> None:
-    counter = await Counter().start(entry(1024))
-    assert counter.backend.entries
-    await counter.ledger.close()
-    assert counter.backend.entries == {}
-    assert counter.backend.closed
-    assert len(counter.store.entries) == 1
+    harness = await GatewayHarness().start(entry(1024))
+    assert harness.backend.entries
+    await harness.ledger.close()
+    assert harness.backend.entries == {}
+    assert harness.backend.closed
+    assert len(harness.store.entries) == 1
 
 
 async def test_even_a_kernel_that_keeps_our_rules_is_closed() -> None:
-    counter = await Counter().start(entry(1024))
-    counter.backend.fail_next = FirewallError("no")
+    harness = await GatewayHarness().start(entry(1024))
+    harness.backend.fail_next = FirewallError("no")
     with pytest.raises(FirewallError):
-        await counter.ledger.close()
-    assert counter.backend.closed
+        await harness.ledger.close()
+    assert harness.backend.closed

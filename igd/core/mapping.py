@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 
-class Protocol(enum.IntEnum):
+class TransportProtocol(enum.IntEnum):
     """A transport protocol that can be mapped; the value is its IANA protocol number."""
 
     TCP = 6
@@ -34,7 +34,7 @@ class Remote:
         return f"{self.network} port {self.port}" if self.port else str(self.network)
 
 
-Key = tuple[Protocol, int] | tuple[Protocol, int, IPv6Address]
+Key = tuple[TransportProtocol, int] | tuple[TransportProtocol, int, IPv6Address]
 """What makes a mapping unique on this server: protocol and external port, of a pinhole with the address."""
 
 
@@ -46,7 +46,7 @@ class PortMapping:
     `nonce` is what PCP guards it by (12 octets); none at all: NAT-PMP has asked for it, None: neither has.
     """
 
-    protocol: Protocol
+    protocol: TransportProtocol
     external_port: int
     internal: Endpoint
     peer: str
@@ -55,7 +55,7 @@ class PortMapping:
     nonce: bytes | None = None
 
     @property
-    def key(self) -> tuple[Protocol, int]:
+    def key(self) -> tuple[TransportProtocol, int]:
         """The protocol and the external port: no two port mappings share them."""
         return self.protocol, self.external_port
 
@@ -70,7 +70,7 @@ class Pinhole:
     Nothing is translated: outside, the endpoint has the address and the port that it has inside.
     """
 
-    protocol: Protocol
+    protocol: TransportProtocol
     internal: Endpoint
     peer: str
     description: str = ""
@@ -83,7 +83,7 @@ class Pinhole:
         return self.internal.port
 
     @property
-    def key(self) -> tuple[Protocol, int, IPv6Address]:
+    def key(self) -> tuple[TransportProtocol, int, IPv6Address]:
         """The protocol and the endpoint: no two pinholes share them."""
         assert isinstance(self.internal.address, IPv6Address), "a pinhole is IPv6's"
         return self.protocol, self.internal.port, self.internal.address
@@ -96,7 +96,7 @@ def _from(remotes: tuple[Remote, ...]) -> str:
     return f" from {', '.join(map(str, remotes))}" if remotes else ""
 
 
-Mapping = PortMapping | Pinhole
+AnyMapping = PortMapping | Pinhole
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Lease:
 class Entry:
     """A mapping and its lease, as the table holds them."""
 
-    mapping: Mapping
+    mapping: AnyMapping
     lease: Lease
 
 

@@ -5,12 +5,12 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from igd.core.mapping import Change, Endpoint, Mapping, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import AnyMapping, Change, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.policy import Policy
 from igd.core.request import MapPort, Refusal
 from igd.core.table import Table
 
-NEVER = {(Protocol.UDP, 5350), (Protocol.UDP, 5351)}
+NEVER = {(TransportProtocol.UDP, 5350), (TransportProtocol.UDP, 5351)}
 """External ports that no mapping ever gets: NAT-PMP's and PCP's own (RFC 6887 §11.3)."""
 
 ROWS = 2
@@ -21,7 +21,7 @@ class Planner:
     """Plans what a peer asks for; `taken` tells the external ports that are led elsewhere already."""
 
     def __init__(
-        self, policy: Policy, table: Table, taken: Callable[[Protocol, int], bool], rng: random.Random
+        self, policy: Policy, table: Table, taken: Callable[[TransportProtocol, int], bool], rng: random.Random
     ) -> None:
         self._policy = policy
         self._table = table
@@ -127,7 +127,7 @@ class Planner:
         mapping = PortMapping(request.protocol, port, request.internal, *_about(peer, request))
         return self._plan_mapping(mapping, request, now)
 
-    def _plan_mapping(self, mapping: Mapping, request: MapPort, now: float) -> Change | Refusal:
+    def _plan_mapping(self, mapping: AnyMapping, request: MapPort, now: float) -> Change | Refusal:
         lease = self._policy.lease(request.lifetime, now)
         quota = self._policy.mappings_per_peer
         return self._table.plan_map(mapping, lease, quota, adds_remotes=request.adds_remotes)

@@ -42,7 +42,7 @@ class PortRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PortRule:
     """One line of the operator's: allow or deny external ports to lead to internal addresses and ports."""
 
     allow: bool
@@ -52,7 +52,7 @@ class Rule:
     description: re.Pattern[str] | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Rule":
+    def parse(cls, text: str) -> "PortRule":
         """Read `allow|deny EXTERNAL-PORTS ADDRESS[/PREFIX] INTERNAL-PORTS ["REGEX"]`; ValueError says what is wrong."""
         try:
             words = shlex.split(text, posix=False)
@@ -101,7 +101,7 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise ValueError(f"{text} is not a regular expression: {error}") from None
 
 
-ANY_UNPRIVILEGED = tuple(Rule.parse(f"allow 1024-65535 {network} 1024-65535") for network in ("0.0.0.0/0", "::/0"))
+ANY_UNPRIVILEGED = tuple(PortRule.parse(f"allow 1024-65535 {network} 1024-65535") for network in ("0.0.0.0/0", "::/0"))
 """The default: with no word from the operator, ports from 1024 to any address that the asking peer owns."""
 
 
@@ -109,7 +109,7 @@ ANY_UNPRIVILEGED = tuple(Rule.parse(f"allow 1024-65535 {network} 1024-65535") fo
 class Policy:
     """What peers may have: the first rule that matches decides, none denies; lifetimes in seconds."""
 
-    rules: tuple[Rule, ...] = ANY_UNPRIVILEGED
+    rules: tuple[PortRule, ...] = ANY_UNPRIVILEGED
     max_lifetime: int = 604800
     default_lifetime: int = 604800
     mappings_per_peer: int = 64
@@ -136,15 +136,15 @@ class Policy:
             which = bisect.bisect_right(ends, index)
             yield ranges[which][index - ends[which]]  # counted back from the range's end
 
-    def _concerned(self, internal: Endpoint, description: str) -> tuple[Rule, ...]:
+    def _concerned(self, internal: Endpoint, description: str) -> tuple[PortRule, ...]:
         return tuple(rule for rule in self.rules if rule.concerns(internal, description))
 
 
-def _allowed(rules: tuple[Rule, ...]) -> list[range]:
+def _allowed(rules: tuple[PortRule, ...]) -> list[range]:
     """The external ports that the rules allow, each once: between two edges all ports share one verdict."""
     edges = sorted({edge for rule in rules for edge in (max(1, rule.external.first), rule.external.last + 1)})
     return [range(first, end) for first, end in itertools.pairwise(edges) if _first_match(rules, first)]
 
 
-def _first_match(rules: tuple[Rule, ...], external_port: int) -> bool:
+def _first_match(rules: tuple[PortRule, ...], external_port: int) -> bool:
     return next((rule.allow for rule in rules if external_port in rule.external), False)

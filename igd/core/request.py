@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import Endpoint, Mapping, Protocol, Remote
+from igd.core.mapping import AnyMapping, Endpoint, Remote, TransportProtocol
 
 ENDLESS = 0
 """The lifetime of a request that names no end (UPnP's lease duration 0)."""
@@ -23,7 +23,7 @@ class MapPort:
     with `keeps_parity` the first external one is odd where the internal one is (RFC 7753).
     """
 
-    protocol: Protocol
+    protocol: TransportProtocol
     internal: Endpoint
     external_port: int | None
     lifetime: int
@@ -50,7 +50,7 @@ class UnmapPorts:
     With `remotes`, those alone that are for just these.
     """
 
-    protocol: Protocol
+    protocol: TransportProtocol
     first_port: int
     last_port: int
     remotes: tuple[Remote, ...] | None = None
@@ -68,7 +68,7 @@ class UnmapInternal:
     the same. `nonce` is as of PortMapping.
     """
 
-    protocol: Protocol | None
+    protocol: TransportProtocol | None
     address: IPv4Address | IPv6Address
     port: int | None
     nonce: bytes
@@ -84,7 +84,7 @@ class UnmapInternal:
 class GetMapping:
     """Read the asking peer's mapping of this external port for just these remotes (none: for everybody)."""
 
-    protocol: Protocol
+    protocol: TransportProtocol
     external_port: int
     remotes: tuple[Remote, ...] = ()
 
@@ -111,7 +111,7 @@ Request = MapPort | UnmapPorts | UnmapInternal | GetMapping | ListMappings | Get
 class Mapped:
     """A mapping that stands, the seconds left of its lease, and how many stand in the row of which it is the first."""
 
-    mapping: Mapping
+    mapping: AnyMapping
     lifetime: int
     count: int = 1
 
@@ -120,11 +120,11 @@ class Mapped:
 class Unmapped:
     """The mappings that were closed."""
 
-    mappings: tuple[Mapping, ...]
+    mappings: tuple[AnyMapping, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mappings:
+class MappingList:
     """The asking peer's mappings, oldest first."""
 
     mappings: tuple[Mapped, ...]
@@ -174,4 +174,4 @@ class Refused:
     reason: Refusal
 
 
-Reply = Mapped | Unmapped | Mappings | ExternalAddress | LinkStatus | Refused
+Reply = Mapped | Unmapped | MappingList | ExternalAddress | LinkStatus | Refused

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Mapping, PortMapping, Protocol, Remote
+from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, PortMapping, Remote, TransportProtocol
 from igd.core.request import Refusal
 
 HOLD_DOWN = 120.0
@@ -32,7 +32,7 @@ class Table:
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
-        self._by_internal: dict[tuple[str, Protocol, Endpoint], Key] = {}  # of those with a nonce
+        self._by_internal: dict[tuple[str, TransportProtocol, Endpoint], Key] = {}  # of those with a nonce
         self._former: dict[Key, tuple[str, float]] = {}  # of port mappings: who held it, and until when it is his
         self._former_of: dict[str, dict[Key, None]] = {}  # the same by peer, oldest first
 
@@ -50,18 +50,21 @@ class Table:
         """Give this peer's entry of that key; another peer's is none of its business."""
         return self._by_peer.get(public_key, {}).get(key)
 
-    def find_internal(self, public_key: str, protocol: Protocol, internal: Endpoint) -> Entry | None:
+    def find_internal(self, public_key: str, protocol: TransportProtocol, internal: Endpoint) -> Entry | None:
         """Give this peer's entry that NAT-PMP or PCP asked for with this internal endpoint."""
         key = self._by_internal.get((public_key, protocol, internal))
         return None if key is None else self._entries[key]
 
-    def offers(self, protocol: Protocol, port: int, public_key: str, internal: Endpoint, now: float) -> bool:
+    def offers(self, protocol: TransportProtocol, port: int, public_key: str, internal: Endpoint, now: float) -> bool:
         """Tell whether this external port may be chosen for such a mapping.
 
         Nobody else holds it, is about to, or held it lately; nor does another host hold its companion, the same port of
         the other protocol (RFC 6886 §3.3).
         """
-        key, other = (protocol, port), (Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP, port)
+        key, other = (
+            (protocol, port),
+            (TransportProtocol.UDP if protocol is TransportProtocol.TCP else TransportProtocol.TCP, port),
+        )
         former, until = self._former.get(key, (public_key, now))
         companion = self._entries.get(other)
         return (
@@ -71,7 +74,9 @@ class Table:
             and (companion is None or companion.mapping.internal.address == internal.address)
         )
 
-    def plan_map(self, mapping: Mapping, lease: Lease, quota: int, *, adds_remotes: bool = False) -> Change | Refusal:
+    def plan_map(
+        self, mapping: AnyMapping, lease: Lease, quota: int, *, adds_remotes: bool = False
+    ) -> Change | Refusal:
         """Plan a new entry, or the renewal of the one that this peer has for the same internal address.
 
         The same key for another peer, or for another host behind the same peer, is a conflict (WANIPConnection:1
@@ -95,7 +100,12 @@ class Table:
         return len(self._by_peer.get(public_key, {})) + planned < quota
 
     def plan_unmap(
-        self, public_key: str, protocol: Protocol, first: int, last: int, remotes: tuple[Remote, ...] | None = None
+        self,
+        public_key: str,
+        protocol: TransportProtocol,
+        first: int,
+        last: int,
+        remotes: tuple[Remote, ...] | None = None,
     ) -> list[Change]:
         """Plan the end of all this peer's port mappings with external ports from `first` to `last`.
 
@@ -117,7 +127,7 @@ class Table:
     def plan_unmap_internal(
         self,
         public_key: str,
-        protocol: Protocol | None,
+        protocol: TransportProtocol | None,
         address: IPv4Address | IPv6Address,
         port: int | None,
         count: int = 1,
@@ -218,11 +228,11 @@ class Table:
                 del self._former_of[peer]
 
 
-def _internal(mapping: Mapping) -> tuple[str, Protocol, Endpoint]:
+def _internal(mapping: AnyMapping) -> tuple[str, TransportProtocol, Endpoint]:
     return mapping.peer, mapping.protocol, mapping.internal
 
 
-def _plan_renewal(held: Entry, mapping: Mapping, lease: Lease) -> Change | Refusal:
+def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Refusal:
     before, nonce = held.mapping, mapping.nonce
     if (before.peer, before.internal.address) != (mapping.peer, mapping.internal.address):
         return Refusal.CONFLICT

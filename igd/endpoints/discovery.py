@@ -12,8 +12,8 @@ from uuid import UUID
 
 from igd.core.request import Refused
 from igd.gateway import Gateway
-from igd.wire import ssdp
 from igd.wire.malformed import Malformed
+from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
 

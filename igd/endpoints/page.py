@@ -3,7 +3,7 @@
 import html
 from ipaddress import IPv4Address
 
-from igd.core.request import Mapped, Mappings
+from igd.core.request import Mapped, MappingList
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -25,7 +25,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def render(external: IPv4Address | None, own: Mappings) -> str:
+def render(external: IPv4Address | None, own: MappingList) -> str:
     """The page of the peer whose mappings these are."""
     return _PAGE.format(address=external or "no address yet", rows="".join(map(_row, own.mappings)))
 

@@ -11,9 +11,10 @@ from igd.core.mapping import PortMapping
 from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Refused, Reply, Request
 from igd.gateway import Gateway
-from igd.wire import natpmp, pcp, port_requests
 from igd.wire.malformed import Rejected
-from igd.wire.pcp_opcodes import Announce
+from igd.wire.pcp import messages as pcp
+from igd.wire.pcp import natpmp, requests
+from igd.wire.pcp.opcodes import Announce
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +97,15 @@ class PortControl:
 
     async def _answer_natpmp(self, datagram: bytes, source: IPv4Address, admitted: Peer | Refused) -> bytes:
         asked = natpmp.decode_request(datagram, self._epoch())
-        request = port_requests.from_natpmp(asked, source)
+        request = requests.from_natpmp(asked, source)
         reply = await self._reply(admitted, source, request)
-        return natpmp.encode_response(port_requests.to_natpmp(asked, reply, self._epoch()))
+        return natpmp.encode_response(requests.to_natpmp(asked, reply, self._epoch()))
 
     async def _answer_pcp(self, datagram: bytes, source: Address, admitted: Peer | Refused) -> bytes:
         asked = pcp.decode_request(datagram, source, self._epoch())
-        request = port_requests.from_pcp(asked, self._gateway.announced, third_party=self._third_party)
+        request = requests.from_pcp(asked, self._gateway.announced, third_party=self._third_party)
         reply = await self._reply(admitted, source, request)
-        return port_requests.to_pcp(datagram, asked, reply, self._epoch(), self._gateway.announced)
+        return requests.to_pcp(datagram, asked, reply, self._epoch(), self._gateway.announced)
 
     async def _reply(self, admitted: Peer | Refused, source: Address, request: Request | Settled) -> Reply | Settled:
         """Ask for what neither the asker nor the words of the request have settled."""
@@ -147,7 +148,7 @@ class PortControl:
         for mapped in self._gateway.guarded_mappings():
             nowhere = external is None and isinstance(mapped.mapping, PortMapping)
             if mapped.mapping.peer in keys and not nowhere:
-                message = port_requests.changed(mapped, self._epoch(), external)
+                message = requests.changed(mapped, self._epoch(), external)
                 self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
                 await asyncio.sleep(0)  # nobody who asks waits for thousands of these
 

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from igd.core.peers import Peer
-from igd.core.request import ListMappings, Mappings, Refusal, Refused
+from igd.core.request import ListMappings, MappingList, Refusal, Refused
 from igd.endpoints import page
 from igd.gateway import Gateway
-from igd.wire import actions, description, markup, soap
-from igd.wire.devices import Service
 from igd.wire.malformed import Malformed
+from igd.wire.upnp import actions, description, soap, xml
+from igd.wire.upnp.devices import Service
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class UPnPHttp:
         peer = _asking.get()
         assert isinstance(peer, Peer), "the others have been refused"
         reply = await self._gateway.ask(peer, _address(request), ListMappings())
-        assert isinstance(reply, Mappings), "lists are never refused"
+        assert isinstance(reply, MappingList), "lists are never refused"
         text = page.render(self._gateway.announced, reply)
         return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
 
@@ -130,7 +130,7 @@ class UPnPHttp:
             except soap.UPnPError as error:
                 log.debug("%s: %s %s", request.remote, error.code, error.description)
                 status, body = 500, soap.encode_error(error)
-            return web.Response(status=status, body=body, headers={"Content-Type": markup.CONTENT_TYPE, "EXT": ""})
+            return web.Response(status=status, body=body, headers={"Content-Type": xml.CONTENT_TYPE, "EXT": ""})
 
         return control
 
@@ -193,7 +193,7 @@ def _address(request: web.Request) -> IPv4Address:
 
 def _document(document: bytes) -> Handler:
     async def give(_request: web.Request) -> web.Response:
-        return web.Response(body=document, headers={"Content-Type": markup.CONTENT_TYPE})
+        return web.Response(body=document, headers={"Content-Type": xml.CONTENT_TYPE})
 
     return give
 

@@ -11,7 +11,7 @@ class FirewallError(Exception):
     """The kernel did not do what was asked; nothing of the failed call may be relied on."""
 
 
-class Mappings(Protocol):
+class MappingBackend(Protocol):
     """What holds mappings in the kernel.
 
     Calls come one after another, from one thread that may block. Each either does all that it says or raises
@@ -31,7 +31,7 @@ class Mappings(Protocol):
         """Give back sockets and handles; the kernel's state stays as it is."""
 
 
-class Backend(Mappings, Protocol):
+class Backend(MappingBackend, Protocol):
     """All that the ledger needs of the kernel."""
 
     def let_pass(self) -> None:

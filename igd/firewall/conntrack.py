@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
-from igd.core.mapping import Endpoint, Entry, Mapping, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import AnyMapping, Endpoint, Entry, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.firewall.netlink import Message, Netlink, NetlinkError, attribute, attributes, body, nested, u8, u32
 
 NFNL_SUBSYS_CTNETLINK = 1
@@ -73,7 +73,7 @@ class Conntrack:
         self._netlink = Netlink()
         self._sweeps = True  # until the kernel refuses one
 
-    def settle(self, lost: Iterable[Mapping], new: Iterable[Mapping], addresses: Iterable[IPv4Address]) -> None:
+    def settle(self, lost: Iterable[AnyMapping], new: Iterable[AnyMapping], addresses: Iterable[IPv4Address]) -> None:
         """End the flows that `lost` mappings let in, for port mappings from `addresses`; and those that go past `new`.
 
         Past a port mapping goes a UDP flow to its external port that no DNAT leads elsewhere: a remote that was already
@@ -187,14 +187,14 @@ def _ends(direction: bytes) -> tuple[int, Endpoint, Endpoint] | None:
     return transport[CTA_PROTO_NUM][0], source, destination
 
 
-def _led(mapping: Mapping, external: Iterable[IPv4Address]) -> list[Course]:
+def _led(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[Course]:
     if isinstance(mapping, Pinhole):
         return [Course(mapping.protocol, mapping.internal, mapping.internal)]
     return [Course(mapping.protocol, outside, mapping.internal) for outside in _outside(mapping, external)]
 
 
-def _past(mapping: Mapping, external: Iterable[IPv4Address]) -> list[Course]:
-    if isinstance(mapping, Pinhole) or mapping.protocol is not Protocol.UDP:
+def _past(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[Course]:
+    if isinstance(mapping, Pinhole) or mapping.protocol is not TransportProtocol.UDP:
         return []
     return [Course(mapping.protocol, outside, outside) for outside in _outside(mapping, external)]
 

@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from igd.firewall.foreign import xtables
-from igd.firewall.foreign.saved_rules import Rules, parse
-from igd.firewall.rules import OURS
+from igd.firewall.operator_rules import xtables
+from igd.firewall.operator_rules.saved_rules import Rules, parse
+from igd.firewall.site import OURS
 
 Backend = Literal["nftables", "iptables", "pretend"]
 

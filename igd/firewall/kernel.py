@@ -5,18 +5,18 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
-from igd.core.mapping import Change, Entry, Mapping
+from igd.core.mapping import AnyMapping, Change, Entry
 from igd.firewall import detect
-from igd.firewall.backend import Backend, Mappings
+from igd.firewall.backend import Backend, MappingBackend
 from igd.firewall.conntrack import Conntrack
-from igd.firewall.foreign.forward import Forward
-from igd.firewall.foreign.xtables import nft_tables
+from igd.firewall.forward.forward import Forward
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.netlink import NFPROTO_INET
 from igd.firewall.nft.nftables import Nftables
+from igd.firewall.operator_rules.xtables import nft_tables
 from igd.firewall.pretend import Pretend
-from igd.firewall.rules import Site, label
+from igd.firewall.site import Site, label
 from igd.firewall.watch import Watch
 
 OwnChange = Callable[[], AbstractContextManager[None]]
@@ -28,7 +28,7 @@ LEGACY: tuple[tuple[Literal[4, 6], str], ...] = ((4, "nat"), (6, "nat"), (4, "fi
 class Kernel:
     """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
 
-    def __init__(self, mappings: Mappings, site: Site) -> None:
+    def __init__(self, mappings: MappingBackend, site: Site) -> None:
         self.mappings = mappings
         self.forward = Forward(site)
         self._conntrack = Conntrack(site.mark)
@@ -69,12 +69,12 @@ class Kernel:
         self._conntrack.close()
 
 
-def _lost(changes: Iterable[Change]) -> list[Mapping]:
+def _lost(changes: Iterable[Change]) -> list[AnyMapping]:
     """The mappings that are gone, or lead elsewhere now, or others."""
     return [change.before.mapping for change in changes if change.before and not _same_way(change.before, change.after)]
 
 
-def _new(changes: Iterable[Change]) -> list[Mapping]:
+def _new(changes: Iterable[Change]) -> list[AnyMapping]:
     return [change.after.mapping for change in changes if change.after and not _same_way(change.after, change.before)]
 
 
@@ -84,7 +84,7 @@ def _same_way(one: Entry, other: Entry | None) -> bool:
     return (one.mapping.internal, one.mapping.remotes) == (other.mapping.internal, other.mapping.remotes)
 
 
-_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], Mappings]] = {
+_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], MappingBackend]] = {
     "nftables": lambda site, _own_change: Nftables(site),
     "iptables": lambda site, own_change: Iptables(site, own_change=own_change),
 }
@@ -128,7 +128,7 @@ def _known() -> list[detect.Backend]:
     return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
 
 
-def _clear(backend: Mappings) -> None:
+def _clear(backend: MappingBackend) -> None:
     try:
         backend.remove_all()
     finally:

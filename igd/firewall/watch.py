@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError, body, decode
-from igd.firewall.rules import OURS
+from igd.firewall.site import OURS
 
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7

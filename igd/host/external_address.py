@@ -1,10 +1,14 @@
-"""Which address clients are told, and which address packets to us bear."""
+"""The external address: what is announced to clients, and what packets from the internet carry."""
 
+import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from igd.core.peers import Interface
+from igd.host.links import Links
+
+log = logging.getLogger(__name__)
 
 
 class ExternalAddresses(NamedTuple):
@@ -27,3 +31,30 @@ def external_addresses(configured: IPv4Address | None, interface: Iterable[Inter
         return ExternalAddresses(configured, ())
     first = next((address for address in own if address.is_global), own[0])
     return ExternalAddresses(configured or first, (first,))
+
+
+class Outside:
+    """The external addresses, as they were when they were last read; `configured` is what the operator says."""
+
+    def __init__(self, links: Links, interface: str, configured: IPv4Address | None) -> None:
+        self._links = links
+        self._interface = interface
+        self._configured = configured
+        self.addresses = ExternalAddresses(None, ())
+
+    async def read(self) -> bool:
+        """Read them anew, and say whether they have changed; OSError."""
+        found = external_addresses(self._configured, await self._links.addresses(self._interface))
+        if found == self.addresses:
+            return False
+        self.addresses = found
+        if not found.matched:
+            log.warning("%s is missing or has no IPv4 address: nothing can be mapped", self._interface)
+        elif found.announced and not found.announced.is_global:
+            log.warning(
+                "%s is not a public address: clients will refuse it; behind another NAT set external_address",
+                found.announced,
+            )
+        else:
+            log.info("external address: %s", found.announced)
+        return True

@@ -12,7 +12,7 @@ import socket
 import struct
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Protocol
+from igd.core.mapping import TransportProtocol
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ class OwnPorts:
     def __init__(self, external: str) -> None:
         self._external = external
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-        if not all(map(self._sees, Protocol)):
+        if not all(map(self._sees, TransportProtocol)):
             log.warning("this kernel does not tell who listens where (inet_diag): the server's own ports can be mapped")
 
-    def in_use(self, protocol: Protocol, address: IPv4Address, port: int) -> bool:
+    def in_use(self, protocol: TransportProtocol, address: IPv4Address, port: int) -> bool:
         """Tell whether a socket of the server receives what comes to this address and port; OSError."""
         try:
             interface = socket.if_nametoindex(self._external)
@@ -50,10 +50,12 @@ class OwnPorts:
         """Close the socket."""
         self._netlink.close()
 
-    def _receives(self, protocol: Protocol, address: IPv4Address, port: int, interface: int) -> bool:
+    def _receives(self, protocol: TransportProtocol, address: IPv4Address, port: int, interface: int) -> bool:
         here, anywhere = (port, address.packed), (0, b"")
         # With UDP the kernel takes the one for the other, for historical reasons as net/ipv4/udp_diag.c has it.
-        (port1, address1), (port2, address2) = (here, anywhere) if protocol is Protocol.TCP else (anywhere, here)
+        (port1, address1), (port2, address2) = (
+            (here, anywhere) if protocol is TransportProtocol.TCP else (anywhere, here)
+        )
         ends = _ENDS.pack(port1, port2, address1, address2) + _REST.pack(interface, _NO_COOKIE, _NO_COOKIE)
         request = _REQUEST.pack(socket.AF_INET, protocol, _ANY_STATE) + ends
         self._netlink.send(
@@ -67,12 +69,12 @@ class OwnPorts:
             raise OSError(number, f"who listens where: {os.strerror(number)}")
         return False
 
-    def _sees(self, protocol: Protocol) -> bool:
+    def _sees(self, protocol: TransportProtocol) -> bool:
         """Ask about a socket of our own: what the kernel does not tell of looks like nothing at all."""
-        kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
+        kind = socket.SOCK_STREAM if protocol is TransportProtocol.TCP else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as own:
             own.bind(("127.0.0.1", 0))
-            if protocol is Protocol.TCP:
+            if protocol is TransportProtocol.TCP:
                 own.listen()
             address, port = own.getsockname()
             return self._receives(protocol, IPv4Address(address), port, 0)

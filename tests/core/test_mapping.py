@@ -4,14 +4,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
 
-MAPPING = PortMapping(Protocol.UDP, 51413, Endpoint(IPv4Address("10.100.0.2"), 6881), "peer", "Transmission")
+MAPPING = PortMapping(TransportProtocol.UDP, 51413, Endpoint(IPv4Address("10.100.0.2"), 6881), "peer", "Transmission")
 ENTRY = Entry(MAPPING, Lease(60.0))
 
 
 def test_protocols_have_their_iana_numbers() -> None:
-    assert {protocol.name: protocol.value for protocol in Protocol} == {"TCP": 6, "UDP": 17}
+    assert {protocol.name: protocol.value for protocol in TransportProtocol} == {"TCP": 6, "UDP": 17}
 
 
 def test_a_mapping_reads_as_an_operator_would_write_it_and_leaves_the_description_out() -> None:
@@ -19,7 +19,7 @@ def test_a_mapping_reads_as_an_operator_would_write_it_and_leaves_the_descriptio
 
 
 def test_protocol_and_external_port_make_the_key() -> None:
-    assert MAPPING.key == (Protocol.UDP, 51413)
+    assert MAPPING.key == (TransportProtocol.UDP, 51413)
 
 
 @pytest.mark.parametrize(("now", "left"), [(0.0, 60), (59.4, 1), (59.6, 0), (60.0, 0), (1e9, 0)])

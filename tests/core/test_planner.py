@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.planner import NEVER, Planner
-from igd.core.policy import ANY_UNPRIVILEGED, Policy, Rule
+from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.core.request import MapPort, Refusal
 from igd.core.table import HOLD_DOWN, REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 C1_IPV6 = IPv6Address("2001:db8::2")
-TCP, UDP = Protocol.TCP, Protocol.UDP
+TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 NOW = 1000.0
 QUOTA = 64
 NONCE, OTHER = b"n" * 12, b"o" * 12
@@ -26,7 +26,7 @@ class Desk:
     """A planner and what it stands on, in the open."""
 
     def __init__(self, *rules: str, quota: int = QUOTA, seed: int = 1) -> None:
-        self.policy = Policy(tuple(map(Rule.parse, rules)) or ANY_UNPRIVILEGED, mappings_per_peer=quota)
+        self.policy = Policy(tuple(map(PortRule.parse, rules)) or ANY_UNPRIVILEGED, mappings_per_peer=quota)
         self.table = Table()
         self.taken: set[Key] = set()
         rng = random.Random(seed)  # noqa: S311 - the same in every run
@@ -39,7 +39,7 @@ class Desk:
         *,
         peer: str = "c1",
         address: IPv4Address = C1,
-        protocol: Protocol = TCP,
+        protocol: TransportProtocol = TCP,
         nonce: bytes | None = None,
         lifetime: float = 600,
     ) -> Entry:
@@ -210,7 +210,7 @@ def test_a_port_that_is_forbidden_is_refused_and_no_other_given() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "port"), sorted(NEVER))
-def test_the_ports_of_these_protocols_are_nobodys(protocol: Protocol, port: int) -> None:
+def test_the_ports_of_these_protocols_are_nobodys(protocol: TransportProtocol, port: int) -> None:
     """RFC 6887 §11.3."""
     desk = Desk()
     wish = replace(pcp(port, 5000), protocol=protocol)
@@ -389,7 +389,7 @@ def test_the_search_for_a_row_is_bounded() -> None:
     desk = Desk()
     tried: list[int] = []
 
-    def taken(_: Protocol, port: int) -> bool:
+    def taken(_: TransportProtocol, port: int) -> bool:
         tried.append(port)
         return port % 2 == 1
 
@@ -419,7 +419,7 @@ hosts = st.sampled_from([("c1", C1), ("c1", C1_HOST), ("c2", C2), ("c1", C1_IPV6
 near = st.one_of(st.integers(4998, 5032), st.integers(65530, 65535), st.sampled_from([5350, 5351]))
 asks = st.builds(
     MapPort,
-    st.sampled_from(Protocol),
+    st.sampled_from(TransportProtocol),
     st.builds(Endpoint, st.just(C1), near),
     near,
     st.integers(0, 90000),
@@ -429,7 +429,7 @@ asks = st.builds(
     keeps_parity=st.booleans(),
 )
 steps = st.lists(st.tuples(hosts, asks, st.floats(0, 200)), min_size=1, max_size=12)
-taken = st.sets(st.tuples(st.sampled_from(Protocol), st.integers(5000, 5030)), max_size=6)
+taken = st.sets(st.tuples(st.sampled_from(TransportProtocol), st.integers(5000, 5030)), max_size=6)
 
 
 def check(desk: Desk, peer: str, request: MapPort, plans: list[Change]) -> None:

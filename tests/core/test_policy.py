@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.core.mapping import Endpoint, Lease
-from igd.core.policy import CANDIDATES, Policy, PortRange, Rule
+from igd.core.policy import CANDIDATES, Policy, PortRange, PortRule
 from igd.core.request import ENDLESS
 
 C1 = IPv4Address("10.100.0.2")
@@ -20,7 +20,7 @@ def rng(seed: int) -> random.Random:
 
 
 def policy(*rules: str) -> Policy:
-    return Policy(tuple(map(Rule.parse, rules)))
+    return Policy(tuple(map(PortRule.parse, rules)))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_is_no_range_of_ports(text: str) -> None:
 
 
 def test_a_rule_in_miniupnpds_grammar() -> None:
-    rule = Rule.parse('deny 1024-65535 10.100.0.7/16 80 "^(a b|c\'d)#"')
+    rule = PortRule.parse('deny 1024-65535 10.100.0.7/16 80 "^(a b|c\'d)#"')
     assert (rule.allow, rule.external, rule.network, rule.internal) == (
         False,
         PortRange(1024, 65535),
@@ -69,7 +69,7 @@ def test_a_rule_in_miniupnpds_grammar() -> None:
 )
 def test_what_is_no_rule_is_said_with_the_reason(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Rule.parse(text)
+        PortRule.parse(text)
 
 
 networks = st.builds(
@@ -95,7 +95,7 @@ def test_a_rule_reads_back_as_it_was_written(
 ) -> None:
     words = ["allow" if allow else "deny", str(external), str(network), str(internal)]
     text = " ".join(words if pattern is None else [*words, f'"{pattern}"'])
-    assert str(Rule.parse(text)) == text
+    assert str(PortRule.parse(text)) == text
 
 
 ORDERED = policy(
@@ -155,7 +155,7 @@ small_ports = st.integers(0, 40)
 small_ranges = st.tuples(small_ports, small_ports).map(lambda pair: PortRange(min(pair), max(pair)))
 small_rules = st.lists(
     st.builds(
-        Rule,
+        PortRule,
         st.booleans(),
         small_ranges,
         st.sampled_from([IPv4Network("10.100.0.0/16"), IPv4Network("10.101.0.0/16")]),
@@ -167,7 +167,7 @@ small_rules = st.lists(
 
 @given(small_rules, st.none() | st.integers(1, 50), small_ports, st.randoms(use_true_random=False))
 def test_all_that_is_allowed_is_offered_and_the_wish_first(
-    rules: tuple[Rule, ...], wish: int | None, internal_port: int, rng: random.Random
+    rules: tuple[PortRule, ...], wish: int | None, internal_port: int, rng: random.Random
 ) -> None:
     internal = Endpoint(C1, internal_port)
     judge = Policy(rules)

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.request import Refusal
 from igd.core.table import HELD_DOWN, HOLD_DOWN, REMOTES, Table
 
@@ -22,7 +22,7 @@ NOW = 5.0
 def mapping(
     port: int, internal: IPv4Address = C1, internal_port: int = 80, peer: str = "c1", description: str = ""
 ) -> PortMapping:
-    return PortMapping(Protocol.TCP, port, Endpoint(internal, internal_port), peer, description)
+    return PortMapping(TransportProtocol.TCP, port, Endpoint(internal, internal_port), peer, description)
 
 
 def entry(port: int, expires: float = 60.0, peer: str = "c1") -> Entry:
@@ -30,7 +30,7 @@ def entry(port: int, expires: float = 60.0, peer: str = "c1") -> Entry:
 
 
 def offers(held: Table, port: int, peer: str = "c1", internal: IPv4Address = C1, now: float = NOW) -> bool:
-    return held.offers(Protocol.TCP, port, peer, Endpoint(internal, 80), now)
+    return held.offers(TransportProtocol.TCP, port, peer, Endpoint(internal, 80), now)
 
 
 def table(*entries: Entry) -> Table:
@@ -64,7 +64,7 @@ def test_the_quota_counts_new_mappings_of_one_peer() -> None:
 
 
 def test_the_same_port_of_the_other_protocol_is_free() -> None:
-    other = PortMapping(Protocol.UDP, 1, Endpoint(C2, 80), "c2")
+    other = PortMapping(TransportProtocol.UDP, 1, Endpoint(C2, 80), "c2")
     held = table(entry(1))
     assert not offers(held, 1)
     assert held.plan_map(other, Lease(60.0), QUOTA) == Change(None, Entry(other, Lease(60.0)))
@@ -73,16 +73,16 @@ def test_the_same_port_of_the_other_protocol_is_free() -> None:
 def test_a_plan_changes_nothing() -> None:
     held = table(entry(1))
     held.plan_map(mapping(2), Lease(60.0), QUOTA)
-    held.plan_unmap("c1", Protocol.TCP, 1, 65535)
+    held.plan_unmap("c1", TransportProtocol.TCP, 1, 65535)
     held.expired(1000.0)
     assert list(held) == [entry(1)]
 
 
 def test_the_companion_port_is_offered_to_the_same_host_alone() -> None:
     held = table(entry(1))
-    assert held.offers(Protocol.UDP, 1, "c1", Endpoint(C1, 81), NOW)
-    assert not held.offers(Protocol.UDP, 1, "c1", Endpoint(C1_HOST, 80), NOW)
-    assert not held.offers(Protocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
+    assert held.offers(TransportProtocol.UDP, 1, "c1", Endpoint(C1, 81), NOW)
+    assert not held.offers(TransportProtocol.UDP, 1, "c1", Endpoint(C1_HOST, 80), NOW)
+    assert not held.offers(TransportProtocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
 
 
 def test_a_closed_port_is_its_former_holders_for_a_while() -> None:
@@ -111,7 +111,7 @@ def test_nobody_keeps_many_ports_from_the_others_by_closing_them() -> None:
 def test_a_companion_that_is_being_granted_is_nobody_elses() -> None:
     held = table()
     held.reserve([Change(None, entry(1))])
-    assert not held.offers(Protocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
+    assert not held.offers(TransportProtocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
 
 
 NONCE, OTHER = b"n" * 12, b"o" * 12
@@ -185,14 +185,18 @@ def test_what_names_the_internal_endpoint_never_leads_a_mapping_elsewhere() -> N
 
 def test_a_mapping_is_found_by_its_internal_endpoint_where_that_names_it() -> None:
     held = table(asked_by(b""), entry(2))
-    assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) == asked_by(b"")
-    assert held.find_internal("c2", Protocol.TCP, Endpoint(C1, 80)) is None
+    assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) == asked_by(b"")
+    assert held.find_internal("c2", TransportProtocol.TCP, Endpoint(C1, 80)) is None
     assert held.plan_unmap_internal("c1", None, C1, None) == [Change(asked_by(b""), None)]
-    assert held.plan_unmap_internal("c1", Protocol.TCP, C1, 80) == [Change(asked_by(b""), None)]
-    for nothing in ((Protocol.UDP, C1, 80), (Protocol.TCP, C1, 81), (Protocol.TCP, C1_HOST, 80)):
+    assert held.plan_unmap_internal("c1", TransportProtocol.TCP, C1, 80) == [Change(asked_by(b""), None)]
+    for nothing in (
+        (TransportProtocol.UDP, C1, 80),
+        (TransportProtocol.TCP, C1, 81),
+        (TransportProtocol.TCP, C1_HOST, 80),
+    ):
         assert held.plan_unmap_internal("c1", *nothing) == []
     held.accept([Change(asked_by(b""), None)], NOW)
-    assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) is None
+    assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) is None
 
 
 def test_it_is_found_although_upnp_renews_and_closes_another_to_the_same_endpoint() -> None:
@@ -201,13 +205,13 @@ def test_it_is_found_although_upnp_renews_and_closes_another_to_the_same_endpoin
     renewed = entry(2, 90.0)
     for change in (Change(other, renewed), Change(renewed, None)):
         held.accept([change], NOW)
-        assert held.find_internal("c1", Protocol.TCP, Endpoint(C1, 80)) == named
+        assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) == named
 
 
 def test_ports_in_a_row_are_closed_together() -> None:
     row = [Entry(replace(mapping(port, internal_port=80 + port), nonce=b""), Lease(60.0)) for port in range(1, 6)]
     held = table(*row)
-    assert held.plan_unmap_internal("c1", Protocol.TCP, C1, 82, 3) == [Change(each, None) for each in row[1:4]]
+    assert held.plan_unmap_internal("c1", TransportProtocol.TCP, C1, 82, 3) == [Change(each, None) for each in row[1:4]]
 
 
 def test_a_filter_of_pcps_stays_and_narrows_nobody_elses_mapping() -> None:
@@ -251,12 +255,12 @@ def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
     assert offers(held, 1)
 
 
-PINHOLE = Pinhole(Protocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
+PINHOLE = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
 
 
 def test_a_pinhole_and_a_port_mapping_of_one_port_do_not_meet() -> None:
     held = table(entry(1), Entry(PINHOLE, Lease(60.0)))
-    assert held.plan_unmap("c1", Protocol.TCP, 1, 65535) == [Change(entry(1), None)]
+    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 65535) == [Change(entry(1), None)]
     renewed = Entry(PINHOLE, Lease(90.0))
     assert held.plan_map(PINHOLE, Lease(90.0), QUOTA) == Change(Entry(PINHOLE, Lease(60.0)), renewed)
     assert held.plan_map(replace(PINHOLE, peer="c2"), Lease(90.0), QUOTA) is Refusal.CONFLICT
@@ -268,24 +272,24 @@ ONE = (Remote(IPv4Network("198.51.100.7")),)
 def test_who_names_remotes_closes_what_is_for_just_these() -> None:
     restricted = Entry(replace(mapping(1), remotes=ONE), Lease(60.0))
     held = table(restricted, entry(2))
-    assert held.plan_unmap("c1", Protocol.TCP, 1, 2, ONE) == [Change(restricted, None)]
-    assert held.plan_unmap("c1", Protocol.TCP, 1, 2, ()) == [Change(entry(2), None)]
-    assert len(held.plan_unmap("c1", Protocol.TCP, 1, 2)) == 2
+    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 2, ONE) == [Change(restricted, None)]
+    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 2, ()) == [Change(entry(2), None)]
+    assert len(held.plan_unmap("c1", TransportProtocol.TCP, 1, 2)) == 2
 
 
 def test_another_peers_entries_are_found_by_nobody() -> None:
     held = table(entry(1), entry(2, peer="c2"))
-    assert held.find("c1", (Protocol.TCP, 1)) == entry(1)
-    assert held.find("c2", (Protocol.TCP, 1)) is None
-    assert held.plan_unmap("c2", Protocol.TCP, 1, 65535) == [Change(entry(2, peer="c2"), None)]
+    assert held.find("c1", (TransportProtocol.TCP, 1)) == entry(1)
+    assert held.find("c2", (TransportProtocol.TCP, 1)) is None
+    assert held.plan_unmap("c2", TransportProtocol.TCP, 1, 65535) == [Change(entry(2, peer="c2"), None)]
     assert held.of_peer("c1") == [entry(1)]
 
 
 @pytest.mark.parametrize(("first", "last", "ports"), [(1, 3, [1, 3]), (2, 2, []), (3, 3, [3]), (4, 65535, [5])])
 def test_a_range_includes_both_ends(first: int, last: int, ports: list[int]) -> None:
     held = table(entry(1), entry(3), entry(5))
-    assert held.plan_unmap("c1", Protocol.TCP, first, last) == [Change(entry(port), None) for port in ports]
-    assert held.plan_unmap("c1", Protocol.UDP, first, last) == []
+    assert held.plan_unmap("c1", TransportProtocol.TCP, first, last) == [Change(entry(port), None) for port in ports]
+    assert held.plan_unmap("c1", TransportProtocol.UDP, first, last) == []
 
 
 def test_a_renewal_keeps_the_place_in_the_lists() -> None:
@@ -318,7 +322,7 @@ def test_renewals_do_not_fill_the_memory() -> None:
     held = table(*(entry(port) for port in range(1, 11)))
     for second in range(5000):
         port = second % 10 + 1
-        before = held.find("c1", (Protocol.TCP, port))
+        before = held.find("c1", (TransportProtocol.TCP, port))
         held.accept([Change(before, entry(port, 60.0 + second))], NOW)
     assert len(held._expiries) <= 2 * len(held) + 64  # noqa: SLF001 - nothing else shows it
     assert held.next_expiry() == min(each.lease.expires for each in held)
@@ -367,7 +371,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     @rule(
         port=st.integers(1, 6),
-        protocol=st.sampled_from(Protocol),
+        protocol=st.sampled_from(TransportProtocol),
         peer=st.sampled_from(["c1", "c2"]),
         host=st.integers(0, 1),
         lifetime=st.integers(1, 50),
@@ -377,7 +381,7 @@ class AgainstADictionary(RuleBasedStateMachine):
     def map(  # noqa: PLR0913, PLR0917
         self,
         port: int,
-        protocol: Protocol,
+        protocol: TransportProtocol,
         peer: str,
         host: int,
         lifetime: int,
@@ -395,11 +399,11 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     @rule(
         peer=st.sampled_from(["c1", "c2"]),
-        protocol=st.sampled_from(Protocol),
+        protocol=st.sampled_from(TransportProtocol),
         first=st.integers(1, 6),
         length=st.integers(0, 3),
     )
-    def unmap(self, peer: str, protocol: Protocol, first: int, length: int) -> None:
+    def unmap(self, peer: str, protocol: TransportProtocol, first: int, length: int) -> None:
         plan = self.table.plan_unmap(peer, protocol, first, first + length)
         assert plan == [
             Change(each, None)
@@ -426,7 +430,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         assert self.table.next_expiry() == min((each.lease.expires for each in self.model.values()), default=None)
         for peer in ("c1", "c2"):
             assert self.table.of_peer(peer) == self.of_peer(peer)
-        for key in ((protocol, port) for protocol in Protocol for port in range(1, 7)):
+        for key in ((protocol, port) for protocol in TransportProtocol for port in range(1, 7)):
             for peer, host in (("c1", C1), ("c2", C2)):
                 assert self.table.offers(*key, peer, Endpoint(host, 80), self.now) == self.expected_offer(
                     key, peer, host
@@ -434,17 +438,17 @@ class AgainstADictionary(RuleBasedStateMachine):
         for named, entry_ in self.named().items():
             assert self.table.find_internal(*named) == entry_
 
-    def named(self) -> dict[tuple[str, Protocol, Endpoint], Entry]:
+    def named(self) -> dict[tuple[str, TransportProtocol, Endpoint], Entry]:
         return {
             (each.mapping.peer, each.mapping.protocol, each.mapping.internal): each
             for each in self.model.values()
             if each.mapping.nonce is not None
         }
 
-    def expected_offer(self, key: tuple[Protocol, int], peer: str, host: IPv4Address) -> bool:
+    def expected_offer(self, key: tuple[TransportProtocol, int], peer: str, host: IPv4Address) -> bool:
         closer, moment = self.closed.get(key, (peer, 0.0))
         held_down = closer != peer and self.now < moment + HOLD_DOWN
-        other = Protocol.UDP if key[0] is Protocol.TCP else Protocol.TCP
+        other = TransportProtocol.UDP if key[0] is TransportProtocol.TCP else TransportProtocol.TCP
         companion = self.model.get((other, key[1]))
         others = companion is not None and companion.mapping.internal.address != host
         return key not in self.model and not held_down and not others

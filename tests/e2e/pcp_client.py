@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from igd.core.mapping import Protocol
-from igd.wire import natpmp, pcp
-from igd.wire.pcp_opcodes import Announce, Map
-from igd.wire.pcp_options import NO_OPTIONS, Options
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import messages as pcp
+from igd.wire.pcp import natpmp
+from igd.wire.pcp.opcodes import Announce, Map
+from igd.wire.pcp.options import NO_OPTIONS, Options
 from tests.e2e.serving import C1, GATEWAY
 from tests.lab import Host
 
@@ -45,7 +46,7 @@ def _family(address: str) -> socket.AddressFamily:
 def map_port(  # noqa: PLR0913  what a request has, by name
     client: Host,
     port: int,
-    protocol: Protocol = Protocol.TCP,
+    protocol: TransportProtocol = TransportProtocol.TCP,
     *,
     source: str = C1,
     server: str = "",

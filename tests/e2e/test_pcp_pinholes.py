@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from igd.core.mapping import Protocol
-from igd.firewall.rules import MARK
-from igd.wire.pcp_opcodes import Map
+from igd.core.mapping import TransportProtocol
+from igd.firewall.site import MARK
+from igd.wire.pcp.opcodes import Map
 from tests.e2e import stored
 from tests.e2e.happenings import Happenings
 from tests.e2e.pcp_client import C1_IPV6, NONCE, granted, map_port
@@ -19,7 +19,7 @@ from tests.lab.talk import Protocol as Word
 
 pytestmark = requires_root
 
-PROTOCOLS: dict[Protocol, Word] = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
+PROTOCOLS: dict[TransportProtocol, Word] = {TransportProtocol.TCP: "tcp", TransportProtocol.UDP: "udp"}
 REACHED = Answer("2001:470:60::2", "who am I?")
 DROPPED = 0.3  # seconds without an answer: others take a few milliseconds
 
@@ -65,7 +65,7 @@ def test_a_pinhole_ends_with_its_lease() -> None:
     with Lab(forward="drop") as lab, _programs(lab.c1):
         with serving(lab):
             granted(map_port(lab.c1, 8043, source=C1_IPV6))
-            granted(map_port(lab.c1, 8043, Protocol.UDP, source=C1_IPV6))
+            granted(map_port(lab.c1, 8043, TransportProtocol.UDP, source=C1_IPV6))
         stored.change(lab, "UPDATE lease SET expires = strftime('%s', 'now') + 5")
         with serving(lab), Happenings(lab.srv) as happenings:
             for word in PROTOCOLS.values():

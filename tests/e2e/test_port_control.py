@@ -7,10 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from igd.core.mapping import Protocol
-from igd.wire import natpmp, pcp
-from igd.wire.pcp_opcodes import Map
-from igd.wire.pcp_options import NO_OPTIONS, Filter, PortSet
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import messages as pcp
+from igd.wire.pcp import natpmp
+from igd.wire.pcp.opcodes import Map
+from igd.wire.pcp.options import NO_OPTIONS, Filter, PortSet
 from tests.e2e.pcp_client import ANYCAST, ANYCAST6, C1_IPV6, GATEWAY6, NONCE, exchange, granted, map_port, refused
 from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, mappings, ports, rules, serving, upnpc
 from tests.lab import Answer, Host, Lab, answering, ask
@@ -20,7 +21,7 @@ from tests.lab.wireguard import Iptables
 
 pytestmark = requires_root
 
-PROTOCOLS: dict[Protocol, Word] = {Protocol.TCP: "tcp", Protocol.UDP: "udp"}
+PROTOCOLS: dict[TransportProtocol, Word] = {TransportProtocol.TCP: "tcp", TransportProtocol.UDP: "udp"}
 BACKENDS = pytest.mark.parametrize(
     ("backend", "iptables"), [("nftables", "nft"), ("iptables", "nft"), ("iptables", "legacy")]
 )
@@ -99,7 +100,7 @@ def test_a_filter_lets_in_whom_it_names_alone(backend: str, iptables: Iptables) 
                 assert ask(lab.net, PUBLIC, 8043, word) == Answer(REMOTE, WHO)
 
 
-def _filter(lab: Lab, protocol: Protocol, wanted: Filter) -> None:
+def _filter(lab: Lab, protocol: TransportProtocol, wanted: Filter) -> None:
     answer = map_port(lab.c1, 8043, protocol, options=replace(NO_OPTIONS, filters=(wanted,)))
     assert granted(answer).external_port == 8043
     assert isinstance(answer, pcp.Response)
@@ -110,7 +111,9 @@ def _filter(lab: Lab, protocol: Protocol, wanted: Filter) -> None:
 def test_ports_in_a_row(served: Lab, server: str) -> None:
     first = 8100 if server == GATEWAY else 8110
     options = replace(NO_OPTIONS, port_set=PortSet(4, first, parity=True))
-    answer = map_port(served.c1, first, Protocol.UDP, external_port=first + 1001, options=options, server=server)
+    answer = map_port(
+        served.c1, first, TransportProtocol.UDP, external_port=first + 1001, options=options, server=server
+    )
     external = granted(answer).external_port
     assert isinstance(answer, pcp.Response)
     assert answer.options == options
@@ -124,17 +127,17 @@ def test_ports_in_a_row(served: Lab, server: str) -> None:
 
 
 def test_three_protocols_and_one_mapping(served: Lab) -> None:
-    wish = natpmp.encode_request(natpmp.MapRequest(Protocol.UDP, 8200, 9200, 300))
+    wish = natpmp.encode_request(natpmp.MapRequest(TransportProtocol.UDP, 8200, 9200, 300))
     (by_natpmp,) = exchange(served.c1, GATEWAY, wish, patience=DROPPED)
     told = natpmp.decode_response(by_natpmp)
     assert isinstance(told, natpmp.MapResponse)
     assert (told.external_port, told.lifetime) == (9200, 300)
-    answer = map_port(served.c1, 8200, Protocol.UDP, external_port=9201)
+    answer = map_port(served.c1, 8200, TransportProtocol.UDP, external_port=9201)
     assert (granted(answer).external_port, answer.lifetime) == (9200, 7200)
     assert f"UDP  9200->{C1}:8200" in upnpc(served.c1, "-l")
     upnpc(served.c1, "-d", "9200", "udp")
     assert ("UDP", 9200) not in ports(served)
-    granted(map_port(served.c1, 8200, Protocol.UDP, lifetime=0))  # nothing there, and that is fine
+    granted(map_port(served.c1, 8200, TransportProtocol.UDP, lifetime=0))  # nothing there, and that is fine
 
 
 def test_a_nonce_keeps_others_off(served: Lab) -> None:

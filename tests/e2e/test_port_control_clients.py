@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from igd.core.mapping import Protocol
-from igd.wire import natpmp
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import natpmp
 from tests.e2e.default_route import THROUGH_GATEWAY
 from tests.e2e.happenings import Happenings
 from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, mappings, ports, serving, upnpc
@@ -166,7 +166,7 @@ def test_transmission_maps_its_port_where_upnp_finds_nothing(tmp_path: Path) -> 
 
 def test_who_asks_from_the_port_of_announcements_is_answered_there(lab: Lab) -> None:
     """As nat-port-mapper (npm) does: what it asks for and what it hears come to one socket."""
-    request = natpmp.encode_request(natpmp.MapRequest(Protocol.TCP, 8043, 0, 600))
+    request = natpmp.encode_request(natpmp.MapRequest(TransportProtocol.TCP, 8043, 0, 600))
     with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, serving(lab):
         asking.bind(("", natpmp.CLIENT_PORT))
         asking.settimeout(5)

@@ -186,7 +186,7 @@ def test_junk_does_not_fill_the_log_nor_keep_the_gateway_from_stopping(lab: Lab)
             lasting.sendall(head("GetExternalIPAddress", LENGTH))
             assert post(lab.c1, "GetExternalIPAddress", GET_ADDRESS).status == 200
             assert process.stop() == 0
-        assert process.lines[until_ready:] == ["INFO igd.daemon: stopped"]
+        assert process.lines[until_ready:] == ["INFO igd.process.daemon: stopped"]
 
 
 def test_a_source_that_no_peer_owns_is_refused(lab: Lab) -> None:

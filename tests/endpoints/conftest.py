@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.counter import C1, C2, SERVER
+from tests.gateway_harness import C1, C2, SERVER
 from tests.lab import Host
 
 STRANGER = IPv4Address("10.100.0.9")

@@ -12,8 +12,8 @@ import pytest
 
 from igd.endpoints import discovery
 from igd.endpoints.discovery import Discovery
-from igd.wire import ssdp
-from tests.counter import C1, C2, SERVER, Counter
+from igd.wire.upnp import ssdp
+from tests.gateway_harness import C1, C2, SERVER, GatewayHarness
 
 pytestmark = pytest.mark.root
 
@@ -57,13 +57,13 @@ class Client:
 
 
 @pytest.fixture
-async def counter() -> Counter:
-    return await Counter().start()
+async def harness() -> GatewayHarness:
+    return await GatewayHarness().start()
 
 
 @pytest.fixture
-async def server(counter: Counter) -> AsyncIterator[Discovery]:
-    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311 - the same in every run
+async def server(harness: GatewayHarness) -> AsyncIterator[Discovery]:
+    server = Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311 - the same in every run
     await server.open("lo", SERVER)
     yield server
     await server.close()
@@ -80,10 +80,10 @@ def search(target: str, mx: int | None = None) -> bytes:
     return ("\r\n".join(lines if mx is None else [*lines, f"MX: {mx}"]) + "\r\n\r\n").encode()
 
 
-async def counted(counter: Counter, outcome: str, count: int = 1) -> None:
+async def counted(harness: GatewayHarness, outcome: str, count: int = 1) -> None:
     """Wait until so many searches have ended so."""
     async with asyncio.timeout(5):
-        while counter.gateway.counters["ssdp", outcome] < count:  # noqa: ASYNC110 - nobody tells
+        while harness.gateway.counters["ssdp", outcome] < count:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
 
 
@@ -120,36 +120,36 @@ async def test_a_search_sent_to_us_waits_for_nothing(client: Client) -> None:
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("address", [STRANGER, SERVER])
-async def test_who_is_no_peer_hears_nothing(counter: Counter, address: IPv4Address) -> None:
+async def test_who_is_no_peer_hears_nothing(harness: GatewayHarness, address: IPv4Address) -> None:
     with contextlib.closing(Client(address)) as stranger:
         for destination in (str(SERVER), ssdp.GROUP):
             stranger.send(search(GATEWAY_1, 1), destination)
-        await counted(counter, "refused", 2)
+        await counted(harness, "refused", 2)
         assert stranger.left() == 0
-    assert counter.gateway.counters["ssdp", "answered"] == 0
+    assert harness.gateway.counters["ssdp", "answered"] == 0
 
 
 @pytest.mark.usefixtures("server")
-async def test_junk_and_what_is_not_meant_for_us_is_not_answered(counter: Counter, client: Client) -> None:
+async def test_junk_and_what_is_not_meant_for_us_is_not_answered(harness: GatewayHarness, client: Client) -> None:
     for junk in (b"", b"\xff\0", b"M-SEARCH * HTTP/1.1\r\n\r\n", search("").replace(b"ST: ", b"ST")):
         client.send(junk)
-    await counted(counter, "malformed", 4)
+    await counted(harness, "malformed", 4)
     client.send(search("urn:schemas-upnp-org:device:MediaServer:1"))
     client.send(b"NOTIFY * HTTP/1.1\r\nNTS: ssdp:alive\r\n\r\n")
     client.send(search(GATEWAY_1))
     assert GATEWAY_1 in (await client.receive())[0]
     assert client.left() == 0
-    assert counter.gateway.counters["ssdp", "answered"] == 1
+    assert harness.gateway.counters["ssdp", "answered"] == 1
 
 
 @pytest.mark.usefixtures("server")
 async def test_who_asks_too_often_hears_nothing_for_a_while(client: Client) -> None:
-    counter = await Counter(rate=3).start()
-    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+    harness = await GatewayHarness(rate=3).start()
+    server = Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
     await server.open("lo", C2)
     for _ in range(10):
         client.send(search(GATEWAY_1), str(C2))
-    await counted(counter, "refused", 7)
+    await counted(harness, "refused", 7)
     for _ in range(3):
         await client.receive()
     assert client.left() == 0
@@ -157,18 +157,18 @@ async def test_who_asks_too_often_hears_nothing_for_a_while(client: Client) -> N
 
 
 async def test_searches_under_way_are_bounded_and_end_with_us(
-    counter: Counter, client: Client, monkeypatch: pytest.MonkeyPatch
+    harness: GatewayHarness, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "SPREAD_SECONDS", 5.0)
     monkeypatch.setattr(discovery, "PENDING", 3)
-    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+    server = Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
     await server.open("lo", SERVER)
     for _ in range(10):
         client.send(search(GATEWAY_1, 5), ssdp.GROUP)
     client.send(b"junk", ssdp.GROUP)  # comes last
-    await counted(counter, "malformed")
-    await counted(counter, "answered", 3)
-    assert counter.gateway.counters["ssdp", "answered"] == 3
+    await counted(harness, "malformed")
+    await counted(harness, "answered", 3)
+    assert harness.gateway.counters["ssdp", "answered"] == 3
     async with asyncio.timeout(1):
         await server.close()
     assert client.left() == 0
@@ -176,9 +176,9 @@ async def test_searches_under_way_are_bounded_and_end_with_us(
 
 @pytest.mark.parametrize(("message", "nts"), [(ssdp.alive, "ssdp:alive"), (ssdp.byebye, "ssdp:byebye")])
 async def test_live_peers_are_told_and_others_are_not(
-    counter: Counter, server: Discovery, message: discovery.Message, nts: str
+    harness: GatewayHarness, server: Discovery, message: discovery.Message, nts: str
 ) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now, "c2": counter.clock.now - 10000}
+    harness.peers.shaken = {"c1": harness.clock.now, "c2": harness.clock.now - 10000}
     with contextlib.closing(Client(C1, 1900)) as live, contextlib.closing(Client(C2, 1900)) as silent:
         await server.announce(message)
         for advert in ssdp.adverts(ROOT):
@@ -189,25 +189,25 @@ async def test_live_peers_are_told_and_others_are_not(
         assert live.left() == silent.left() == 0
 
 
-async def test_an_announcement_that_nobody_can_hear_is_no_trouble(counter: Counter, server: Discovery) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now}
+async def test_an_announcement_that_nobody_can_hear_is_no_trouble(harness: GatewayHarness, server: Discovery) -> None:
+    harness.peers.shaken = {"c1": harness.clock.now}
     for _ in range(3):
         await server.announce(ssdp.alive)  # nobody listens: the kernel answers with "port unreachable"
-    counter.peers.trouble = OSError("no such device")
+    harness.peers.trouble = OSError("no such device")
     with pytest.raises(OSError, match="no such device"):
         await server.announce(ssdp.alive)
 
 
-async def test_an_interface_that_is_not_there_is_an_error(counter: Counter) -> None:
-    server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+async def test_an_interface_that_is_not_there_is_an_error(harness: GatewayHarness) -> None:
+    server = Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
     with pytest.raises(OSError, match="No such device"):
         await server.open("none", SERVER)
     await server.close()
 
 
-async def test_closing_gives_the_port_back(counter: Counter) -> None:
+async def test_closing_gives_the_port_back(harness: GatewayHarness) -> None:
     for _ in range(2):
-        server = Discovery(counter.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
+        server = Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311
         await server.open("lo", SERVER)
         await server.close()
         await asyncio.sleep(0)

@@ -14,19 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, Key, Pinhole, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Key, Pinhole, PortMapping, TransportProtocol
 from igd.core.peers import Peers
-from igd.core.policy import Policy, Rule
+from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, MapPort, Unmapped, UnmapPorts
 from igd.core.table import HOLD_DOWN, REMOTES
 from igd.endpoints import port_control
 from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
-from igd.wire import natpmp, pcp
-from igd.wire.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
-from igd.wire.pcp_opcodes import Announce, Map
-from igd.wire.pcp_options import Address, Filter, Options, PortSet
-from tests.counter import C1, C1_HOST, C2, EXTERNAL, SERVER, Counter, peer
+from igd.wire.pcp import messages as pcp
+from igd.wire.pcp import natpmp
+from igd.wire.pcp.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
+from igd.wire.pcp.opcodes import Announce, Map
+from igd.wire.pcp.options import Address, Filter, Options, PortSet
+from tests.gateway_harness import C1, C1_HOST, C2, EXTERNAL, SERVER, GatewayHarness, peer
 from tests.lab import Host
 
 pytestmark = pytest.mark.root
@@ -35,7 +36,7 @@ STRANGER = IPv4Address("10.100.0.9")
 SERVER6, C1_IPV6, C2_IPV6 = (IPv6Address(f"2001:db8::{number}") for number in (1, 2, 3))
 NEW_EXTERNAL = IPv4Address("60.60.60.2")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
-TCP, UDP = Protocol.TCP, Protocol.UDP
+TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 NONCE, OTHER = b"twelve bytes", b"twelve other"
 EPOCH = 77
 HOUR = 3600
@@ -118,19 +119,19 @@ def ipv6(loopback: Host) -> None:
         loopback.run("ip", "addr", "add", f"{address}/128", "dev", "lo")
 
 
-async def started(counter: Counter | None = None) -> Counter:
-    """Start a counter whose peers have IPv6."""
-    counter = counter or Counter()
-    counter.peers.all = (
+async def started(harness: GatewayHarness | None = None) -> GatewayHarness:
+    """Start a harness whose peers have IPv6."""
+    harness = harness or GatewayHarness()
+    harness.peers.all = (
         peer("c1", "10.100.0.2/32", "192.168.7.0/24", f"{C1_IPV6}/128"),
         peer("c2", "10.100.0.3/32", f"{C2_IPV6}/128"),
     )
-    return await counter.start()
+    return await harness.start()
 
 
 @asynccontextmanager
-async def serving(counter: Counter, *, third_party: bool = False) -> AsyncIterator[PortControl]:
-    control = PortControl(counter.gateway, lambda: EPOCH, third_party=third_party)
+async def serving(harness: GatewayHarness, *, third_party: bool = False) -> AsyncIterator[PortControl]:
+    control = PortControl(harness.gateway, lambda: EPOCH, third_party=third_party)
     await control.open("lo", [SERVER, SERVER6])
     try:
         yield control
@@ -139,13 +140,13 @@ async def serving(counter: Counter, *, third_party: bool = False) -> AsyncIterat
 
 
 @pytest.fixture
-async def counter() -> Counter:
+async def harness() -> GatewayHarness:
     return await started()
 
 
 @pytest.fixture
-async def control(counter: Counter) -> AsyncIterator[PortControl]:
-    async with serving(counter) as control:
+async def control(harness: GatewayHarness) -> AsyncIterator[PortControl]:
+    async with serving(harness) as control:
         yield control
 
 
@@ -170,14 +171,14 @@ def c1_ipv6() -> Iterator[Client]:
 served = pytest.mark.usefixtures("control")
 
 
-async def counted(counter: Counter, what: str, count: int) -> None:
+async def counted(harness: GatewayHarness, what: str, count: int) -> None:
     """Wait until so many datagrams have ended so."""
     async with asyncio.timeout(5):
-        while counter.gateway.counters["port control", what] < count:  # noqa: ASYNC110 - nobody tells
+        while harness.gateway.counters["port control", what] < count:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
 
 
-def pmp(port: int, wish: int = 0, lifetime: int = HOUR, protocol: Protocol = TCP) -> MapRequest:
+def pmp(port: int, wish: int = 0, lifetime: int = HOUR, protocol: TransportProtocol = TCP) -> MapRequest:
     return MapRequest(protocol, port, wish, lifetime)
 
 
@@ -193,28 +194,28 @@ def upnp(external: int, internal: int, lifetime: int = HOUR) -> MapPort:
     return MapPort(TCP, Endpoint(C1, internal), external, lifetime, "by UPnP")
 
 
-def remotes_of(counter: Counter, key: Key) -> list[str]:
-    return [str(remote) for remote in counter.table[key].mapping.remotes]
+def remotes_of(harness: GatewayHarness, key: Key) -> list[str]:
+    return [str(remote) for remote in harness.table[key].mapping.remotes]
 
 
 # NAT-PMP: RFC 6886
 
 
 @served
-async def test_natpmp_tells_the_external_address(counter: Counter, c1: Client) -> None:
+async def test_natpmp_tells_the_external_address(harness: GatewayHarness, c1: Client) -> None:
     """§3.2."""
     assert await c1.by_natpmp(AddressRequest()) == AddressResponse(0, EPOCH, EXTERNAL)
-    await counter.caretaker.set_addresses(None, [])
+    await harness.maintenance.set_addresses(None, [])
     assert await c1.by_natpmp(AddressRequest()) == AddressResponse(natpmp.Result.NETWORK_FAILURE, EPOCH, ANY4)
     assert await c1.map(pmp(80)) == MapResponse(TCP, natpmp.Result.NETWORK_FAILURE, EPOCH, 80, 0, 0)
 
 
 @served
-async def test_natpmp_maps_to_the_address_that_asks(counter: Counter, c1: Client) -> None:
+async def test_natpmp_maps_to_the_address_that_asks(harness: GatewayHarness, c1: Client) -> None:
     """§3.3: the packet says what is mapped, and where to."""
     assert await c1.map(pmp(5000, 6000)) == MapResponse(TCP, 0, EPOCH, 5000, 6000, HOUR)
-    assert counter.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "NAT-PMP", (), b"")
-    assert counter.all_equal()
+    assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "NAT-PMP", (), b"")
+    assert harness.all_equal()
 
 
 @served
@@ -236,14 +237,14 @@ async def test_natpmp_gets_another_port_where_its_wish_is_taken(c1: Client, c2: 
 
 @served
 @pytest.mark.parametrize("wish", [0, 6000, 7000])
-async def test_natpmp_gets_the_mapping_that_is_there(counter: Counter, c1: Client, wish: int) -> None:
+async def test_natpmp_gets_the_mapping_that_is_there(harness: GatewayHarness, c1: Client, wish: int) -> None:
     """§3.3: whatever is suggested, and whichever of both has made it."""
     await c1.map(pmp(5000, 6000))
     await c1.granted(mapping(5001, 6001))
-    counter.clock.now += 600
+    harness.clock.now += 600
     for port in (5000, 5001):
         assert await c1.map(pmp(port, wish)) == MapResponse(TCP, 0, EPOCH, port, port + 1000, HOUR)
-    assert len(counter.table) == 2
+    assert len(harness.table) == 2
 
 
 @served
@@ -262,57 +263,57 @@ async def test_natpmp_lifetimes_are_bounded(c1: Client, asked: int, granted: int
 
 
 @served
-async def test_natpmps_mappings_end_with_their_lifetime(counter: Counter, c1: Client) -> None:
+async def test_natpmps_mappings_end_with_their_lifetime(harness: GatewayHarness, c1: Client) -> None:
     """§3.3."""
     await c1.map(pmp(5000, lifetime=60))
-    counter.clock.now += 61
-    await counter.caretaker.wake()
-    assert counter.table == {}
-    assert counter.all_equal()
+    harness.clock.now += 61
+    await harness.maintenance.wake()
+    assert harness.table == {}
+    assert harness.all_equal()
 
 
 @served
 @pytest.mark.parametrize("wish", [0, 5000, 9999])
-async def test_natpmp_deletes_one(counter: Counter, c1: Client, wish: int) -> None:
+async def test_natpmp_deletes_one(harness: GatewayHarness, c1: Client, wish: int) -> None:
     """§3.4: the suggested port is ignored; nothing there is a success."""
-    for protocol in Protocol:
+    for protocol in TransportProtocol:
         await c1.map(pmp(5000, protocol=protocol))
     for _ in range(2):
         assert await c1.map(pmp(5000, wish, 0)) == MapResponse(TCP, 0, EPOCH, 5000, 0, 0)
-        assert list(counter.table) == [(UDP, 5000)]
-    assert counter.all_equal()
+        assert list(harness.table) == [(UDP, 5000)]
+    assert harness.all_equal()
 
 
 @served
-async def test_natpmp_deletes_all_of_a_protocol(counter: Counter, c1: Client, c2: Client) -> None:
+async def test_natpmp_deletes_all_of_a_protocol(harness: GatewayHarness, c1: Client, c2: Client) -> None:
     """§3.4: the client's own; what UPnP has opened is none of its business."""
     for port in (5000, 5001):
         await c1.map(pmp(port))
     await c1.granted(mapping(5002))
     await c1.map(pmp(5003, protocol=UDP))
     await c2.map(pmp(5004))
-    await counter.ask(upnp(5005, 5005))
+    await harness.ask(upnp(5005, 5005))
     for _ in range(2):
         assert await c1.map(pmp(0, 0, 0)) == MapResponse(TCP, 0, EPOCH, 0, 0, 0)
-        assert sorted(counter.table) == [(TCP, 5004), (TCP, 5005), (UDP, 5003)]
+        assert sorted(harness.table) == [(TCP, 5004), (TCP, 5005), (UDP, 5003)]
 
 
 @served
-async def test_natpmp_maps_no_port_called_0(counter: Counter, c1: Client) -> None:
+async def test_natpmp_maps_no_port_called_0(harness: GatewayHarness, c1: Client) -> None:
     """§3.4: that is all ports, and for deleting."""
     assert await c1.map(pmp(0, 6000)) == MapResponse(TCP, natpmp.Result.NOT_AUTHORIZED, EPOCH, 0, 0, 0)
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 async def test_natpmps_failures_have_no_port_and_no_lifetime(c1: Client) -> None:
     """§3.5."""
-    rules = (Rule.parse("allow 6000-6001 0.0.0.0/0 5000-5001"),)
-    counter = await started(Counter(Policy(rules, mappings_per_peer=1)))
-    async with serving(counter):
+    rules = (PortRule.parse("allow 6000-6001 0.0.0.0/0 5000-5001"),)
+    harness = await started(GatewayHarness(Policy(rules, mappings_per_peer=1)))
+    async with serving(harness):
         assert await c1.map(pmp(80, 80)) == MapResponse(TCP, natpmp.Result.NOT_AUTHORIZED, EPOCH, 80, 0, 0)
         assert (await c1.map(pmp(5000))).result == 0
         assert await c1.map(pmp(5001)) == MapResponse(TCP, natpmp.Result.OUT_OF_RESOURCES, EPOCH, 5001, 0, 0)
-        counter.backend.fail_next = FirewallError("no kernel")
+        harness.backend.fail_next = FirewallError("no kernel")
         assert await c1.map(pmp(5000)) == MapResponse(TCP, natpmp.Result.OUT_OF_RESOURCES, EPOCH, 5000, 0, 0)
 
 
@@ -346,42 +347,42 @@ async def test_natpmp_over_ipv6_is_another_version(c1_ipv6: Client) -> None:
 
 
 @served
-async def test_pcp_maps(counter: Counter, c1: Client) -> None:
+async def test_pcp_maps(harness: GatewayHarness, c1: Client) -> None:
     """§11.3, §11.4; §8.5: the epoch is in each answer."""
     granted = await c1.granted(mapping(5000, 6000))
     assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 6000, EXTERNAL))
-    assert counter.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), NONCE)
-    assert counter.all_equal()
+    assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), NONCE)
+    assert harness.all_equal()
 
 
 @served
-async def test_pcp_gets_the_mapping_that_is_there(counter: Counter, c1: Client) -> None:
+async def test_pcp_gets_the_mapping_that_is_there(harness: GatewayHarness, c1: Client) -> None:
     """§11.3: whatever is suggested, and whichever of both has made it."""
     await c1.granted(mapping(5000, 6000))
     await c1.map(pmp(5001, 6001))
     for port, wish in ((5000, 0), (5000, 7000), (5001, 0), (5001, 7000)):
         assert await c1.port(mapping(port, wish)) == port + 1000
-    assert len(counter.table) == 2
+    assert len(harness.table) == 2
 
 
 @served
-async def test_pcps_nonce_guards_the_mapping(counter: Counter, c1: Client) -> None:
+async def test_pcps_nonce_guards_the_mapping(harness: GatewayHarness, c1: Client) -> None:
     """§11.3: another nonce neither renews it nor deletes it."""
     await c1.granted(mapping(5000))
-    before = counter.table
+    before = harness.table
     for lifetime in (0, 2 * HOUR):
         asked = mapping(5000, lifetime=lifetime, nonce=OTHER)
         refused = pcp.ErrorResponse(pcp.Result.NOT_AUTHORIZED, pcp.LONG, EPOCH, 1, asked.payload)
         assert await c1.by_pcp(asked) == refused
     assert await c1.result(mapping(0, lifetime=0, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
-    assert counter.table == before
+    assert harness.table == before
 
 
 @served
-async def test_pcps_nonce_comes_to_what_natpmp_or_upnp_has_opened(c1: Client, counter: Counter) -> None:
+async def test_pcps_nonce_comes_to_what_natpmp_or_upnp_has_opened(c1: Client, harness: GatewayHarness) -> None:
     """§11.3 guards what has a nonce: who comes first gives it."""
     await c1.map(pmp(5000))
-    await counter.ask(upnp(5001, 5001))
+    await harness.ask(upnp(5001, 5001))
     for port in (5000, 5001):
         assert await c1.port(mapping(port)) == port
         assert await c1.result(mapping(port, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
@@ -403,27 +404,27 @@ async def test_pcps_nonce_comes_to_what_natpmp_or_upnp_has_opened(c1: Client, co
     ],
 )
 async def test_pcp_maps_tcp_and_udp_alone(  # noqa: PLR0913, PLR0917 - a row of the table
-    counter: Counter, c1: Client, protocol: int, port: int, lifetime: int, result: pcp.Result
+    harness: GatewayHarness, c1: Client, protocol: int, port: int, lifetime: int, result: pcp.Result
 ) -> None:
     """§11.3."""
     assert await c1.result(mapping(port, 6000, lifetime, protocol=protocol)) == result
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 @served
 @pytest.mark.parametrize("port", [5350, 5351])
-async def test_the_ports_of_these_protocols_are_never_mapped(counter: Counter, c1: Client, port: int) -> None:
+async def test_the_ports_of_these_protocols_are_never_mapped(harness: GatewayHarness, c1: Client, port: int) -> None:
     """§11.3."""
     assert await c1.port(mapping(5000, port, protocol=UDP)) not in {0, port}
     assert (await c1.map(pmp(5001, port, protocol=UDP))).external_port not in {0, port}
     only = mapping(5002, port, protocol=UDP, prefer_failure=True)
     assert await c1.result(only) == pcp.Result.CANNOT_PROVIDE_EXTERNAL
-    assert (UDP, port) not in counter.table
+    assert (UDP, port) not in harness.table
 
 
 async def test_pcp_is_told_of_the_quota(c1: Client) -> None:
     """§7.4: for a short while."""
-    async with serving(await started(Counter(Policy(mappings_per_peer=2)))):
+    async with serving(await started(GatewayHarness(Policy(mappings_per_peer=2)))):
         for port in (5000, 5001):
             await c1.granted(mapping(port))
         asked = mapping(5002)
@@ -432,20 +433,20 @@ async def test_pcp_is_told_of_the_quota(c1: Client) -> None:
 
 
 @served
-async def test_pcp_without_an_external_address_is_told_of_the_network(counter: Counter, c1: Client) -> None:
+async def test_pcp_without_an_external_address_is_told_of_the_network(harness: GatewayHarness, c1: Client) -> None:
     """§7.4."""
-    await counter.caretaker.set_addresses(None, [])
+    await harness.maintenance.set_addresses(None, [])
     assert await c1.result(mapping(5000)) == pcp.Result.NETWORK_FAILURE
 
 
 async def test_pcp_is_told_what_is_forbidden_and_what_has_run_out(c1: Client) -> None:
     """§7.4: CANNOT_PROVIDE_EXTERNAL is for those alone who ask for a port or none."""
-    counter = await started(Counter(Policy((Rule.parse("allow 6000-6000 0.0.0.0/0 5000-5001"),))))
-    async with serving(counter):
+    harness = await started(GatewayHarness(Policy((PortRule.parse("allow 6000-6000 0.0.0.0/0 5000-5001"),))))
+    async with serving(harness):
         assert await c1.result(mapping(80, 80)) == pcp.Result.NOT_AUTHORIZED
         await c1.granted(mapping(5000))
         assert await c1.result(mapping(5001)) == pcp.Result.NO_RESOURCES
-        counter.servers_own.add((TCP, 6000))
+        harness.servers_own.add((TCP, 6000))
         assert await c1.result(mapping(5000)) == pcp.Result.NO_RESOURCES
         assert await c1.result(mapping(5000, 6000, prefer_failure=True)) == pcp.Result.CANNOT_PROVIDE_EXTERNAL
 
@@ -467,15 +468,15 @@ async def test_pcps_renewals_only_lengthen(c1: Client, lifetimes: tuple[int, int
 
 
 @served
-async def test_pcp_deletes_one(counter: Counter, c1: Client) -> None:
+async def test_pcp_deletes_one(harness: GatewayHarness, c1: Client) -> None:
     """§15.1: nothing there is a success."""
     await c1.granted(mapping(5000, 6000))
     await c1.granted(mapping(5001))
     asked = mapping(5000, 6000, 0)
     for _ in range(2):
         assert await c1.by_pcp(asked) == pcp.Response(0, EPOCH, asked.payload)
-        assert list(counter.table) == [(TCP, 5001)]
-    assert counter.all_equal()
+        assert list(harness.table) == [(TCP, 5001)]
+    assert harness.all_equal()
 
 
 @served
@@ -488,7 +489,7 @@ async def test_pcp_deletes_one(counter: Counter, c1: Client) -> None:
     ],
 )
 async def test_pcp_deletes_all(
-    counter: Counter, c1: Client, c2: Client, protocol: int, left: list[tuple[Protocol, int]]
+    harness: GatewayHarness, c1: Client, c2: Client, protocol: int, left: list[tuple[TransportProtocol, int]]
 ) -> None:
     """§15.1: of the asking address, with this nonce or none."""
     await c1.granted(mapping(5000))
@@ -498,11 +499,11 @@ async def test_pcp_deletes_all(
     await c2.granted(mapping(5004, client=C2))
     for _ in range(2):
         assert await c1.result(mapping(0, lifetime=0, protocol=protocol)) in {0, pcp.Result.NOT_AUTHORIZED}
-        assert sorted(counter.table) == left
+        assert sorted(harness.table) == left
 
 
 @served
-async def test_a_closed_port_is_held_for_its_former_holder(counter: Counter, c1: Client, c2: Client) -> None:
+async def test_a_closed_port_is_held_for_its_former_holder(harness: GatewayHarness, c1: Client, c2: Client) -> None:
     """§15."""
     await c1.granted(mapping(5000, 6000))
     await c1.granted(mapping(5000, 6000, 0))
@@ -511,7 +512,7 @@ async def test_a_closed_port_is_held_for_its_former_holder(counter: Counter, c1:
     assert await c2.port(other) != 6000
     assert await c1.port(mapping(5000, 6000)) == 6000
     await c1.granted(mapping(5000, 6000, 0))
-    counter.clock.now += HOLD_DOWN
+    harness.clock.now += HOLD_DOWN
     assert await c2.port(mapping(5001, 6000, client=C2)) == 6000
 
 
@@ -520,31 +521,31 @@ async def test_a_closed_port_is_held_for_its_former_holder(counter: Counter, c1:
 
 @served
 @pytest.mark.parametrize("lifetime", [0, HOUR])
-async def test_third_parties_are_off(counter: Counter, c1: Client, lifetime: int) -> None:
+async def test_third_parties_are_off(harness: GatewayHarness, c1: Client, lifetime: int) -> None:
     assert await c1.result(mapping(5000, lifetime=lifetime, third_party=C1_HOST)) == pcp.Result.UNSUPP_OPTION
-    assert counter.table == {}
+    assert harness.table == {}
 
 
-async def test_third_parties_are_a_peers_own_where_they_are_on(counter: Counter, c1: Client, c2: Client) -> None:
-    async with serving(counter, third_party=True):
+async def test_third_parties_are_a_peers_own_where_they_are_on(harness: GatewayHarness, c1: Client, c2: Client) -> None:
+    async with serving(harness, third_party=True):
         asked = mapping(5000, third_party=C1_HOST)
         assert (await c1.granted(asked)).options == asked.options
-        assert counter.table[TCP, 5000].mapping.internal == Endpoint(C1_HOST, 5000)
+        assert harness.table[TCP, 5000].mapping.internal == Endpoint(C1_HOST, 5000)
         for foreign in (C2, SERVER, EXTERNAL, STRANGER, C2_IPV6):
             assert await c1.result(mapping(5001, third_party=foreign)) == pcp.Result.NOT_AUTHORIZED
         assert await c2.result(mapping(5000, client=C2, third_party=C1_HOST)) == pcp.Result.NOT_AUTHORIZED
         assert await c1.result(mapping(5001, third_party=C1)) == pcp.Result.MALFORMED_REQUEST
         assert await c2.result(mapping(5000, lifetime=0, client=C2, third_party=C1_HOST)) == pcp.Result.NOT_AUTHORIZED
-        assert list(counter.table) == [(TCP, 5000)]
+        assert list(harness.table) == [(TCP, 5000)]
         assert await c1.result(mapping(5000, lifetime=0, third_party=C1_HOST)) == 0
-        assert counter.table == {}
+        assert harness.table == {}
 
 
 # §13.2, PREFER_FAILURE
 
 
 @served
-async def test_this_port_or_none(counter: Counter, c1: Client, c2: Client) -> None:
+async def test_this_port_or_none(harness: GatewayHarness, c1: Client, c2: Client) -> None:
     await c2.granted(mapping(5000, 6000, client=C2))
     taken = mapping(5000, 6000, prefer_failure=True)
     assert await c1.by_pcp(taken) == pcp.ErrorResponse(11, pcp.SHORT, EPOCH, 1, taken.payload)
@@ -555,7 +556,7 @@ async def test_this_port_or_none(counter: Counter, c1: Client, c2: Client) -> No
     assert granted.payload == free.payload
     assert granted.options == free.options
     assert await c1.result(mapping(5000, 6002, prefer_failure=True)) == 11, "it has another already"
-    counter.servers_own.add((TCP, 6003))
+    harness.servers_own.add((TCP, 6003))
     assert await c1.result(mapping(5003, 6003, prefer_failure=True)) == 11
 
 
@@ -567,40 +568,40 @@ def remote(number: int, prefix_length: int = 128, port: int = 0) -> Filter:
 
 
 @served
-async def test_filters_are_added_until_all_are_removed(counter: Counter, c1: Client) -> None:
+async def test_filters_are_added_until_all_are_removed(harness: GatewayHarness, c1: Client) -> None:
     key = (TCP, 5000)
     asked = mapping(5000, filters=(remote(1), remote(0, 120, 443)))
     assert (await c1.granted(asked)).options == asked.options
     two = ["198.51.100.1/32", "198.51.100.0/24 port 443"]
-    assert remotes_of(counter, key) == two
+    assert remotes_of(harness, key) == two
     await c1.granted(mapping(5000))
-    assert remotes_of(counter, key) == two
+    assert remotes_of(harness, key) == two
     await c1.granted(mapping(5000, filters=(remote(2),)))
-    assert remotes_of(counter, key) == [*two, "198.51.100.2/32"]
+    assert remotes_of(harness, key) == [*two, "198.51.100.2/32"]
     await c1.granted(mapping(5000, filters=(remote(0, 0), remote(3))))
-    assert remotes_of(counter, key) == ["198.51.100.3/32"]
+    assert remotes_of(harness, key) == ["198.51.100.3/32"]
     await c1.granted(mapping(5000, filters=(remote(0, 0),)))
-    assert remotes_of(counter, key) == []
-    assert counter.all_equal()
+    assert remotes_of(harness, key) == []
+    assert harness.all_equal()
 
 
 @served
-async def test_too_many_filters(counter: Counter, c1: Client) -> None:
+async def test_too_many_filters(harness: GatewayHarness, c1: Client) -> None:
     most = tuple(map(remote, range(REMOTES)))
     assert await c1.result(mapping(5000, filters=(*most, remote(99)))) == pcp.Result.EXCESSIVE_REMOTE_PEERS
-    assert counter.table == {}
+    assert harness.table == {}
     assert await c1.result(mapping(5000, filters=most)) == 0
     asked = mapping(5000, filters=(remote(99),))
     assert await c1.by_pcp(asked) == pcp.ErrorResponse(13, pcp.LONG, EPOCH, 1, asked.payload)
-    assert len(remotes_of(counter, (TCP, 5000))) == REMOTES
+    assert len(remotes_of(harness, (TCP, 5000))) == REMOTES
 
 
 @served
-async def test_filters_that_make_no_sense(counter: Counter, c1: Client) -> None:
+async def test_filters_that_make_no_sense(harness: GatewayHarness, c1: Client) -> None:
     for bad in (Filter(128, 0, C2_IPV6), remote(1, 95), remote(1, 1)):
         assert await c1.result(mapping(5000, filters=(bad,))) == pcp.Result.MALFORMED_OPTION
     assert await c1.result(mapping(5000, lifetime=0, filters=(remote(1),))) == pcp.Result.MALFORMED_OPTION
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 # The rest of PCP
@@ -626,11 +627,11 @@ def flow(**fields: Any) -> bytes:  # noqa: ANN401
     [flow(), flow()[:24], flow()[:60], flow(filters=(Filter(128, 0, EXTERNAL),)), flow(protocol=0)],
     ids=["whole", "a head only", "as long as a map", "with a filter", "of all protocols"],
 )
-async def test_peer_is_no_opcode_of_ours(counter: Counter, c1: Client, datagram: bytes) -> None:
+async def test_peer_is_no_opcode_of_ours(harness: GatewayHarness, c1: Client, datagram: bytes) -> None:
     """§12; §8.2: that comes before all that is wrong inside."""
     refused = pcp.ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG, EPOCH, 2, None)
     assert pcp.decode_response(await c1.ask(datagram)) == refused
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 @served
@@ -646,30 +647,30 @@ async def test_libtorrent_gets_its_60_octets(c1: Client) -> None:
 
 
 @served
-async def test_by_ipv6_a_pinhole_is_opened(counter: Counter, c1_ipv6: Client) -> None:
+async def test_by_ipv6_a_pinhole_is_opened(harness: GatewayHarness, c1_ipv6: Client) -> None:
     """§11.4: outside, it has the address and the port that it has inside; §15.1: and it is deleted as any mapping."""
     wished = mapping(5000, 6000, client=C1_IPV6)
     assert await c1_ipv6.granted(wished) == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
     expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), NONCE)
-    assert counter.table == {expected.key: counter.table[expected.key]}
-    assert counter.table[expected.key].mapping == expected
+    assert harness.table == {expected.key: harness.table[expected.key]}
+    assert harness.table[expected.key].mapping == expected
     assert await c1_ipv6.result(replace(wished, options=Options(prefer_failure=True))) == 11
     assert await c1_ipv6.result(mapping(5000, client=C1_IPV6, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
     filtered = mapping(5000, client=C1_IPV6, filters=(Filter(64, 0, C2_IPV6),))
     await c1_ipv6.granted(filtered)
-    assert remotes_of(counter, expected.key) == ["2001:db8::/64"]
+    assert remotes_of(harness, expected.key) == ["2001:db8::/64"]
     four = mapping(5000, client=C1_IPV6, filters=(remote(1),))
     assert await c1_ipv6.result(four) == pcp.Result.MALFORMED_OPTION
     assert await c1_ipv6.result(mapping(5351, client=C1_IPV6, protocol=UDP)) == pcp.Result.NOT_AUTHORIZED
     assert await c1_ipv6.result(mapping(5000, 0, 0, C1_IPV6)) == 0
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 # PORT_SET: RFC 7753
 
 
 @served
-async def test_a_row_of_ports(counter: Counter, c1: Client) -> None:
+async def test_a_row_of_ports(harness: GatewayHarness, c1: Client) -> None:
     """RFC 7753 §4.2; §4.4: it is renewed as it was asked for."""
     asked = mapping(5000, 7001, port_set=PortSet(8, 5000, parity=True))
     for _ in range(2):
@@ -678,18 +679,18 @@ async def test_a_row_of_ports(counter: Counter, c1: Client) -> None:
         first = granted.payload.external_port
         assert first % 2 == 0
         assert granted.options == asked.options
-        assert {key[1]: entry.mapping.internal.port for key, entry in counter.table.items()} == {
+        assert {key[1]: entry.mapping.internal.port for key, entry in harness.table.items()} == {
             first + step: 5000 + step for step in range(8)
         }
-    assert counter.all_equal()
+    assert harness.all_equal()
 
 
 @served
-async def test_a_row_that_is_shorter_than_asked_for(counter: Counter, c1: Client) -> None:
+async def test_a_row_that_is_shorter_than_asked_for(harness: GatewayHarness, c1: Client) -> None:
     """RFC 7753 §4.2: the size is what was granted; one port is no row."""
     short = await c1.granted(mapping(65530, port_set=PortSet(65535, 65530)))
     assert short.options.port_set == PortSet(6, 65530)
-    assert len(counter.table) == 6
+    assert len(harness.table) == 6
     one = await c1.granted(mapping(5000, port_set=PortSet(1, 5000)))
     assert one.options.port_set is None
     both = mapping(5001, 6000, prefer_failure=True, port_set=PortSet(2, 5001))
@@ -697,26 +698,26 @@ async def test_a_row_that_is_shorter_than_asked_for(counter: Counter, c1: Client
 
 
 @served
-async def test_a_row_lives_as_long_as_its_shortest_mapping(counter: Counter, c1: Client) -> None:
+async def test_a_row_lives_as_long_as_its_shortest_mapping(harness: GatewayHarness, c1: Client) -> None:
     """RFC 7753 §4.4: it has one lifetime."""
-    await counter.ask(upnp(5000, 5000, 2 * HOUR))
+    await harness.ask(upnp(5000, 5000, 2 * HOUR))
     granted = await c1.granted(mapping(5000, port_set=PortSet(2, 5000)))
     assert granted.lifetime == HOUR
 
 
 @served
-async def test_a_row_of_pinholes(counter: Counter, c1_ipv6: Client) -> None:
+async def test_a_row_of_pinholes(harness: GatewayHarness, c1_ipv6: Client) -> None:
     granted = await c1_ipv6.granted(mapping(5000, client=C1_IPV6, port_set=PortSet(4, 5000)))
     assert granted.options.port_set == PortSet(4, 5000)
-    assert sorted(counter.table) == [(TCP, port, C1_IPV6) for port in range(5000, 5004)]
+    assert sorted(harness.table) == [(TCP, port, C1_IPV6) for port in range(5000, 5004)]
 
 
 @served
-async def test_a_row_is_deleted_as_a_whole(counter: Counter, c1: Client) -> None:
+async def test_a_row_is_deleted_as_a_whole(harness: GatewayHarness, c1: Client) -> None:
     """RFC 7753 §4.4."""
     await c1.granted(mapping(5000, port_set=PortSet(8, 5000)))
     assert await c1.result(mapping(5000, lifetime=0, port_set=PortSet(8, 5000))) == 0
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 # Several protocols at once
@@ -725,43 +726,45 @@ async def test_a_row_is_deleted_as_a_whole(counter: Counter, c1: Client) -> None
 @served
 @pytest.mark.parametrize("closed_by_upnp", [False, True])
 async def test_one_program_that_asks_both_ways_has_one_mapping(
-    counter: Counter, c1: Client, *, closed_by_upnp: bool
+    harness: GatewayHarness, c1: Client, *, closed_by_upnp: bool
 ) -> None:
     """Libtorrent asks UPnP and PCP at once for the same, and closes both."""
-    shared, granted = await asyncio.gather(counter.ask(upnp(6881, 6881)), c1.granted(mapping(6881, 6881)))
+    shared, granted = await asyncio.gather(harness.ask(upnp(6881, 6881)), c1.granted(mapping(6881, 6881)))
     assert isinstance(shared, Mapped)
     assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 6881, 6881, EXTERNAL))
-    assert list(counter.table) == [(TCP, 6881)]
+    assert list(harness.table) == [(TCP, 6881)]
     if closed_by_upnp:
-        assert isinstance(await counter.ask(UnmapPorts(TCP, 6881, 6881)), Unmapped)
+        assert isinstance(await harness.ask(UnmapPorts(TCP, 6881, 6881)), Unmapped)
     assert await c1.result(mapping(6881, 6881, 0)) == 0
-    assert counter.table == {}
-    assert counter.all_equal()
+    assert harness.table == {}
+    assert harness.all_equal()
 
 
 @served
-async def test_one_listener_that_is_asked_for_at_two_ports_has_two_mappings(counter: Counter, c1: Client) -> None:
+async def test_one_listener_that_is_asked_for_at_two_ports_has_two_mappings(
+    harness: GatewayHarness, c1: Client
+) -> None:
     """Syncthing asks NAT-PMP for one external port and UPnP for another, for the same listener."""
-    await counter.ask(upnp(31000, 22000))
+    await harness.ask(upnp(31000, 22000))
     assert (await c1.map(pmp(22000, 32000))).external_port == 32000
     assert (await c1.map(pmp(22000, 32000))).external_port == 32000
-    await counter.ask(upnp(31000, 22000))
-    assert sorted(counter.table) == [(TCP, 31000), (TCP, 32000)]
+    await harness.ask(upnp(31000, 22000))
+    assert sorted(harness.table) == [(TCP, 31000), (TCP, 32000)]
     await c1.map(pmp(22000, 0, 0))
-    assert list(counter.table) == [(TCP, 31000)]
+    assert list(harness.table) == [(TCP, 31000)]
 
 
 @served
-async def test_no_protocol_shortens_what_another_was_granted(counter: Counter, c1: Client) -> None:
-    await counter.ask(upnp(5000, 5000, 0))
-    before = counter.table[TCP, 5000].lease
+async def test_no_protocol_shortens_what_another_was_granted(harness: GatewayHarness, c1: Client) -> None:
+    await harness.ask(upnp(5000, 5000, 0))
+    before = harness.table[TCP, 5000].lease
     assert (await c1.granted(mapping(5000, lifetime=120))).lifetime == 86400, "as much as PCP can tell"
     assert (await c1.map(pmp(5000, lifetime=60))).lifetime == WEEK
-    assert counter.table[TCP, 5000].lease == before
+    assert harness.table[TCP, 5000].lease == before
     await c1.granted(mapping(5001, lifetime=2 * HOUR))
     await c1.map(pmp(5001, lifetime=60))
-    await counter.ask(upnp(5001, 5001, HOUR))
-    assert counter.table[TCP, 5001].lease.remaining(counter.clock.now) == 2 * HOUR
+    await harness.ask(upnp(5001, 5001, HOUR))
+    assert harness.table[TCP, 5001].lease.remaining(harness.clock.now) == 2 * HOUR
 
 
 # Who is answered, how often, and with how much
@@ -784,49 +787,51 @@ ONE_OF_EACH = [
 
 @served
 @pytest.mark.parametrize("datagram", ONE_OF_EACH)
-async def test_who_is_no_peer_is_not_authorized(counter: Counter, datagram: bytes) -> None:
+async def test_who_is_no_peer_is_not_authorized(harness: GatewayHarness, datagram: bytes) -> None:
     with contextlib.closing(Client(STRANGER)) as stranger:
         answer = await stranger.ask(datagram)
     told = natpmp.decode_response(answer) if natpmp.is_natpmp(datagram) else pcp.decode_response(answer)
     assert isinstance(told, (AddressResponse, MapResponse, pcp.ErrorResponse))
     assert told.result == 2, "which is NOT_AUTHORIZED in both"
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 @served
-async def test_while_the_peers_cannot_be_read_clients_are_told_to_come_again(counter: Counter, c1: Client) -> None:
-    counter.peers.trouble = OSError("no such device")
+async def test_while_the_peers_cannot_be_read_clients_are_told_to_come_again(
+    harness: GatewayHarness, c1: Client
+) -> None:
+    harness.peers.trouble = OSError("no such device")
     assert (await c1.map(pmp(5000))).result == natpmp.Result.OUT_OF_RESOURCES
     assert await c1.result(mapping(5000)) == pcp.Result.NO_RESOURCES
 
 
 async def test_who_asks_too_often_hears_nothing(c1: Client, c2: Client) -> None:
-    counter = await started(Counter(rate=3))
-    async with serving(counter):
+    harness = await started(GatewayHarness(rate=3))
+    async with serving(harness):
         for number in range(10):
             c1.send(natpmp.encode_request(pmp(5000 + number)))
-        await counted(counter, "dropped", 7)
+        await counted(harness, "dropped", 7)
         for _ in range(3):
             await c1.receive()
         assert c1.left() == []
-        assert len(counter.table) == 3
+        assert len(harness.table) == 3
         assert (await c2.map(pmp(5000, 6000))).result == 0, "another peer is not concerned"
 
 
 async def test_requests_under_way_are_bounded(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(port_control, "PENDING", 3)
-    counter = await started()
-    opened, peers = asyncio.Event(), counter.peers.peers
+    harness = await started()
+    opened, peers = asyncio.Event(), harness.peers.peers
 
     async def slow() -> Peers:
         await opened.wait()
         return await peers()
 
-    monkeypatch.setattr(counter.peers, "peers", slow)
-    async with serving(counter):
+    monkeypatch.setattr(harness.peers, "peers", slow)
+    async with serving(harness):
         for _ in range(5):
             c1.send(natpmp.encode_request(AddressRequest()))
-        await counted(counter, "dropped", 2)
+        await counted(harness, "dropped", 2)
         opened.set()
         for _ in range(3):
             await c1.receive()
@@ -835,7 +840,7 @@ async def test_requests_under_way_are_bounded(c1: Client, monkeypatch: pytest.Mo
 
 
 async def test_requests_under_way_end_with_us(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    counter = await started()
+    harness = await started()
     asked, never = asyncio.Event(), asyncio.Event()
 
     async def endless() -> Peers:
@@ -843,8 +848,8 @@ async def test_requests_under_way_end_with_us(c1: Client, monkeypatch: pytest.Mo
         await never.wait()
         raise AssertionError("never")
 
-    monkeypatch.setattr(counter.peers, "peers", endless)
-    async with serving(counter):
+    monkeypatch.setattr(harness.peers, "peers", endless)
+    async with serving(harness):
         c1.send(natpmp.encode_request(AddressRequest()))
         async with asyncio.timeout(5):
             await asked.wait()
@@ -863,10 +868,10 @@ async def test_two_sockets_of_one_address_hear_what_each_asked_for(c1: Client) -
 
 
 async def test_a_port_that_is_taken_is_named() -> None:
-    counter = await started()
-    async with serving(counter):
+    harness = await started()
+    async with serving(harness):
         with pytest.raises(OSError, match=r"UDP 10\.100\.0\.1 port 5351: Address already in use"):
-            await PortControl(counter.gateway, lambda: EPOCH, third_party=False).open("lo", [SERVER])
+            await PortControl(harness.gateway, lambda: EPOCH, third_party=False).open("lo", [SERVER])
 
 
 SOUND = [
@@ -899,8 +904,8 @@ async def pelted(datagrams: list[bytes]) -> None:
     """Send all this, then something sound; nothing may have raised, nor any answer be longer than is allowed."""
     troubles: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
-    counter = await started()
-    async with serving(counter, third_party=True) as control:
+    harness = await started()
+    async with serving(harness, third_party=True) as control:
         with contextlib.closing(Client(C1)) as client:
             for datagram in datagrams:
                 client.send(datagram)
@@ -915,8 +920,8 @@ async def pelted(datagrams: list[bytes]) -> None:
     assert len(answers) <= len(datagrams)
     longest = [min(pcp.LONGEST_MESSAGE, max(24, len(datagram) + 3)) for datagram in datagrams]
     assert sum(map(len, answers)) <= sum(longest)
-    assert counter.all_equal()
-    await counter.ledger.close()
+    assert harness.all_equal()
+    await harness.ledger.close()
 
 
 # What nobody asks for
@@ -956,10 +961,10 @@ RESTARTED = pcp.encode_response(pcp.Response(0, EPOCH, Announce()))
 
 
 async def test_live_peers_hear_ten_times_where_and_since_when_we_are(
-    counter: Counter, control: PortControl, ear: Client, pauses: list[float]
+    harness: GatewayHarness, control: PortControl, ear: Client, pauses: list[float]
 ) -> None:
     """RFC 6886 §3.2.1, RFC 6887 §14.1.3: a quarter of a second, and then twice as long each time."""
-    counter.peers.shaken = {"c1": counter.clock.now, "c2": counter.clock.now - 10000}
+    harness.peers.shaken = {"c1": harness.clock.now, "c2": harness.clock.now - 10000}
     with contextlib.closing(Client(C2, pcp.CLIENT_PORT)) as silent:
         control.announce(lost=True)
         for _ in range(10):
@@ -973,16 +978,16 @@ async def test_live_peers_hear_ten_times_where_and_since_when_we_are(
 
 
 async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
-    counter: Counter, control: PortControl, c1: Client, c1_ipv6: Client, ear: Client
+    harness: GatewayHarness, control: PortControl, c1: Client, c1_ipv6: Client, ear: Client
 ) -> None:
     """RFC 6887 §14.2: by the answer to the request that was made with this nonce; NAT-PMP's and UPnP's have none."""
     await c1.granted(mapping(5000, 6000))
     await c1.map(pmp(5001))
-    await counter.ask(upnp(5002, 5002))
+    await harness.ask(upnp(5002, 5002))
     await c1_ipv6.granted(mapping(5003, client=C1_IPV6))
-    counter.clock.now += 600
-    counter.peers.shaken = {"c1": counter.clock.now}
-    await counter.caretaker.set_addresses(NEW_EXTERNAL, [NEW_EXTERNAL])
+    harness.clock.now += 600
+    harness.peers.shaken = {"c1": harness.clock.now}
+    await harness.maintenance.set_addresses(NEW_EXTERNAL, [NEW_EXTERNAL])
     with contextlib.closing(Client(C1_IPV6, pcp.CLIENT_PORT, SERVER6)) as ear6:
         control.announce(lost=True)
         assert await ear.receive() == RESTARTED
@@ -996,26 +1001,28 @@ async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
 
 
 async def test_who_has_lost_nothing_does_not_make_clients_ask_again(
-    counter: Counter, control: PortControl, ear: Client
+    harness: GatewayHarness, control: PortControl, ear: Client
 ) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now}
+    harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=False)
     assert address_of(await ear.receive()) == EXTERNAL
     assert ear.left() == []
 
 
-async def test_an_address_that_is_lost_is_not_announced(counter: Counter, control: PortControl, ear: Client) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now}
-    await counter.caretaker.set_addresses(None, [])
+async def test_an_address_that_is_lost_is_not_announced(
+    harness: GatewayHarness, control: PortControl, ear: Client
+) -> None:
+    harness.peers.shaken = {"c1": harness.clock.now}
+    await harness.maintenance.set_addresses(None, [])
     control.announce(lost=True)
     assert await ear.receive() == RESTARTED
     assert ear.left() == []
 
 
 async def test_a_second_announcement_takes_the_place_of_the_first(
-    counter: Counter, control: PortControl, ear: Client, pauses: list[float]
+    harness: GatewayHarness, control: PortControl, ear: Client, pauses: list[float]
 ) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now}
+    harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=True)
     assert await ear.receive() == RESTARTED
     control.announce(lost=True)
@@ -1027,25 +1034,25 @@ async def test_a_second_announcement_takes_the_place_of_the_first(
 
 
 async def test_trouble_with_an_announcement_does_not_end_the_others(
-    counter: Counter, control: PortControl, pauses: list[float], caplog: pytest.LogCaptureFixture
+    harness: GatewayHarness, control: PortControl, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    counter.peers.shaken = {"c1": counter.clock.now}
-    counter.peers.trouble = OSError("no such device")
+    harness.peers.shaken = {"c1": harness.clock.now}
+    harness.peers.trouble = OSError("no such device")
     control.announce(lost=True)
     async with asyncio.timeout(5):
         while not pauses:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
-    counter.peers.trouble = None
+    harness.peers.trouble = None
     assert "not announced: no such device" in caplog.text
     with contextlib.closing(Client(C1, pcp.CLIENT_PORT)) as ear:
         assert await ear.receive() == RESTARTED
 
 
 async def test_an_announcement_that_nobody_hears_is_no_trouble(
-    counter: Counter, control: PortControl, c1: Client, pauses: list[float]
+    harness: GatewayHarness, control: PortControl, c1: Client, pauses: list[float]
 ) -> None:
     """The kernel answers with "port unreachable"."""
-    counter.peers.shaken = {"c1": counter.clock.now}
+    harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=True)
     async with asyncio.timeout(5):
         while len(pauses) < 5:  # noqa: ASYNC110 - nobody tells

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import pytest
 
-from igd.core.mapping import Protocol
+from igd.core.mapping import TransportProtocol
 from igd.core.request import Refused
 from igd.endpoints import upnp_http
 from igd.endpoints.upnp_http import UPnPHttp
-from igd.wire import description, soap
-from tests.counter import C1, C2, EXTERNAL, SERVER, Counter, map_port
+from igd.wire.upnp import description, soap
+from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, map_port
 
 STRANGER = IPv4Address("10.100.0.9")
 ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
@@ -46,18 +46,18 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture
-async def counter() -> Counter:
-    return await Counter(rate=100).start()
+async def harness() -> GatewayHarness:
+    return await GatewayHarness(rate=100).start()
 
 
 @pytest.fixture
-async def server(counter: Counter) -> AsyncIterator[UPnPHttp]:
+async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
     documents = description.documents(description.Identity(ROOT, "here", "0.1", f"http://{SERVER}:{PORT}/"))
-    server = UPnPHttp(counter.gateway, ROOT, documents | {"/huge": HUGE}, "Linux UPnP/1.1 igd/0.1")
+    server = UPnPHttp(harness.gateway, ROOT, documents | {"/huge": HUGE}, "Linux UPnP/1.1 igd/0.1")
     await server.open("lo", SERVER, PORT)
     yield server
     await server.close()
-    await counter.ledger.close()
+    await harness.ledger.close()
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
@@ -129,12 +129,12 @@ async def test_documents(path: str) -> None:
     assert len(answer.body.encode()) == int(answer.headers["Content-Length"])
 
 
-async def test_an_action_is_carried_out_and_answered(counter: Counter) -> None:
+async def test_an_action_is_carried_out_and_answered(harness: GatewayHarness) -> None:
     answer = await exchange(call("AddPortMapping", ADD))
     assert (answer.status, answer.headers["EXT"]) == (200, "")
     assert f'<u:AddPortMappingResponse xmlns:u="{WIC}">' in answer.body
-    assert counter.all_equal()
-    assert counter.table[Protocol.TCP, 8043].mapping.description == "<b>&"
+    assert harness.all_equal()
+    assert harness.table[TransportProtocol.TCP, 8043].mapping.description == "<b>&"
     answer = await exchange(call("GetExternalIPAddress"))
     assert f"<NewExternalIPAddress>{EXTERNAL}<" in answer.body
     answer = await exchange(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": "0"}))
@@ -155,11 +155,11 @@ async def test_an_action_that_needs_no_gateway_is_answered() -> None:
         ({"NewExternalPort": "2000"}, 718),
     ],
 )
-async def test_a_refusal_is_a_fault_with_its_code(counter: Counter, change: dict[str, str], code: int) -> None:
-    await counter.ask(map_port(2000, C2), C2)
-    before = counter.table
+async def test_a_refusal_is_a_fault_with_its_code(harness: GatewayHarness, change: dict[str, str], code: int) -> None:
+    await harness.ask(map_port(2000, C2), C2)
+    before = harness.table
     assert error_code(await exchange(call("AddPortMapping", ADD | change))) == code
-    assert counter.table == before
+    assert harness.table == before
 
 
 async def test_an_action_of_another_service_is_unknown() -> None:
@@ -182,11 +182,11 @@ async def test_a_body_in_many_packets() -> None:
     assert (await exchange(*(whole[start : start + 50] for start in range(0, len(whole), 50)))).status == 200
 
 
-async def test_a_chunked_body(counter: Counter) -> None:
+async def test_a_chunked_body(harness: GatewayHarness) -> None:
     body = envelope("AddPortMapping", ADD)
     chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100], body[100:], b"")]
     assert (await exchange(head("AddPortMapping", "Transfer-Encoding: chunked"), *chunks)).status == 200
-    assert len(counter.table) == 1
+    assert len(harness.table) == 1
 
 
 async def test_who_expects_to_be_told_to_go_on_is_told() -> None:
@@ -231,10 +231,10 @@ async def test_a_connection_ends_with_its_answer_even_if_it_was_to_be_kept() -> 
         (b"GET / HTTP/1.1\r\nHost: " + b"a" * 10000 + b"\r\n\r\n", 400),
     ],
 )
-async def test_what_is_no_request_of_ours_is_refused(counter: Counter, request_: bytes, status: int) -> None:
+async def test_what_is_no_request_of_ours_is_refused(harness: GatewayHarness, request_: bytes, status: int) -> None:
     answer = await exchange(request_)
     assert answer.status == status
-    assert counter.table == {}
+    assert harness.table == {}
 
 
 async def test_a_wrong_method_names_the_right_one() -> None:
@@ -252,15 +252,15 @@ async def test_nothing_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize("source", [STRANGER, SERVER])
-async def test_who_is_no_peer_gets_nothing(counter: Counter, source: IPv4Address) -> None:
+async def test_who_is_no_peer_gets_nothing(harness: GatewayHarness, source: IPv4Address) -> None:
     for path in ("/", "/1/device.xml", "/none"):
         assert (await exchange(get(path), source=source)).status == 403
     assert error_code(await exchange(call("AddPortMapping", ADD), source=source)) == 606
-    assert counter.table == {}
+    assert harness.table == {}
 
 
-async def test_who_asks_too_often_is_refused(counter: Counter) -> None:
-    while not isinstance(await counter.gateway.admit(C1), Refused):
+async def test_who_asks_too_often_is_refused(harness: GatewayHarness) -> None:
+    while not isinstance(await harness.gateway.admit(C1), Refused):
         pass
     assert error_code(await exchange(call("AddPortMapping", ADD))) == 501
     assert (await exchange(get("/"))).status == 429
@@ -296,9 +296,9 @@ async def test_old_clients_send_no_host() -> None:
 # The page
 
 
-async def test_the_page_shows_a_peer_its_own_mappings_as_text(counter: Counter) -> None:
-    await counter.ask(map_port(2000, description="<script>alert('{x}')</script>"))
-    await counter.ask(map_port(2001, C2), C2)
+async def test_the_page_shows_a_peer_its_own_mappings_as_text(harness: GatewayHarness) -> None:
+    await harness.ask(map_port(2000, description="<script>alert('{x}')</script>"))
+    await harness.ask(map_port(2001, C2), C2)
     answer = await exchange(get("/"))
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -308,7 +308,7 @@ async def test_the_page_shows_a_peer_its_own_mappings_as_text(counter: Counter) 
     )
     assert str(EXTERNAL) in answer.body
     assert "2001" not in answer.body
-    await counter.caretaker.set_addresses(None, [])
+    await harness.maintenance.set_addresses(None, [])
     assert "no address yet" in (await exchange(get("/"))).body
 
 
@@ -341,7 +341,7 @@ async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, ser
 
 
 async def test_connections_beyond_the_limit_are_closed(
-    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, counter: Counter
+    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, harness: GatewayHarness
 ) -> None:
     monkeypatch.setattr(upnp_http, "CONNECTIONS", 2)
     async with connected(), connected():
@@ -349,13 +349,13 @@ async def test_connections_beyond_the_limit_are_closed(
         async with connected() as (reader, _):
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
-    assert counter.gateway.counters["http", "too many connections"] == 1
+    assert harness.gateway.counters["http", "too many connections"] == 1
     await connections_are(server, 0)
     assert (await exchange(get("/"))).status == 200
 
 
 async def test_one_address_does_not_shut_out_the_others(
-    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, counter: Counter
+    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, harness: GatewayHarness
 ) -> None:
     monkeypatch.setattr(upnp_http, "CONNECTIONS_PER_ADDRESS", 2)
     async with connected(), connected():
@@ -364,11 +364,11 @@ async def test_one_address_does_not_shut_out_the_others(
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
         assert (await exchange(get("/"), source=C2)).status == 200
-    assert counter.gateway.counters["http", "too many connections"] == 1
+    assert harness.gateway.counters["http", "too many connections"] == 1
 
 
-async def test_closing_does_not_wait_for_who_sends_nothing(counter: Counter) -> None:
-    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+async def test_closing_does_not_wait_for_who_sends_nothing(harness: GatewayHarness) -> None:
+    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
     await server.open("lo", C2, PORT)
     reader, writer = await asyncio.open_connection(str(C2), PORT, local_addr=(str(C1), 0))
     await connections_are(server, 1)
@@ -380,15 +380,15 @@ async def test_closing_does_not_wait_for_who_sends_nothing(counter: Counter) -> 
         await asyncio.open_connection(str(C2), PORT)
 
 
-async def test_a_port_that_is_taken_is_an_error(counter: Counter) -> None:
-    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+async def test_a_port_that_is_taken_is_an_error(harness: GatewayHarness) -> None:
+    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
     with pytest.raises(OSError, match="in use"):
         await server.open("lo", SERVER, PORT)
     await server.close()
 
 
-async def test_it_listens_on_its_interface_alone(counter: Counter) -> None:
-    server = UPnPHttp(counter.gateway, ROOT, {}, "igd")
+async def test_it_listens_on_its_interface_alone(harness: GatewayHarness) -> None:
+    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
     with pytest.raises(OSError, match="No such device"):
         await server.open("none", C2, PORT)
     await server.close()

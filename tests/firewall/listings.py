@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from igd.firewall.rules import Site
+from igd.firewall.site import Site
 from tests.firewall.three_hosts import PEERS, run
 
 SITE = Site("ext0", "wg0", PEERS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Literal
 
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from tests.firewall.three_hosts import EXTERNAL, PEER, ThreeHosts, joined
 
 Transport = Literal["tcp", "udp"]
@@ -27,7 +27,7 @@ def entry(
 ) -> Entry:
     """Give an entry that leads the port to one of `peer`, the same one unless said otherwise."""
     internal = Endpoint(peer, inside or port)
-    return Entry(PortMapping(Protocol[protocol.upper()], port, internal, "peer"), Lease(until))
+    return Entry(PortMapping(TransportProtocol[protocol.upper()], port, internal, "peer"), Lease(until))
 
 
 def listener(where: int, transport: Transport, port: int, address: str = "0.0.0.0") -> socket.socket:

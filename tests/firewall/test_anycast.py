@@ -11,7 +11,7 @@ import pytest
 from igd.firewall.backend import Backend
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.nft.nftables import Nftables
-from igd.firewall.rules import Site
+from igd.firewall.site import Site
 from tests.firewall.calling import call, waiting
 from tests.firewall.listings import SITE, marks
 from tests.firewall.reaching import PATIENCE, Transport, entry

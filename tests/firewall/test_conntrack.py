@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, Mapping, Pinhole, Protocol, Remote
+from igd.core.mapping import AnyMapping, Endpoint, Entry, Lease, Pinhole, Remote, TransportProtocol
 from igd.firewall import conntrack
 from igd.firewall.conntrack import Conntrack, Course, Flow, parse
 from igd.firewall.netlink import Message, Netlink, NetlinkError, attribute, nested, u8, u32
-from igd.firewall.rules import MARK
+from igd.firewall.site import MARK
 from tests.firewall.reaching import PATIENCE, caller, entry, listener
 from tests.firewall.three_hosts import (
     EXTERNAL,
@@ -54,7 +54,7 @@ class Made(NamedTuple):
     port: int
     inside: Endpoint | None
     address: IPv4Address | IPv6Address = EXTERNAL
-    protocol: Protocol = Protocol.UDP
+    protocol: TransportProtocol = TransportProtocol.UDP
     mark: int = MARK
 
     @property
@@ -81,22 +81,22 @@ def _tuple(kind: int, protocol: int, source: Endpoint, to: Endpoint) -> bytes:
 
 
 def pinhole(port: int, protocol: str = "udp", *, peer: IPv6Address = PEER6) -> Entry:
-    return Entry(Pinhole(Protocol[protocol.upper()], Endpoint(peer, port), "peer"), Lease(120))
+    return Entry(Pinhole(TransportProtocol[protocol.upper()], Endpoint(peer, port), "peer"), Lease(120))
 
 
 OURS = Made(8043, Endpoint(PEER, 80))
 OURS6 = Made(8043, None, PEER6)
-LOST: list[Mapping] = [entry(8043, 80).mapping, pinhole(8043).mapping]
+LOST: list[AnyMapping] = [entry(8043, 80).mapping, pinhole(8043).mapping]
 LEFT_ALONE = [
     OURS._replace(port=8044),
-    OURS._replace(protocol=Protocol.TCP),
+    OURS._replace(protocol=TransportProtocol.TCP),
     OURS._replace(address=OTHER_PUBLIC),
     OURS._replace(inside=Endpoint(PEER, 81)),
     OURS._replace(inside=Endpoint(OTHER_PEER, 80)),
     OURS._replace(inside=None),
     OURS._replace(port=9043, mark=0),  # the operator's own redirection to the same endpoint
     OURS6._replace(port=8044),
-    OURS6._replace(protocol=Protocol.TCP),
+    OURS6._replace(protocol=TransportProtocol.TCP),
     OURS6._replace(address=OTHER_PEER6),
     OURS6._replace(inside=Endpoint(OTHER_PEER6, 8043)),
     OURS6._replace(address=OTHER_PEER6, inside=Endpoint(PEER6, 8043)),
@@ -217,9 +217,9 @@ def test_narrowed_remotes_end_the_flows_of_all(tracker: Conntrack) -> None:
 def test_a_new_mapping_ends_what_no_redirection_leads_elsewhere(tracker: Conntrack) -> None:
     past = Made(8043, None, mark=0)
     left_alone = [OURS, past._replace(port=8044), past._replace(address=OTHER_PUBLIC), OURS._replace(mark=0), OURS6]
-    tcp = past._replace(protocol=Protocol.TCP)
+    tcp = past._replace(protocol=TransportProtocol.TCP)
     make([past, past._replace(mark=1), tcp, *left_alone])
-    new: list[Mapping] = [entry(8043, 80).mapping, entry(8043, 80, "tcp").mapping, pinhole(8043).mapping]
+    new: list[AnyMapping] = [entry(8043, 80).mapping, entry(8043, 80, "tcp").mapping, pinhole(8043).mapping]
     tracker.settle([], new, [EXTERNAL])
     assert there() == described([tcp, *left_alone])
 
@@ -234,7 +234,7 @@ def test_a_mapping_that_leads_elsewhere_now_is_lost_and_new(tracker: Conntrack) 
 
 @every_kernel
 def test_flush_stale_ends_what_is_marked_and_not_kept(tracker: Conntrack) -> None:
-    kept = [OURS, OURS._replace(protocol=Protocol.TCP), OURS._replace(mark=MARK | 5), OURS6]
+    kept = [OURS, OURS._replace(protocol=TransportProtocol.TCP), OURS._replace(mark=MARK | 5), OURS6]
     not_ours = [one._replace(port=1, mark=mark) for mark in (0, 1, MARK >> 1) for one in (OURS, OURS6)]
     stale = [
         OURS._replace(port=1),
@@ -288,7 +288,7 @@ def test_another_mark_bit_is_anothers(tracker: Conntrack) -> None:
 def test_the_criteria_are_the_kernels(tracker: Conntrack) -> None:
     """What verification here would hide: that the kernel hands out nothing but what was asked for."""
     make([OURS, OURS, OURS6, *LEFT_ALONE])
-    udp = Protocol.UDP
+    udp = TransportProtocol.UDP
     for family, criteria, expected in (
         (socket.AF_INET, conntrack._on(OURS.course), 2),  # noqa: SLF001
         (socket.AF_INET, conntrack._on(LEFT_ALONE[0].course), 1),  # noqa: SLF001

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.firewall import backend as firewall
 from igd.firewall.detect import Backend, Facts, choose, probe
-from igd.firewall.foreign import xtables
-from igd.firewall.foreign.forward_jump import ForwardJump
+from igd.firewall.forward.iptables_jump import ForwardJump
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.nft.nftables import Nftables
-from igd.firewall.rules import Site
+from igd.firewall.operator_rules import xtables
+from igd.firewall.site import Site
 from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, new_namespace, run, three_hosts
 
 CASES: list[tuple[Facts, Backend, str]] = [
@@ -142,7 +142,7 @@ def test_beside_rules_of_nftables_only_nftables_lets_the_operators_redirections_
         run(
             "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-j", "DNAT", "--to-destination", f"{PEER}:22"
         )
-        mapping = PortMapping(Protocol.UDP, 8043, Endpoint(PEER, 8043), "peer")
+        mapping = PortMapping(TransportProtocol.UDP, 8043, Endpoint(PEER, 8043), "peer")
         backend = kind(Site("ext0", "wg0", PEERS))
         backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
         assert hosts.talk("udp", 8043, listener) == REMOTE

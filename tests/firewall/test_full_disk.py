@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from igd.core.request import Mapped, Refused
-from tests.counter import C2
 from tests.firewall.small_disk import SmallDisk
 from tests.firewall.test_kernel_properties import HELD, Running
 from tests.firewall.three_hosts import new_namespace
@@ -29,6 +28,7 @@ from tests.firewall.whole_gateway import (
     opening,
     serving,
 )
+from tests.gateway_harness import C2
 
 pytestmark = pytest.mark.root
 
@@ -51,11 +51,11 @@ async def test_a_full_disk_refuses_and_takes_back_what_the_kernel_had_done(
     on_a_small_disk: tuple[SmallDisk, Running],
 ) -> None:
     disk, gateway = on_a_small_disk
-    before = gateway.counter.table
+    before = gateway.harness.table
     disk.leave(0)
     for request in (OPEN, RENEW, CLOSE, OPEN_6, CLOSE_6):
         assert await ask(gateway, request) == REFUSED
-        assert gateway.counter.table == before
+        assert gateway.harness.table == before
         gateway.check()
     disk.leave(1 << 18)
     for request in (OPEN, RENEW, CLOSE, OPEN_6, CLOSE_6):
@@ -74,19 +74,19 @@ async def test_what_does_not_fit_on_the_disk_refuses_none_of_its_neighbours(
     replies = await asyncio.gather(*(ask(gateway, request) for request in (*small[:4], large, *small[4:])))
     assert [reply == REFUSED for reply in replies] == [False] * 4 + [True] + [False] * 3
     gateway.check()
-    assert len(gateway.counter.table) == 7
+    assert len(gateway.harness.table) == 7
 
 
 async def test_a_full_disk_keeps_no_port_open(on_a_small_disk: tuple[SmallDisk, Running]) -> None:
     """What runs out does so all the same; the store hears of it with the next thing that it can take."""
     disk, gateway = on_a_small_disk
-    counter = gateway.counter
+    harness = gateway.harness
     assert isinstance(await ask(gateway, opening(2000, C2, 4000)), Mapped)
     disk.leave(0)
-    counter.clock.now = gateway.clock.now = counter.clock.now + 301
-    await counter.caretaker.wake()
+    harness.clock.now = gateway.clock.now = harness.clock.now + 301
+    await harness.maintenance.wake()
     assert HELD["nftables"]() == {("udp", 2000, f"{C2}:{INSIDE}")}
-    assert len(counter.table) == 1
+    assert len(harness.table) == 1
     assert len(gateway.store.load()) == 3
     disk.leave(1 << 18)
     assert isinstance(await ask(gateway, opening(2001)), Mapped)

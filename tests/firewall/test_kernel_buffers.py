@@ -58,7 +58,7 @@ async def test_what_is_too_much_for_one_transaction_is_made_true_one_by_one(
     assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refused)]
     assert max(sent) > 5000, "all of them were too much"
     on_nftables.check()
-    assert len(on_nftables.counter.table) == len(CROWD) + 2
+    assert len(on_nftables.harness.table) == len(CROWD) + 2
 
 
 async def test_a_crowd_that_is_refused_leaves_no_port_reserved(on_nftables: Running) -> None:

@@ -16,11 +16,10 @@ import pytest
 
 from igd.core.mapping import Endpoint, Entry, Lease, PortMapping
 from igd.core.request import Mapped, Refused, Unmapped
-from igd.firewall.foreign import xtables
 from igd.firewall.netlink import Netlink
 from igd.firewall.nft.nftables import Nftables
+from igd.firewall.operator_rules import xtables
 from igd.ledger import RETRY_SECONDS
-from tests.counter import C2
 from tests.firewall.capabilities import without_net_admin
 from tests.firewall.test_kernel_properties import HELD, SITE, Backend, Running, expected, running
 from tests.firewall.three_hosts import EXTERNAL, run
@@ -40,6 +39,7 @@ from tests.firewall.whole_gateway import (
     parts,
     serving,
 )
+from tests.gateway_harness import C2
 
 pytestmark = pytest.mark.root
 
@@ -129,34 +129,34 @@ async def test_a_failure_refuses_and_all_are_equal_when_it_is_over(
 ) -> None:
     with running(backend) as gateway:
         async with serving(gateway):
-            counter = gateway.counter
-            before = counter.table
+            harness = gateway.harness
+            before = harness.table
             async with during(trouble, gateway):
                 for _time in ("the first", "when all is known to be broken"):
                     assert await ask(gateway, request_) == REFUSED
-                    assert counter.table == before
+                    assert harness.table == before
                     assert {entry.mapping.key: entry for entry in gateway.store.load()} == before
-                    assert counter.ledger.next_wake() == counter.clock.now + RETRY_SECONDS
-            await counter.caretaker.wake()
+                    assert harness.ledger.next_wake() == harness.clock.now + RETRY_SECONDS
+            await harness.maintenance.wake()
             gateway.check()
             assert not isinstance(await ask(gateway, request_), Refused)
             gateway.check()
-            assert counter.table != before
+            assert harness.table != before
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
 async def test_what_runs_out_while_the_kernel_refuses_ends_when_it_does_no_more(backend: Backend) -> None:
     with running(backend) as gateway:
         async with serving(gateway):
-            counter = gateway.counter
+            harness = gateway.harness
             async with during(no_right_to_it, gateway):
-                counter.clock.now = gateway.clock.now = counter.clock.now + 301
-                await counter.caretaker.wake()
-                assert len(counter.table) == 2
-                assert counter.ledger.next_wake() == counter.clock.now + RETRY_SECONDS
+                harness.clock.now = gateway.clock.now = harness.clock.now + 301
+                await harness.maintenance.wake()
+                assert len(harness.table) == 2
+                assert harness.ledger.next_wake() == harness.clock.now + RETRY_SECONDS
                 gateway.check()
-            await counter.caretaker.wake()
-            assert counter.table == {}
+            await harness.maintenance.wake()
+            assert harness.table == {}
             gateway.check()
 
 
@@ -173,21 +173,21 @@ async def test_a_killed_program_refuses_until_it_lives(tmp_path: Path, monkeypat
     """The way through FORWARD is a part of what has to be there before anybody hears yes."""
     with running("nftables") as gateway:
         async with serving(gateway):
-            counter = gateway.counter
-            before = counter.table
+            harness = gateway.harness
+            before = harness.table
             program = tmp_path / "iptables-nft-restore"
             program.write_text(KILLED)
             program.chmod(0o755)
             monkeypatch.setattr(xtables, "_PATH", f"{tmp_path}:{PROGRAMS}")
             run("iptables-nft", "-P", "FORWARD", "DROP")
             for request in (OPEN, RENEW, CLOSE):
-                await counter.ledger.repair()  # as whoever watches does
+                await harness.ledger.repair()  # as whoever watches does
                 assert await ask(gateway, request) == REFUSED
-                assert counter.table == before
+                assert harness.table == before
                 gateway.check()
             assert "igd" not in run("iptables-nft-save", "-t", "filter")
             monkeypatch.setattr(xtables, "_PATH", PROGRAMS)
-            await counter.caretaker.wake()
+            await harness.maintenance.wake()
             assert run("iptables-nft-save", "-t", "filter").count("-A FORWARD ") == 1
             assert isinstance(await ask(gateway, CLOSE), Unmapped)
             gateway.check()
@@ -234,17 +234,17 @@ async def test_what_somebody_took_away_is_there_again(
 ) -> None:
     with running(backend) as gateway:
         async with serving(gateway):
-            before = gateway.counter.table
+            before = gateway.harness.table
             for command in commands.split("; "):
                 run(*command.split())
             reply = await ask(gateway, request_)
             assert (reply != REFUSED) is granted
             if granted:
                 assert not isinstance(reply, Mapped) or expected(reply.mapping) in HELD[backend]()
-                await gateway.counter.ledger.repair()  # as whoever watches does
+                await gateway.harness.ledger.repair()  # as whoever watches does
             else:
-                assert gateway.counter.table == before
+                assert gateway.harness.table == before
                 gateway.check()
                 assert not isinstance(await ask(gateway, request_), Refused)
             gateway.check()
-            assert gateway.counter.table != before
+            assert gateway.harness.table != before

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, Mapping, Pinhole, Protocol, Remote
+from igd.core.mapping import AnyMapping, Endpoint, Pinhole, Remote, TransportProtocol
 from igd.core.request import MapPort, Refused, UnmapPorts
 from igd.firewall import kernel
 from igd.firewall.legacy.watch import LegacyWatch
-from igd.firewall.rules import Site
-from igd.lease_store import LeaseStore
-from tests.counter import C1, C2, Clock, Counter, peer
+from igd.firewall.site import Site
+from igd.store.leases import LeaseStore
 from tests.firewall.three_hosts import EXTERNAL, PEERS, new_namespace, run
+from tests.gateway_harness import C1, C2, Clock, GatewayHarness, peer
 
 pytestmark = pytest.mark.root
 
@@ -89,7 +89,7 @@ LISTED: dict[Backend, Callable[[], list[str]]] = {"nftables": listed_by_nftables
 HELD: dict[Backend, Callable[[], set[Led]]] = {"nftables": held_by_nftables, "iptables": held_by_iptables}
 
 
-def expected(mapping: Mapping) -> Led:
+def expected(mapping: AnyMapping) -> Led:
     where = str(mapping.internal.address) if isinstance(mapping, Pinhole) else str(mapping.internal)
     return mapping.protocol.name.lower(), mapping.external_port, where
 
@@ -106,13 +106,13 @@ class Running:
     def _build(self) -> None:
         self.store = LeaseStore(self._path, clock=self.clock, wall_clock=self.clock)
         self.backend = kernel.build(self.choice, SITE, LegacyWatch(kernel.LEGACY))
-        self.counter = Counter(backend=self.backend, store=self.store)  # type: ignore[arg-type]
-        self.counter.clock.now = self.clock.now
-        self.counter.peers.all = EVERYBODY
+        self.harness = GatewayHarness(backend=self.backend, store=self.store)  # type: ignore[arg-type]
+        self.harness.clock.now = self.clock.now
+        self.harness.peers.all = EVERYBODY
 
     async def start(self) -> None:
         """Take over what is stored."""
-        await self.counter.caretaker.start(self.store.load(), EXTERNAL, [EXTERNAL])
+        await self.harness.maintenance.start(self.store.load(), EXTERNAL, [EXTERNAL])
 
     async def kill(self) -> None:
         """Be a new process: whatever sockets there were are closed, and nothing is taken back."""
@@ -124,17 +124,17 @@ class Running:
     async def check_all(self) -> None:
         """Compare table, kernel and store, and all of the kernel with one that has never known anything else."""
         self.check()
-        fresh = await self.counter.ledger.between_changes(self._afresh)
+        fresh = await self.harness.ledger.between_changes(self._afresh)
         assert LISTED[self.choice]() == fresh
 
     def _afresh(self) -> list[str]:
         with new_namespace(), closing(kernel.build(self.choice, SITE, LegacyWatch(kernel.LEGACY))) as backend:
-            backend.replace_all([EXTERNAL], list(self.counter.ledger.table), self.clock.now)
+            backend.replace_all([EXTERNAL], list(self.harness.ledger.table), self.clock.now)
             return LISTED[self.choice]()
 
     def check(self) -> None:
         """Compare table, kernel and store."""
-        table = [entry.mapping for entry in self.counter.ledger.table]
+        table = [entry.mapping for entry in self.harness.ledger.table]
         assert HELD[self.choice]() == {expected(mapping) for mapping in table}
         assert {entry.mapping for entry in self.store.load()} == set(table)
 
@@ -155,7 +155,7 @@ remotes4 = st.sampled_from(
 )
 remotes6 = st.sampled_from([(), (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("2001:db8::/48"), 80))])
 lifetimes = st.sampled_from([60, 300, 4000])
-protocols = st.sampled_from(Protocol)
+protocols = st.sampled_from(TransportProtocol)
 opening = st.one_of(
     st.builds(
         lambda protocol, port, inside, source, lifetime, remotes: (
@@ -228,27 +228,27 @@ def steps(backend: Backend) -> st.SearchStrategy[list[object]]:
 
 
 async def _take(step: object, gateway: Running) -> None:
-    counter = gateway.counter
+    harness = gateway.harness
     match step:
         case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() as request):
-            admitted = await counter.gateway.admit(source)
+            admitted = await harness.gateway.admit(source)
             if not isinstance(admitted, Refused):
-                await counter.gateway.ask(admitted, source, request)
+                await harness.gateway.ask(admitted, source, request)
         case Unnoticed(command, asked):
             _by_somebody_else(command)
             await _take(asked, gateway)
-            await counter.ledger.repair()
+            await harness.ledger.repair()
         case float():
-            gateway.clock.now = counter.clock.now = gateway.clock.now + step
-            await counter.caretaker.wake()
+            gateway.clock.now = harness.clock.now = gateway.clock.now + step
+            await harness.maintenance.wake()
         case tuple():
-            counter.peers.all = step
-            await counter.caretaker.recheck_peers()
+            harness.peers.all = step
+            await harness.maintenance.recheck_peers()
         case "kill -9":
             await gateway.kill()
         case str():
             _by_somebody_else(step)
-            await counter.ledger.repair()  # as whoever watches does
+            await harness.ledger.repair()  # as whoever watches does
 
 
 def _by_somebody_else(command: str) -> None:
@@ -262,7 +262,7 @@ async def _play(script: list[object], gateway: Running) -> None:
     for step in script:
         await _take(step, gateway)
         await gateway.check_all()
-    await gateway.counter.ledger.close()
+    await gateway.harness.ledger.close()
     gateway.store.close()
 
 

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.firewall.backend import Backend, FirewallError
 from igd.firewall.pretend import Pretend
 
@@ -12,7 +12,7 @@ EXTERNAL = IPv4Address("60.60.60.1")
 
 
 def entry(port: int) -> Entry:
-    mapping = PortMapping(Protocol.TCP, port, Endpoint(IPv4Address("10.100.0.2"), port), "peer")
+    mapping = PortMapping(TransportProtocol.TCP, port, Endpoint(IPv4Address("10.100.0.2"), port), "peer")
     return Entry(mapping, Lease(expires=60.0))
 
 

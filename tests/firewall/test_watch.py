@@ -9,7 +9,7 @@ import pytest
 
 from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
 from igd.firewall.nft.nftables import Nftables
-from igd.firewall.rules import Site
+from igd.firewall.site import Site
 from igd.firewall.watch import UNKNOWN, Heard, Watch
 from tests.firewall.reaching import entry
 from tests.firewall.three_hosts import PEERS, new_namespace, run

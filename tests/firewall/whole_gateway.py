@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Endpoint, Protocol
+from igd.core.mapping import Endpoint, TransportProtocol
 from igd.core.request import Mapped, MapPort, Refusal, Refused, Reply, UnmapInternal, UnmapPorts
 from igd.firewall.kernel import Kernel
 from igd.firewall.nft.nftables import Nftables
-from tests.counter import C1, peer
 from tests.firewall.test_kernel_properties import C1_6, OWNERS, Running
+from tests.gateway_harness import C1, peer
 
-UDP = Protocol.UDP
+UDP = TransportProtocol.UDP
 INSIDE = 8080
 NONCE = b"twelve bytes"
 Changing = MapPort | UnmapPorts | UnmapInternal
@@ -36,7 +36,7 @@ REFUSED = Refused(Refusal.SYSTEM_FAILURE)
 
 async def ask(gateway: Running, request: Changing) -> Reply:
     """Ask as the peer of the address that is to be mapped; to close, as c1."""
-    return await gateway.counter.ask(request, request.internal.address if isinstance(request, MapPort) else C1)
+    return await gateway.harness.ask(request, request.internal.address if isinstance(request, MapPort) else C1)
 
 
 @asynccontextmanager
@@ -49,14 +49,14 @@ async def serving(gateway: Running) -> AsyncIterator[Running]:
     try:
         yield gateway
     finally:
-        await gateway.counter.ledger.close()
+        await gateway.harness.ledger.close()
         gateway.store.close()
 
 
 @asynccontextmanager
 async def during(trouble: Trouble, gateway: Running) -> AsyncIterator[None]:
     """Have this trouble in the thread that changes kernel and store."""
-    ledger = gateway.counter.ledger
+    ledger = gateway.harness.ledger
     with ExitStack() as stack:
         await ledger.between_changes(lambda: stack.enter_context(trouble(gateway)))
         try:
@@ -83,7 +83,7 @@ CROWD: Sequence[IPv4Address] = [IPv4Address("10.100.1.0") + number for number in
 
 def invite(gateway: Running) -> None:
     """Have so many peers that one transaction of all their mappings is large."""
-    gateway.counter.peers.all = (*OWNERS, *(peer(str(address), f"{address}/32") for address in CROWD))
+    gateway.harness.peers.all = (*OWNERS, *(peer(str(address), f"{address}/32") for address in CROWD))
 
 
 async def ask_together(gateway: Running) -> list[Reply]:

@@ -8,14 +8,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.core.mapping import Protocol
+from igd.core.mapping import TransportProtocol
 from igd.host.own_ports import OwnPorts
 from tests.firewall.three_hosts import new_namespace, run
 
 pytestmark = pytest.mark.root
 
 EXTERNAL = IPv4Address("127.0.0.60")
-KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+KINDS = {TransportProtocol.TCP: socket.SOCK_STREAM, TransportProtocol.UDP: socket.SOCK_DGRAM}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def own_ports() -> Iterator[OwnPorts]:
             yield made
 
 
-@pytest.mark.parametrize("protocol", Protocol)
+@pytest.mark.parametrize("protocol", TransportProtocol)
 @pytest.mark.parametrize(
     ("family", "address", "used"),
     [
@@ -38,15 +38,17 @@ def own_ports() -> Iterator[OwnPorts]:
     ],
 )
 def test_who_listens_on_the_address_uses_the_port(
-    own_ports: OwnPorts, protocol: Protocol, family: socket.AddressFamily, address: str, *, used: bool
+    own_ports: OwnPorts, protocol: TransportProtocol, family: socket.AddressFamily, address: str, *, used: bool
 ) -> None:
     with socket.socket(family, KINDS[protocol]) as service:
-        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(protocol is Protocol.TCP))  # as services do
+        service.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, int(protocol is TransportProtocol.TCP)
+        )  # as services do
         service.bind((address, 8043))
-        if protocol is Protocol.TCP:
+        if protocol is TransportProtocol.TCP:
             service.listen()
         assert own_ports.in_use(protocol, EXTERNAL, 8043) is used
-        other = Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP
+        other = TransportProtocol.UDP if protocol is TransportProtocol.TCP else TransportProtocol.TCP
         assert not own_ports.in_use(other, EXTERNAL, 8043)
         assert not own_ports.in_use(protocol, EXTERNAL, 8044)
     assert not own_ports.in_use(protocol, EXTERNAL, 8043)
@@ -60,19 +62,19 @@ def test_connections_of_a_service_that_has_ended_do_not_count(own_ports: OwnPort
         client = socket.create_connection((str(EXTERNAL), 8043))
         accepted, _ = service.accept()
     with client, accepted:
-        assert not own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)
+        assert not own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
 
 
 def test_an_address_that_is_not_the_servers_has_no_ports_in_use(own_ports: OwnPorts) -> None:
-    assert not own_ports.in_use(Protocol.TCP, IPv4Address("60.60.60.1"), 8043)
+    assert not own_ports.in_use(TransportProtocol.TCP, IPv4Address("60.60.60.1"), 8043)
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
 def test_what_leaves_from_a_port_does_not_use_it(own_ports: OwnPorts, kind: socket.SocketKind) -> None:
-    protocol = Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP
+    protocol = TransportProtocol.TCP if kind == socket.SOCK_STREAM else TransportProtocol.UDP
     with socket.socket(socket.AF_INET, kind) as service, socket.socket(socket.AF_INET, kind) as client:
         service.bind((str(EXTERNAL), 8043))
-        if protocol is Protocol.TCP:
+        if protocol is TransportProtocol.TCP:
             service.listen()
         client.bind((str(EXTERNAL), 40000))
         client.connect((str(EXTERNAL), 8043))
@@ -86,7 +88,7 @@ def test_ports_that_only_root_may_use_are_seen_by_anybody(own_ports: OwnPorts) -
         service.listen()
         os.seteuid(65534)
         try:
-            assert own_ports.in_use(Protocol.TCP, EXTERNAL, 22)
+            assert own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 22)
         finally:
             os.seteuid(0)
 
@@ -97,13 +99,13 @@ def test_what_is_bound_to_another_interface_does_not_count(own_ports: OwnPorts) 
         service.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wg0")
         service.bind(("0.0.0.0", 8043))
         service.listen()
-        assert not own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)
+        assert not own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
         with contextlib.closing(OwnPorts("wg0")) as inside:
-            assert inside.in_use(Protocol.TCP, EXTERNAL, 8043)
+            assert inside.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
 
 
 def test_an_interface_that_is_not_there_changes_nothing() -> None:
     with contextlib.closing(OwnPorts("none0")) as own_ports, socket.socket() as service:
         service.bind((str(EXTERNAL), 8043))
         service.listen()
-        assert own_ports.in_use(Protocol.TCP, EXTERNAL, 8043)
+        assert own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)

@@ -9,7 +9,7 @@ import pytest
 
 from igd.core.peers import Address, Interface
 from igd.host.wireguard import ADDRESSES_SECONDS, FRESH_SECONDS, WireGuard
-from tests.counter import Clock
+from tests.gateway_harness import Clock
 
 C1 = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 C2 = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="

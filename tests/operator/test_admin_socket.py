@@ -12,7 +12,7 @@ import pytest
 from igd.operator.admin_client import MAPPINGS, NAME, STATUS, ask
 from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
-from tests.counter import Counter, map_port
+from tests.gateway_harness import GatewayHarness, map_port
 
 SHOWN = Status("0.1", 7, "wg0", "eth0", None, (), "pretend: asked for", "http://", "u", 12, 3, {"MapPort GRANTED": 4})
 
@@ -22,22 +22,22 @@ async def asked(directory: Path, what: str) -> Any:  # noqa: ANN401 - what JSON 
 
 
 @pytest.fixture
-async def counter() -> Counter:
-    return await Counter().start()
+async def harness() -> GatewayHarness:
+    return await GatewayHarness().start()
 
 
 @pytest.fixture
-async def admin(tmp_path: Path, counter: Counter) -> AsyncIterator[AdminSocket]:
-    admin = AdminSocket(counter.gateway, lambda: SHOWN, tmp_path)
+async def admin(tmp_path: Path, harness: GatewayHarness) -> AsyncIterator[AdminSocket]:
+    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path)
     await admin.open()
     yield admin
     await admin.close()
 
 
 @pytest.mark.usefixtures("admin")
-async def test_mappings_and_status_are_told(tmp_path: Path, counter: Counter) -> None:
+async def test_mappings_and_status_are_told(tmp_path: Path, harness: GatewayHarness) -> None:
     assert await asked(tmp_path, MAPPINGS) == []
-    await counter.ask(map_port(description="a\x1b\nü"))
+    await harness.ask(map_port(description="a\x1b\nü"))
     (mapping,) = await asked(tmp_path, MAPPINGS)
     assert (mapping["external_port"], mapping["description"], mapping["lease"]) == (8043, "a\x1b\nü", 300)
     assert await asked(tmp_path, STATUS) == SHOWN.as_json() | {"matched_addresses": []}
@@ -49,10 +49,10 @@ async def test_only_the_owner_may_connect(tmp_path: Path) -> None:
 
 
 async def test_a_socket_that_was_left_behind_is_taken_over_and_ours_is_removed(
-    tmp_path: Path, counter: Counter
+    tmp_path: Path, harness: GatewayHarness
 ) -> None:
     (tmp_path / NAME).touch()
-    admin = AdminSocket(counter.gateway, lambda: SHOWN, tmp_path)
+    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path)
     await admin.open()
     assert await asked(tmp_path, MAPPINGS) == []
     await admin.close()

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 
-from igd.core.mapping import Endpoint, Pinhole, PortMapping, Protocol, Remote
+from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.request import Mapped
 from igd.operator.status import Status, listing, mapping_as_json, printable, table
 
@@ -26,7 +26,9 @@ STATUS = Status(
 
 
 def mapped(port: int, description: str = "") -> Mapped:
-    return Mapped(PortMapping(Protocol.TCP, port, Endpoint(IPv4Address("10.100.0.2"), 80), "key=", description), 300)
+    return Mapped(
+        PortMapping(TransportProtocol.TCP, port, Endpoint(IPv4Address("10.100.0.2"), 80), "key=", description), 300
+    )
 
 
 def test_a_mapping_as_plain_values() -> None:
@@ -55,7 +57,7 @@ def test_mappings_as_a_table() -> None:
 
 def test_a_pinhole_for_two_networks_as_a_table() -> None:
     remotes = (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("::/0"), 53))
-    pinhole = Pinhole(Protocol.UDP, Endpoint(IPv6Address("2001:470:100::2"), 80), "key=", "", remotes)
+    pinhole = Pinhole(TransportProtocol.UDP, Endpoint(IPv6Address("2001:470:100::2"), 80), "key=", "", remotes)
     line = table([mapping_as_json(Mapped(pinhole, 300))]).splitlines()[1]
     assert line == "UDP       80        2001:db8::/32, ::/0 port 53  [2001:470:100::2]:80  300s   key="
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from igd.core.mapping import Protocol
+from igd.core.mapping import TransportProtocol
 
 PREROUTING, POSTROUTING = "PREROUTING", "POSTROUTING"
 
@@ -31,7 +31,7 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class LegacyRule:
     """One rule, of which what is None or empty is no condition.
 
     `incoming` and `outgoing` name interfaces; after "!", all others.
@@ -42,7 +42,7 @@ class Rule:
     destination: IPv4Network | IPv6Network | None = None
     incoming: str = ""
     outgoing: str = ""
-    protocol: Protocol | None = None
+    protocol: TransportProtocol | None = None
     matches: tuple[Extension, ...] = ()
 
     def words(self) -> list[str]:
@@ -63,15 +63,15 @@ def _condition(option: str, value: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class OwnChain:
     """A chain of ours: where it hangs, by which jumps (before or after all others'), and its rules."""
 
     version: Version
     name: str
     hook: str
-    jumps: tuple[Rule, ...]
+    jumps: tuple[LegacyRule, ...]
     jumps_first: bool
-    rules: tuple[Rule, ...]
+    rules: tuple[LegacyRule, ...]
 
     def making(self) -> list[str]:
         """Give the lines for a shell that make it, where its jumps come last."""
@@ -91,7 +91,7 @@ class Edit:
 
     version: Version
     chain: str
-    rule: Rule
+    rule: LegacyRule
     comes: bool
     position: int | None = None
 

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry
-from igd.firewall.foreign.xtables import legacy_tables
-from igd.firewall.legacy.chain import PROGRAMS, Chain, Edit, Version
+from igd.firewall.legacy.chain import PROGRAMS, Edit, OwnChain, Version
 from igd.firewall.legacy.rules import LegacyRules
 from igd.firewall.legacy.table import NAT, LegacyTable, NoTableError, translated
 from igd.firewall.legacy.xtables_lock import xtables_lock
-from igd.firewall.rules import Site
+from igd.firewall.operator_rules.xtables import legacy_tables
+from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Iptables:
         self._take_out(6, chain.hook, chain.name)
         return chain.unmaking()
 
-    def _try_anycast6(self, anycast: Chain) -> None:
+    def _try_anycast6(self, anycast: OwnChain) -> None:
         """Have this chain and no other; where the kernel is without nat for IPv6, say so once."""
         try:
             self._hold(6, (anycast,))
@@ -119,7 +119,7 @@ class Iptables:
                 _log.warning("what peers send to PCP's anycast address of IPv6 does not reach us: %s", error)
             self._anycast6_missed = True
 
-    def _hold(self, version: Version, chains: Iterable[Chain | None]) -> None:
+    def _hold(self, version: Version, chains: Iterable[OwnChain | None]) -> None:
         """Have these chains of ours, and no others."""
         wanted = {chain.name: chain for chain in chains if chain}
         with self._transaction({version}):

@@ -38,9 +38,9 @@ REDIRECT leads to the first address of wg0 in the kernel's order; of several of 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
-from igd.core.mapping import Change, Entry, Mapping, Pinhole, PortMapping, Protocol, Remote
-from igd.firewall.legacy.chain import POSTROUTING, PREROUTING, Chain, Edit, Extension, Rule, Version
-from igd.firewall.rules import PCP_ANYCAST, PCP_SERVER_PORT, Site, label
+from igd.core.mapping import AnyMapping, Change, Entry, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.firewall.legacy.chain import POSTROUTING, PREROUTING, Edit, Extension, LegacyRule, OwnChain, Version
+from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT, Site, label
 
 _COMMENT_SIZE = 255  # XT_MAX_COMMENT_LEN less the closing 0
 _OTHERWISE_READ = "\"'\\"  # what iptables' programs escape where they print a comment
@@ -59,39 +59,39 @@ class LegacyRules:
         self.pcp = f"{self.led}/pcp"  # nor so
         self.places = ((self.led, PREROUTING), (self.out, POSTROUTING), (self.pcp, PREROUTING))
 
-    def led4(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> Chain:
+    def led4(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
         """Give the chain that leads packets to mapped endpoints."""
         jumps = (self._jump(self.led, address) for address in sorted(set(addresses)))
         mapped = (rule for entry in entries if isinstance(entry.mapping, PortMapping) for rule in _dnat(entry.mapping))
         rules = (self._own_mark(self._mark), *mapped, self._own_mark(f"0x0/{self._site.mark:#x}"))
-        return Chain(4, self.led, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
+        return OwnChain(4, self.led, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
 
-    def led6(self, entries: Iterable[Entry]) -> Chain:
+    def led6(self, entries: Iterable[Entry]) -> OwnChain:
         """Give the chain that marks flows through pinholes; without any there is to be none."""
         holes = (rule for entry in entries if isinstance(entry.mapping, Pinhole) for rule in self._hole(entry.mapping))
         jumps = (self._jump(self.led, None),)
-        return Chain(6, self.led, PREROUTING, jumps, jumps_first=False, rules=tuple(holes))
+        return OwnChain(6, self.led, PREROUTING, jumps, jumps_first=False, rules=tuple(holes))
 
-    def out4(self, address: IPv4Address | None, entries: Iterable[Entry]) -> Chain | None:
+    def out4(self, address: IPv4Address | None, entries: Iterable[Entry]) -> OwnChain | None:
         """Give the chain that chooses sources, if one is wanted; no `address`: there is no external one."""
         site = self._site
         if not (site.hairpin or site.preserve_source_port):
             return None
-        jumps = (Rule(Extension(self.out), matches=(self._own,)),)
+        jumps = (LegacyRule(Extension(self.out), matches=(self._own,)),)
         sources = (rule for entry in entries for rule in self._snat(entry.mapping, address))
         rules = (*self._hairpin(), *sources)
-        return Chain(4, self.out, POSTROUTING, jumps, jumps_first=site.preserve_source_port, rules=rules)
+        return OwnChain(4, self.out, POSTROUTING, jumps, jumps_first=site.preserve_source_port, rules=rules)
 
-    def led_anycast(self, version: Version) -> Chain | None:
+    def led_anycast(self, version: Version) -> OwnChain | None:
         """Give the chain by which what peers send to PCP's anycast address reaches the server, if one is wanted."""
         site = self._site
         if not site.anycast or all(network.version != version for network in site.peers):
             return None
         to_it = ip_network(PCP_ANYCAST[version])
-        jump = Rule(Extension(self.pcp), destination=to_it, incoming=site.wireguard, matches=(self._own,))
+        jump = LegacyRule(Extension(self.pcp), destination=to_it, incoming=site.wireguard, matches=(self._own,))
         port = Extension("udp", (("dport", str(PCP_SERVER_PORT)),))
-        redirect = Rule(Extension("REDIRECT"), protocol=Protocol.UDP, matches=(port, self._own))
-        return Chain(version, self.pcp, PREROUTING, (jump,), jumps_first=False, rules=(redirect,))
+        redirect = LegacyRule(Extension("REDIRECT"), protocol=TransportProtocol.UDP, matches=(port, self._own))
+        return OwnChain(version, self.pcp, PREROUTING, (jump,), jumps_first=False, rules=(redirect,))
 
     def edits(self, changes: Iterable[Change], address: IPv4Address | None) -> list[Edit]:
         """Give what these changes mean for the rules; a rule that stays keeps its place."""
@@ -108,7 +108,7 @@ class LegacyRules:
 
     def _of(
         self, entry: Entry | None, address: IPv4Address | None
-    ) -> dict[tuple[Version, str, int | None], Sequence[Rule]]:
+    ) -> dict[tuple[Version, str, int | None], Sequence[LegacyRule]]:
         """Give an entry's rules by IP version, chain, and where new ones belong: behind the mark, or at the end."""
         if entry is None:
             return {}
@@ -116,32 +116,32 @@ class LegacyRules:
             return {(6, self.led, None): self._hole(entry.mapping)}
         return {(4, self.led, 1): _dnat(entry.mapping), (4, self.out, None): self._snat(entry.mapping, address)}
 
-    def _jump(self, chain: str, address: IPv4Address | None) -> Rule:
+    def _jump(self, chain: str, address: IPv4Address | None) -> LegacyRule:
         destination = None if address is None else IPv4Network(address)
         incoming = "" if self._site.hairpin else f"!{self._site.wireguard}"
-        return Rule(Extension(chain), destination=destination, incoming=incoming, matches=(self._own,))
+        return LegacyRule(Extension(chain), destination=destination, incoming=incoming, matches=(self._own,))
 
-    def _own_mark(self, value: str) -> Rule:
-        return Rule(_set_mark(value), matches=(self._own,))
+    def _own_mark(self, value: str) -> LegacyRule:
+        return LegacyRule(_set_mark(value), matches=(self._own,))
 
-    def _hole(self, pinhole: Pinhole) -> list[Rule]:
+    def _hole(self, pinhole: Pinhole) -> list[LegacyRule]:
         target = _set_mark(self._mark)
         return [_from(remote, pinhole, target, pinhole.internal.port) for remote in _sources(pinhole)]
 
-    def _hairpin(self) -> Iterator[Rule]:
+    def _hairpin(self) -> Iterator[LegacyRule]:
         site = self._site
         matches = (self._own, Extension("connmark", (("mark", self._mark),)))
         for network in site.peers if site.hairpin else ():
             if isinstance(network, IPv4Network):
-                yield Rule(Extension("MASQUERADE"), source=network, outgoing=site.wireguard, matches=matches)
+                yield LegacyRule(Extension("MASQUERADE"), source=network, outgoing=site.wireguard, matches=matches)
 
-    def _snat(self, mapping: Mapping, address: IPv4Address | None) -> list[Rule]:
+    def _snat(self, mapping: AnyMapping, address: IPv4Address | None) -> list[LegacyRule]:
         """Of several for one endpoint the first is used. Without the description: with it, its place would change."""
-        if not self._site.preserve_source_port or address is None or mapping.protocol is not Protocol.UDP:
+        if not self._site.preserve_source_port or address is None or mapping.protocol is not TransportProtocol.UDP:
             return []
         if isinstance(mapping, Pinhole):
             return []
-        rule = Rule(
+        rule = LegacyRule(
             Extension("SNAT", (("to-source", f"{address}:{mapping.external_port}"),)),
             source=ip_network(mapping.internal.address),
             outgoing=self._site.external,
@@ -154,7 +154,7 @@ class LegacyRules:
         return [rule]
 
 
-def _sources(mapping: Mapping) -> Iterable[Remote]:
+def _sources(mapping: AnyMapping) -> Iterable[Remote]:
     return dict.fromkeys(mapping.remotes or _ANYBODY)
 
 
@@ -162,16 +162,16 @@ def _set_mark(value: str) -> Extension:
     return Extension("CONNMARK", (("set-xmark", value),))
 
 
-def _dnat(mapping: PortMapping) -> list[Rule]:
+def _dnat(mapping: PortMapping) -> list[LegacyRule]:
     target = Extension("DNAT", (("to-destination", str(mapping.internal)),))
     return [_from(remote, mapping, target, mapping.external_port) for remote in _sources(mapping)]
 
 
-def _from(remote: Remote, mapping: Mapping, target: Extension, port: int) -> Rule:
+def _from(remote: Remote, mapping: AnyMapping, target: Extension, port: int) -> LegacyRule:
     """Give the rule for what comes from `remote`, to `port` or to the pinhole's endpoint."""
     source_port = (("sport", str(remote.port)),) if remote.port else ()
     ports = Extension(mapping.protocol.name.lower(), (*source_port, ("dport", str(port))))
-    return Rule(
+    return LegacyRule(
         target,
         source=remote.network if remote.network.prefixlen else None,
         destination=ip_network(mapping.internal.address) if isinstance(mapping, Pinhole) else None,
@@ -180,7 +180,7 @@ def _from(remote: Remote, mapping: Mapping, target: Extension, port: int) -> Rul
     )
 
 
-def whose(mapping: Mapping) -> str:
+def whose(mapping: AnyMapping) -> str:
     """Give the comment that says whose mapping a rule is: it reads the same wherever iptables prints or reads it."""
     peer, description = _printable(mapping.peer[:8]), _printable(mapping.description).strip()
     return (f"{peer}, {description}" if description else peer)[:_COMMENT_SIZE]

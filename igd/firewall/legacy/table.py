@@ -22,8 +22,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.legacy.chain import Chain, Edit, Extension, Rule, Version
-from igd.firewall.rules import OURS
+from igd.firewall.legacy.chain import Edit, Extension, LegacyRule, OwnChain, Version
+from igd.firewall.site import OURS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -100,7 +100,7 @@ class LegacyTable:
             self._table.close()
             self._table = None
 
-    def put(self, chain: Chain) -> None:
+    def put(self, chain: OwnChain) -> None:
         """Have this chain and these jumps to it in its hook, whatever was there."""
         self._delete_jumps(chain.hook, chain.name)
         if self._open.is_chain(chain.name):
@@ -145,7 +145,7 @@ class LegacyTable:
         assert self._table is not None, "read first"
         return self._table
 
-    def _place(self, chain: Chain) -> int:
+    def _place(self, chain: OwnChain) -> int:
         """Give the index for jumps from the hook: first or last, but for those of other instances; these by name.
 
         Two that both wanted to be the very last would push each other aside for ever.
@@ -178,7 +178,7 @@ class LegacyTable:
         for rule in [table.create_rule(entry, _library().Chain(table, hook)) for entry in entries]:
             table.delete_entry(hook, rule.rule, rule.mask)
 
-    def _made(self, rule: Rule) -> "iptc.Rule":
+    def _made(self, rule: LegacyRule) -> "iptc.Rule":
         made = self._open.create_rule()
         if rule.protocol:
             made.protocol = rule.protocol.name.lower()

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.foreign.xtables import legacy_tables
 from igd.firewall.legacy.chain import Version
+from igd.firewall.operator_rules.xtables import legacy_tables
 
 GET_INFO, GET_ENTRIES = 64, 65  # IPT_SO_*, and IP6T_SO_* too
 
-Rules = dict[tuple[Version, str], bytes]
+Snapshot = dict[tuple[Version, str], bytes]
 """By IP version and table: all its rules as the kernel has them, but for their counters."""
 
 _INFO = struct.Struct("@32s13I")  # struct ipt_getinfo: name, hooks, their entries and underflows, number, size
@@ -80,7 +80,7 @@ class LegacyWatch:
         finally:
             self._seen = self._look()
 
-    def _look(self) -> Rules:
+    def _look(self) -> Snapshot:
         there = {version: legacy_tables(version) for version in _LAYOUTS}
         return {(version, name): _rules(version, name) for version, name in self._tables if name in there[version]}
 

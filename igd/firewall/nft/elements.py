@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from igd.core.mapping import Endpoint, Entry, Mapping, PortMapping, Protocol
+from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, TransportProtocol
 from igd.firewall.netlink import attribute, nested, text, u32, u64
 from igd.firewall.nft.remotes import Sources, let_in
-from igd.firewall.rules import kernel_timeout
+from igd.firewall.site import kernel_timeout
 
 NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_CONCAT = 0x04, 0x08, 0x10, 0x80
 
@@ -23,23 +23,23 @@ COMMENT_SIZE = 127  # nft takes 128 with the NUL
 _UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft has no escape for them
 
 
-class Type(NamedTuple):
+class DataType(NamedTuple):
     """A data type: nft's number, and its bytes; in a concatenation each fills up 4."""
 
     number: int
     size: int
 
 
-IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = Type(7, 4), Type(8, 16), Type(12, 1), Type(13, 2)
+IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = DataType(7, 4), DataType(8, 16), DataType(12, 1), DataType(13, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Set:
+class NftSet:
     """A set, or with `data` a map. Intervals are in concatenations alone, where they want Linux 5.6."""
 
     name: str
-    key: tuple[Type, ...]
-    data: tuple[Type, ...] = ()
+    key: tuple[DataType, ...]
+    data: tuple[DataType, ...] = ()
     timeout: bool = True
     interval: bool = False
 
@@ -68,17 +68,17 @@ class Set:
 _TRANSLATED = (IPV4_ADDR, INET_SERVICE)
 _PORT, _PINHOLE = (INET_PROTO, INET_SERVICE), (IPV6_ADDR, INET_PROTO, INET_SERVICE)
 
-EXTERNAL = Set("external", (IPV4_ADDR,), timeout=False)
-MAPPINGS = Set("mappings", _PORT, _TRANSLATED)
-RESTRICTED = Set("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED, interval=True)
-PINHOLES = Set("pinholes", _PINHOLE)
-RESTRICTED_PINHOLES = Set("restricted_pinholes", (*_PINHOLE, IPV6_ADDR, INET_SERVICE), interval=True)
-OUTBOUND = Set("outbound", (IPV4_ADDR, INET_SERVICE), _TRANSLATED)
+EXTERNAL = NftSet("external", (IPV4_ADDR,), timeout=False)
+MAPPINGS = NftSet("mappings", _PORT, _TRANSLATED)
+RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED, interval=True)
+PINHOLES = NftSet("pinholes", _PINHOLE)
+RESTRICTED_PINHOLES = NftSet("restricted_pinholes", (*_PINHOLE, IPV6_ADDR, INET_SERVICE), interval=True)
+OUTBOUND = NftSet("outbound", (IPV4_ADDR, INET_SERVICE), _TRANSLATED)
 
 SETS = (EXTERNAL, MAPPINGS, RESTRICTED, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
 
 
-def keys(mapping: Mapping) -> tuple[Set, list[bytes]]:
+def keys(mapping: AnyMapping) -> tuple[NftSet, list[bytes]]:
     """Give the set that holds the mapping, and what names its elements there: one, or several disjoint intervals."""
     places = (MAPPINGS, RESTRICTED) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
     key, sources = _key(mapping), let_in(mapping)
@@ -87,7 +87,7 @@ def keys(mapping: Mapping) -> tuple[Set, list[bytes]]:
     return places[0], [_value(ELEM_KEY, key)]
 
 
-def additions(entry: Entry, now: float) -> tuple[Set, list[bytes]]:
+def additions(entry: Entry, now: float) -> tuple[NftSet, list[bytes]]:
     """Give the set that holds the entry's mapping, and its elements as they are added."""
     held_by, named = keys(entry.mapping)
     data = _value(ELEM_DATA, _endpoint(entry.mapping.internal)) if held_by.data else b""
@@ -95,7 +95,7 @@ def additions(entry: Entry, now: float) -> tuple[Set, list[bytes]]:
     return held_by, [element(key, data, about) for key in named]
 
 
-def sender(mapping: Mapping) -> bytes:
+def sender(mapping: AnyMapping) -> bytes:
     """Give what names the mapping's element in OUTBOUND."""
     return _value(ELEM_KEY, _endpoint(mapping.internal))
 
@@ -111,12 +111,12 @@ def address(external: IPv4Address) -> bytes:
     return _value(ELEM_KEY, external.packed)
 
 
-def port_key(protocol: Protocol, number: int) -> bytes:
+def port_key(protocol: TransportProtocol, number: int) -> bytes:
     """Give what names a protocol and port in MAPPINGS."""
     return _value(ELEM_KEY, _port(protocol, number))
 
 
-def restricted_beginning(protocol: Protocol, number: int) -> bytes:
+def restricted_beginning(protocol: TransportProtocol, number: int) -> bytes:
     """Give the bytes that are in a message about RESTRICTED where it holds this protocol and port, and only there.
 
     Nothing else in such a message is an attribute of a key's length, and comments have no unprintable bytes.
@@ -130,7 +130,7 @@ def element(*parts: bytes) -> bytes:
     return nested(1, *parts)
 
 
-def comment(mapping: Mapping) -> str:
+def comment(mapping: AnyMapping) -> str:
     """Say whose mapping it is, in what nft prints and reads back: printable ASCII without quote and backslash."""
     said = f"{mapping.peer[:8]} {mapping.description}".strip()
     return said.translate(_UNPRINTABLE).encode("ascii", "replace").decode()[:COMMENT_SIZE]
@@ -143,13 +143,13 @@ def _about(entry: Entry, now: float) -> bytes:
     return u64(ELEM_TIMEOUT, kernel_timeout(entry.lease, now)) + comments
 
 
-def _key(mapping: Mapping) -> bytes:
+def _key(mapping: AnyMapping) -> bytes:
     """Give the mapping's key as its place has it, and in a restricted place its beginning."""
     of_port = _port(mapping.protocol, mapping.external_port)
     return of_port if isinstance(mapping, PortMapping) else mapping.internal.address.packed + of_port
 
 
-def _port(protocol: Protocol, number: int) -> bytes:
+def _port(protocol: TransportProtocol, number: int) -> bytes:
     return struct.pack(">B3xH2x", protocol, number)
 
 
@@ -168,7 +168,7 @@ def _value(kind: int, data: bytes) -> bytes:
     return nested(kind, attribute(1, data))
 
 
-def _number(types: tuple[Type, ...]) -> int:
+def _number(types: tuple[DataType, ...]) -> int:
     """Give nft's number of a concatenation: 6 bits for each type."""
     number = 0
     for each in types:
@@ -176,5 +176,5 @@ def _number(types: tuple[Type, ...]) -> int:
     return number
 
 
-def _length(types: tuple[Type, ...]) -> int:
+def _length(types: tuple[DataType, ...]) -> int:
     return sum(each.size + -each.size % 4 for each in types)

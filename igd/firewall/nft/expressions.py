@@ -10,10 +10,10 @@ import struct
 from typing import NamedTuple
 
 from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6, attribute, nested, text, u32
-from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OUTBOUND, PINHOLES, RESTRICTED, RESTRICTED_PINHOLES, Set
-from igd.firewall.rules import PCP_ANYCAST, PCP_SERVER_PORT, Site
+from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OUTBOUND, PINHOLES, RESTRICTED, RESTRICTED_PINHOLES, NftSet
+from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT, Site
 
-Rule = tuple[bytes, ...]
+EncodedRule = tuple[bytes, ...]
 
 NF_ACCEPT = 1
 NFT_RETURN = -5 & 0xFFFF_FFFF
@@ -25,7 +25,7 @@ SNAT, DNAT = 0, 1
 IFNAMSIZ = 16
 
 
-def prerouting(site: Site) -> list[Rule]:
+def prerouting(site: Site) -> list[EncodedRule]:
     """Give the rules by which flows are led and marked."""
     mark, unmark = _set_mark(site.mark, site.mark), _set_mark(site.mark, 0)
     peers_own = [(*_interface(_IIFNAME, site.wireguard), _RETURN)]
@@ -41,7 +41,7 @@ def prerouting(site: Site) -> list[Rule]:
     ]
 
 
-def postrouting(site: Site) -> list[Rule]:
+def postrouting(site: Site) -> list[EncodedRule]:
     """Give the rules by which some flows leave from another address or port than they would without us."""
     among_peers = (*_IPV4, *_interface(_IIFNAME, site.wireguard), *_interface(_OIFNAME, site.wireguard))
     to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
@@ -50,7 +50,7 @@ def postrouting(site: Site) -> list[Rule]:
     return [*(hairpin if site.hairpin else []), *(preserved if site.preserve_source_port else [])]
 
 
-def _anycast(site: Site) -> list[Rule]:
+def _anycast(site: Site) -> list[EncodedRule]:
     """Give the rules by which what peers send to PCP's anycast addresses comes to the server's own in the tunnel."""
     peers = _interface(_IIFNAME, site.wireguard)
     to_server = (*_UDP, _load(_DPORT), _compare(EQUAL, PCP_SERVER_PORT.to_bytes(2, "big")), _expression("redir"))
@@ -107,18 +107,18 @@ def _compare(operation: int, data: bytes) -> bytes:
     return _expression("cmp", u32(1, REG32_00), u32(2, operation), _value(3, data))
 
 
-def _interface(field: _Field, name: str) -> Rule:
+def _interface(field: _Field, name: str) -> EncodedRule:
     # A quote, which nft cannot write, ends what is compared: fewer bytes are the beginning of a name, in nft `wg*`.
     beginning, quote, _rest = os.fsencode(name).partition(b'"')
     return _load(field), _compare(EQUAL, beginning if quote else beginning.ljust(IFNAMSIZ, b"\0"))
 
 
-def _membership(wanted: Set, *fields: _Field) -> Rule:
+def _membership(wanted: NftSet, *fields: _Field) -> EncodedRule:
     """Go on where the fields are in the set: set 1, source 2."""
     return *_concatenation(fields), _expression("lookup", text(1, wanted.name), u32(2, REG32_00))
 
 
-def _translation(kind: int, endpoints: Set, *fields: _Field) -> Rule:
+def _translation(kind: int, endpoints: NftSet, *fields: _Field) -> EncodedRule:
     """Translate to the endpoint that the map has for the fields, if it has one.
 
     lookup: set 1, source 2, destination 3. nat: type 1, family 2, address register 3, port register 5.
@@ -139,12 +139,12 @@ def _bitwise(mask: int, xor: int) -> bytes:
     return _expression("bitwise", u32(1, REG32_00), u32(2, REG32_00), u32(3, 4), _value(4, mask_), _value(5, xor_))
 
 
-def _set_mark(bit: int, value: int) -> Rule:
+def _set_mark(bit: int, value: int) -> EncodedRule:
     """Set the ct mark to itself & ~bit ^ value, which is how nft writes `|` (value: the bit) and `&` (0)."""
     return _LOAD_MARK, _bitwise(~bit & 0xFFFF_FFFF, value), _STORE_MARK
 
 
-def _has_mark(bit: int) -> Rule:
+def _has_mark(bit: int) -> EncodedRule:
     # Not "equals the bit": with the highest one nft would take that for a network.
     return _LOAD_MARK, _bitwise(bit, 0), _compare(NOT_EQUAL, bytes(4))
 

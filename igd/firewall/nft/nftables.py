@@ -69,7 +69,7 @@ from igd.firewall.netlink import (
     body,
 )
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, Set
+from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, NftSet
 from igd.firewall.nft.own_table import (
     DELSETELEM,
     GETCHAIN,
@@ -81,7 +81,7 @@ from igd.firewall.nft.own_table import (
     OwnTable,
 )
 from igd.firewall.nft.source_ports import Plan, SourcePorts
-from igd.firewall.rules import Site
+from igd.firewall.site import Site
 
 
 class Nftables:
@@ -103,7 +103,7 @@ class Nftables:
         self._external = next(iter(addresses), None)
         self._source_ports = SourcePorts()
         plan = self._plan([Change(None, entry) for entry in entries])
-        held: dict[Set, list[bytes]] = {EXTERNAL: [elements.element(elements.address(each)) for each in addresses]}
+        held: dict[NftSet, list[bytes]] = {EXTERNAL: [elements.element(elements.address(each)) for each in addresses]}
         for entry in entries:
             held_by, added = elements.additions(entry, now)
             held.setdefault(held_by, []).extend(added)

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Protocol
+from igd.core.mapping import TransportProtocol
 from igd.firewall.netlink import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
@@ -18,8 +18,8 @@ from igd.firewall.netlink import (
     text,
 )
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, RESTRICTED, Set
-from igd.firewall.rules import OURS, label
+from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, RESTRICTED, NftSet
+from igd.firewall.site import OURS, label
 
 GETSETELEM = 13
 ELEMENTS = 3  # of NFTA_SET_ELEM_LIST_*
@@ -39,7 +39,7 @@ class OtherTables:
             name for family, name in tables if family == NFPROTO_INET and name.startswith(OURS) and name != self._own
         ]
 
-    def taken_by_another(self, protocol: Protocol, port: int, addresses: Iterable[IPv4Address]) -> bool:
+    def taken_by_another(self, protocol: TransportProtocol, port: int, addresses: Iterable[IPv4Address]) -> bool:
         """Say whether one of them leads this port of one of these addresses somewhere; FirewallError."""
         addresses = list(addresses)
         return any(self._matches(table, addresses) and self._holds(table, protocol, port) for table in self._tables)
@@ -51,7 +51,7 @@ class OtherTables:
     def _matches(self, table: str, addresses: Iterable[IPv4Address]) -> bool:
         return any(self._has(table, EXTERNAL, elements.address(address)) for address in addresses)
 
-    def _holds(self, table: str, protocol: Protocol, port: int) -> bool:
+    def _holds(self, table: str, protocol: TransportProtocol, port: int) -> bool:
         if self._has(table, MAPPINGS, elements.port_key(protocol, port)):
             return True
         # What is restricted is found by the source only, so all of it is read; there is little.
@@ -59,7 +59,7 @@ class OtherTables:
         beginning = elements.restricted_beginning(protocol, port)
         return any(beginning in payload for payload in dumped)
 
-    def _has(self, table: str, held_by: Set, key: bytes) -> bool:
+    def _has(self, table: str, held_by: NftSet, key: bytes) -> bool:
         return self._netlink.finds(_question(table, held_by, nested(ELEMENTS, elements.element(key))))
 
 
@@ -85,6 +85,6 @@ class _Lookup(Netlink):
             return []
 
 
-def _question(table: str, held_by: Set, listed: bytes = b"") -> Message:
+def _question(table: str, held_by: NftSet, listed: bytes = b"") -> Message:
     payload = text(1, table) + text(2, held_by.name) + listed
     return Message(NFNL_SUBSYS_NFTABLES << 8 | GETSETELEM, NFPROTO_INET, payload)

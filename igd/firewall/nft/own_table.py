@@ -16,8 +16,8 @@ from igd.firewall.netlink import (
     u32,
 )
 from igd.firewall.nft import elements, expressions
-from igd.firewall.nft.elements import SETS, Set
-from igd.firewall.rules import Site, label
+from igd.firewall.nft.elements import SETS, NftSet
+from igd.firewall.site import Site, label
 
 NF_INET_PRE_ROUTING, NF_INET_POST_ROUTING = 0, 4
 NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC = -100, 100
@@ -80,17 +80,17 @@ class OwnTable:
             for rule in rules(self._site)
         ]
 
-    def additions(self, held_by: Set, added: Iterable[bytes]) -> Iterator[Message]:
+    def additions(self, held_by: NftSet, added: Iterable[bytes]) -> Iterator[Message]:
         """Give the messages that put these elements into a set."""
         remaining = iter(added)
         while chunk := list(islice(remaining, _CHUNK)):
             yield self._elements(NEWSETELEM, held_by, chunk, NLM_F_CREATE)
 
-    def deletions(self, held_by: Set, keys: Iterable[bytes]) -> Iterator[Message]:
+    def deletions(self, held_by: NftSet, keys: Iterable[bytes]) -> Iterator[Message]:
         """Give the messages that take the elements of these keys out: one by one, because any of them may be gone."""
         return (self._elements(DELSETELEM, held_by, [elements.element(key)]) for key in keys)
 
-    def _elements(self, kind: int, held_by: Set, listed: Sequence[bytes], flags: int = 0) -> Message:
+    def _elements(self, kind: int, held_by: NftSet, listed: Sequence[bytes], flags: int = 0) -> Message:
         """Give the message for elements: table 1, set 2, list of elements 3."""
         return self._message(kind, text(2, held_by.name), nested(3, *listed), flags=flags)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from igd.core.mapping import Mapping, Remote
+from igd.core.mapping import AnyMapping, Remote
 
 Bounds = tuple[int, int]
 """The first and the last of some addresses in a row, as numbers."""
@@ -21,7 +21,7 @@ class Sources(NamedTuple):
     last_port: int
 
 
-def let_in(mapping: Mapping) -> tuple[Sources, ...]:
+def let_in(mapping: AnyMapping) -> tuple[Sources, ...]:
     """Give disjoint sources that are exactly those of the mapping's remotes; none where everybody may come in."""
     everybody = any(remote.network.prefixlen == 0 and not remote.port for remote in mapping.remotes)
     return () if everybody or not mapping.remotes else tuple(disjoint(mapping.remotes))

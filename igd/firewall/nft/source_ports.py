@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from igd.core.mapping import Change, Endpoint, Entry, PortMapping, Protocol
+from igd.core.mapping import Change, Endpoint, Entry, PortMapping, TransportProtocol
 
 Line = tuple[Entry, ...]
 """The UDP port mappings that lead to one endpoint, oldest first."""
@@ -42,7 +42,11 @@ class SourcePorts:
 
 
 def _leads_to(entry: Entry | None) -> Endpoint | None:
-    if entry is None or not isinstance(entry.mapping, PortMapping) or entry.mapping.protocol is not Protocol.UDP:
+    if (
+        entry is None
+        or not isinstance(entry.mapping, PortMapping)
+        or entry.mapping.protocol is not TransportProtocol.UDP
+    ):
         return None
     return entry.mapping.internal
 

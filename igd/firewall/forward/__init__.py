@@ -1,0 +1,1 @@
+"""Lets mapped flows through the operator's forward chains."""

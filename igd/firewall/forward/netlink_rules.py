@@ -1,0 +1,164 @@
+"""Rules in chains of nftables that are not ours, as bytes of netlink: read, put first, take out.
+
+Source of numbers: linux/netfilter/nf_tables.h; of comments, which the kernel only keeps for nft to print:
+NFTNL_UDATA_RULE_COMMENT in libnftnl/udata.h.
+"""
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from igd.firewall.netlink import (
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    Message,
+    Netlink,
+    attribute,
+    attributes,
+    body,
+    nested,
+    text,
+)
+
+FAMILIES = {"ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6, "inet": NFPROTO_INET}
+
+GETTABLE, GETCHAIN, NEWRULE, GETRULE, DELRULE = 1, 4, 6, 7, 8
+NLM_F_CREATE = 0x400
+
+TABLE_NAME, TABLE_FLAGS = 1, 2  # NFTA_TABLE_*
+TABLE_OWNER = 0x2  # NFT_TABLE_F_OWNER, since Linux 5.12
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK = 1, 3, 4  # NFTA_CHAIN_*
+RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS, RULE_USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
+UDATA_COMMENT = 0
+
+_LENGTH = struct.Struct("=H")
+_FLAGS = struct.Struct(">I")
+
+
+class NftChain(NamedTuple):
+    """The name of a chain; `family` is an NFPROTO_*."""
+
+    family: int
+    table: str
+    name: str
+
+    def __str__(self) -> str:
+        names = {number: name for name, number in FAMILIES.items()}
+        return f"{names.get(self.family, self.family)} {self.table} {self.name}"
+
+
+class Expression(NamedTuple):
+    """One step of a rule: its kind, and the values of its attributes as the kernel gives them."""
+
+    name: str
+    values: dict[int, bytes]
+
+
+class NftRule(NamedTuple):
+    """A rule in the kernel; `comment` is what nft prints behind it."""
+
+    chain: NftChain
+    handle: bytes
+    expressions: list[Expression]
+    comment: str | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of its expressions."""
+        return tuple(expression.name for expression in self.expressions)
+
+
+def chains(netlink: Netlink) -> dict[NftChain, bool]:
+    """Give every chain, and whether it is a base chain: one that packets reach without a jump."""
+    dumped = ((payload[0], body(payload)) for payload in netlink.dump(_message(GETCHAIN, socket.AF_UNSPEC)))
+    return {
+        NftChain(family, _string(found[CHAIN_TABLE]), _string(found[CHAIN_NAME])): CHAIN_HOOK in found
+        for family, found in dumped
+    }
+
+
+def is_owned(netlink: Netlink, chain: NftChain) -> bool:
+    """Say whether the chain's table may be edited through one netlink socket alone, which made it."""
+    for payload in netlink.dump(_message(GETTABLE, socket.AF_UNSPEC)):
+        found = body(payload)
+        if (payload[0], _string(found[TABLE_NAME])) == (chain.family, chain.table):
+            return bool(_FLAGS.unpack(found[TABLE_FLAGS])[0] & TABLE_OWNER)
+    return False
+
+
+def commented(netlink: Netlink, comment: str) -> list[NftRule]:
+    """Give the rules of all tables that bear this comment."""
+    needle = comment.encode()  # hosts have ten thousands of rules, and few are worth taking apart
+    dumped = (payload for payload in netlink.dump(_message(GETRULE, socket.AF_UNSPEC)) if needle in payload)
+    return [rule for rule in map(_decoded, dumped) if rule.comment == comment]
+
+
+def rules(netlink: Netlink, chain: NftChain) -> Iterator[NftRule]:
+    """Give the rules of one chain in order, taken apart as they are asked for."""
+    return map(_decoded, netlink.dump(_message(GETRULE, chain.family, *_of(chain))))
+
+
+def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
+    """Carry out deletions and insertions as one transaction, or raise FirewallError and none."""
+    netlink.transact(NFNL_SUBSYS_NFTABLES, messages)
+
+
+def deletion(rule: NftRule) -> Message:
+    """Give the message that takes out this rule."""
+    return _message(DELRULE, rule.chain.family, *_of(rule.chain), attribute(RULE_HANDLE, rule.handle))
+
+
+def insertion(chain: NftChain, expressions: Iterable[Expression], comment: str) -> Message:
+    """Give the message that puts in a rule before all others of the chain."""
+    said = comment.encode() + b"\0"
+    userdata = attribute(RULE_USERDATA, bytes([UDATA_COMMENT, len(said)]) + said)
+    steps = nested(RULE_EXPRESSIONS, *map(_encoded, expressions))
+    # First, because without NLM_F_APPEND
+    return _message(NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
+
+
+def _of(chain: NftChain) -> tuple[bytes, bytes]:
+    return text(RULE_TABLE, chain.table), text(RULE_CHAIN, chain.name)
+
+
+def _message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Message:
+    return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, family, b"".join(parts), flags)
+
+
+def _decoded(payload: bytes) -> NftRule:
+    found = body(payload)
+    chain = NftChain(payload[0], _string(found[RULE_TABLE]), _string(found[RULE_CHAIN]))
+    expressions = [
+        Expression(_string(item[1]), attributes(item.get(2, b""))) for item in _items(found.get(RULE_EXPRESSIONS, b""))
+    ]
+    return NftRule(chain, found[RULE_HANDLE], expressions, _comment(found.get(RULE_USERDATA, b"")))
+
+
+def _items(data: bytes) -> Iterator[dict[int, bytes]]:
+    """Take a list apart; an item of expressions has name 1 and attributes 2."""
+    while len(data) >= 4:
+        length = _LENGTH.unpack_from(data)[0]
+        yield attributes(data[4:length])
+        data = data[length + -length % 4 :]
+
+
+def _encoded(expression: Expression) -> bytes:
+    values = (attribute(kind, value) for kind, value in expression.values.items())
+    return nested(1, text(1, expression.name), nested(2, *values))
+
+
+def _comment(userdata: bytes) -> str | None:
+    """Find the comment among kind, length (one byte each), value, and the next."""
+    while len(userdata) >= 2:
+        kind, length = userdata[:2]
+        if kind == UDATA_COMMENT:
+            return _string(userdata[2 : 2 + length])
+        userdata = userdata[2 + length :]
+    return None
+
+
+def _string(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="surrogateescape")

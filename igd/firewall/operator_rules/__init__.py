@@ -1,0 +1,1 @@
+"""The operator's own rules: read, judged and advised on; nothing here changes them."""

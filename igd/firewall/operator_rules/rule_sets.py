@@ -1,0 +1,104 @@
+"""All rule sets that packets pass in this network namespace, apart from ours: iptables' of both kinds, and nft's.
+
+Looking creates nothing, and what nft's sets hold is not asked for.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal, NamedTuple
+
+from igd.firewall.backend import FirewallError
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.operator_rules import nft_rules, saved_rules, xtables
+from igd.firewall.operator_rules.packet import Version
+from igd.firewall.operator_rules.saved_rules import Rules
+from igd.firewall.site import OURS
+
+Hook = Literal["prerouting", "input", "forward"]
+_TYPES: dict[Hook, str] = {"prerouting": "nat", "input": "filter", "forward": "filter"}
+_TABLES = _TYPES  # iptables calls the table after the type of its chains
+
+_FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
+    NFPROTO_INET: ("inet", (4, 6)),
+    NFPROTO_IPV4: ("ip", (4,)),
+    NFPROTO_IPV6: ("ip6", (6,)),
+}
+_PROGRAMS: dict[Version, str] = {4: "iptables", 6: "ip6tables"}
+
+_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}  # what iptables-nft calls its tables
+_NOT_ALL = "contains incompatible base-chains"  # iptables-nft-save, which then prints its own chains and not nft's
+
+
+class Chain(NamedTuple):
+    """A base chain and its table: `table` is iptables' name of it ("filter"), or nft's with the family before it.
+
+    `program` edits it: iptables-nft, ip6tables-legacy, nft. `versions` are those of the packets that pass it.
+    """
+
+    program: str
+    table: str
+    name: str
+    versions: tuple[Version, ...]
+    rules: Rules
+
+
+class Chains(NamedTuple):
+    """What was found, and one sentence about each rule set that could not be read."""
+
+    found: list[Chain]
+    unread: list[str]
+
+
+def chains(hook: Hook) -> Chains:
+    """Read the base chains on this hook, of type nat for prerouting, else of type filter; FirewallError."""
+    result = Chains([], [])
+    for read in _sources(hook):
+        try:
+            result.found.extend(read())
+        except FirewallError as error:
+            result.unread.append(str(error))
+    return result
+
+
+def _sources(hook: Hook) -> Iterator[Callable[[], list[Chain]]]:
+    for family, name in xtables.nft_tables() or ():
+        if family in _FAMILIES and not name.startswith(OURS):
+            yield partial(_nft, hook, family, name)
+    for version, program in _PROGRAMS.items():
+        if _TABLES[hook] in xtables.legacy_tables(version):
+            yield partial(_legacy, hook, version, f"{program}-legacy")
+
+
+def _nft(hook: Hook, family: int, name: str) -> list[Chain]:
+    if family != NFPROTO_INET and name in _IPTABLES:
+        if name != _TABLES[hook]:
+            return []
+        version: Version = 4 if family == NFPROTO_IPV4 else 6
+        program = f"{_PROGRAMS[version]}-nft"
+        saved = xtables.saved(program, name) if xtables.program(f"{program}-save") else None
+        if saved is not None and _NOT_ALL not in saved:
+            return [_built_in(hook, version, program, saved)]
+    return _native(hook, *_FAMILIES[family], name)
+
+
+def _legacy(hook: Hook, version: Version, program: str) -> list[Chain]:
+    return [_built_in(hook, version, program, xtables.run(f"{program}-save", "-t", _TABLES[hook]))]
+
+
+def _built_in(hook: Hook, version: Version, program: str, saved: str) -> Chain:
+    table = _TABLES[hook]
+    return Chain(program, table, hook.upper(), (version,), saved_rules.parse(saved, table))
+
+
+def _native(hook: Hook, family: str, versions: tuple[Version, ...], name: str) -> list[Chain]:
+    """Read with -t: without what the sets hold, which may be much, and nobody's business."""
+    listed = xtables.run("nft", "-j", "-t", "list", "table", family, name)
+    try:
+        table = nft_rules.parse(listed, f"{family} {name}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FirewallError(f"nft prints table {family} {name} in a form of its own: {error!r}") from error
+    return [
+        Chain("nft", table.name, base.name, versions, table.rules)
+        for base in sorted(table.base_chains, key=lambda base: base.priority)
+        if (base.hook, base.type) == (hook, _TYPES[hook])
+    ]

@@ -1,0 +1,1 @@
+"""The daemon's process: builds all parts, keeps them running, and ends them."""

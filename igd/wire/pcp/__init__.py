@@ -1,0 +1,1 @@
+"""Port control on UDP 5351: NAT-PMP (RFC 6886) and PCP (RFC 6887)."""

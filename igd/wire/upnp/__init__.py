@@ -1,0 +1,1 @@
+"""UPnP: SSDP, SOAP, descriptions, and the actions of the Internet Gateway Device."""

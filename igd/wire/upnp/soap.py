@@ -1,0 +1,99 @@
+"""Control messages: SOAP 1.1 as UPnP Device Architecture 1.1 §3 narrows it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from igd.wire.malformed import Malformed
+from igd.wire.upnp import xml
+
+LARGEST_BODY = 16 * 1024
+"""Bytes of the largest request that is worth reading; real ones have 400 to 1500."""
+
+ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
+ENCODING = "http://schemas.xmlsoap.org/soap/encoding/"
+CONTROL = "urn:schemas-upnp-org:control-1-0"
+
+_ACTION_HEADER = re.compile(r"""(["']?)(urn:[A-Za-z0-9.:_-]+)#([A-Za-z_][A-Za-z0-9_.-]*)\1""")
+"""§3.2.1 has it in double quotes; clients send single quotes or none as well."""
+
+
+Arguments = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One action of one service type that is asked for, with its arguments as they were sent."""
+
+    service_type: str
+    action: str
+    arguments: Arguments
+
+
+class UPnPError(Exception):
+    """An action that fails: the error's code, and a description for people (§3.2.5)."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(code, description)
+        self.code = code
+        self.description = description
+
+
+def decode(soap_action: str, body: bytes) -> Call:
+    """Read a control request from its SOAPAction header and its body; raise Malformed where they are none."""
+    match = _ACTION_HEADER.fullmatch(soap_action.strip())
+    if match is None:
+        raise Malformed("the SOAPAction header is not a service type, # and an action")
+    _, service_type, action = match.groups()
+    element = _action_element(xml.parse(body))
+    if element.name != action or element.namespace not in {"", service_type}:
+        raise Malformed("the SOAPAction header and the body ask for different actions")
+    return Call(service_type, action, _arguments(element))
+
+
+def _action_element(envelope: xml.Element) -> xml.Element:
+    """Namespaces are not asked about here: clients are free with them, and nothing hangs on these two names."""
+    bodies = [child for child in envelope.children if child.name == "Body"]
+    if envelope.name != "Envelope" or len(bodies) != 1:
+        raise Malformed("not an Envelope with one Body")
+    if len(bodies[0].children) != 1:
+        raise Malformed("the Body does not hold one action")
+    return bodies[0].children[0]
+
+
+def _arguments(action: xml.Element) -> dict[str, str]:
+    arguments: dict[str, str] = {}
+    for child in action.children:
+        if child.children:
+            raise Malformed(f"the argument {child.name} holds elements")
+        if child.name in arguments:
+            raise Malformed(f"the argument {child.name} is given twice")
+        arguments[child.name] = child.text
+    return arguments
+
+
+def encode_response(call: Call, outputs: Arguments) -> bytes:
+    """Give the body of the answer 200 to `call` (§3.2.2): the type is the one that was asked, version and all."""
+    answer = f'u:{call.action}Response xmlns:u="{call.service_type}"'
+    return _envelope((answer, tuple(outputs.items())))
+
+
+def encode_error(error: UPnPError) -> bytes:
+    """Give the body of an answer 500 (§3.2.5)."""
+    detail = (("errorCode", str(error.code)), ("errorDescription", error.description))
+    return _envelope(
+        (
+            "s:Fault",
+            (
+                ("faultcode", "s:Client"),
+                ("faultstring", "UPnPError"),
+                ("detail", ((f'UPnPError xmlns="{CONTROL}"', detail),)),
+            ),
+        )
+    )
+
+
+def _envelope(content: xml.Tree) -> bytes:
+    return xml.write(
+        (f's:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"', (("s:Body", (content,)),)),
+    )

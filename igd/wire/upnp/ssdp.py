@@ -1,0 +1,167 @@
+"""Discovery: SSDP as UPnP Device Architecture 1.1 §1 has it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+from uuid import UUID
+
+from igd.wire.malformed import Malformed
+from igd.wire.upnp.devices import ROOT, VERSIONS, Device, Service, udn
+
+GROUP = "239.255.255.250"
+PORT = 1900
+
+MAX_AGE = 1800
+"""Seconds that an announcement is good for (§1.2.2: at least 1800)."""
+
+LONGEST_MX = 5
+"""§1.3.3: a larger MX is to be taken as 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search for `target`; `mx` is the seconds (0 to 5) within which to answer, None: at once."""
+
+    target: str
+    mx: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """One line of what is announced: the target (ST or NT), its USN, and the version of the description behind it."""
+
+    target: str
+    usn: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advertiser:
+    """What all messages of one server share.
+
+    `locations` holds the URL of the description, version 1 first; `boot_id` grows with every start, and
+    `config_id` changes with the documents (§1.2.2); `server` names the product (§1.2.2).
+    """
+
+    locations: tuple[str, str]
+    server: str
+    boot_id: int
+    config_id: int
+
+
+def parse(datagram: bytes) -> Search | None:
+    """Read what came to port 1900; None for the announcements and answers of others, Malformed for junk.
+
+    Headers may be in any case and order, with or without a space behind the colon, and followed by more line ends.
+    """
+    start, *lines = datagram.decode("latin-1").replace("\r\n", "\n").split("\n")
+    if start.startswith(("NOTIFY ", "HTTP/")):
+        return None
+    if not start.startswith("M-SEARCH "):
+        raise Malformed("neither a search nor an announcement")
+    headers = _headers(lines)
+    if headers.get("MAN", "").strip("\"'") != "ssdp:discover":
+        raise Malformed("MAN is not ssdp:discover")
+    if not headers.get("ST"):
+        raise Malformed("the search has no target")
+    return Search(headers["ST"], _mx(headers.get("MX")))
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    headers = {}
+    for line in lines:
+        if not line.strip():
+            break
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise Malformed("a header without a colon")
+        headers[name.strip().upper()] = value.strip()
+    return headers
+
+
+def _mx(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise Malformed("MX is not a number of seconds")
+    return LONGEST_MX if len(text) > 1 else min(int(text), LONGEST_MX)
+
+
+def adverts(root: UUID) -> tuple[Advert, ...]:
+    """Give all that is announced, and that answers ssdp:all (§1.2.2, §1.3.3).
+
+    Version 1 comes first and complete, because some clients act on the first answer and know no other version, and
+    because searches that name no version get the description that everybody can read. The types of version 2 follow
+    as further lines, for clients that search for everything and then look for version 2 only.
+    """
+    lines = [Advert("upnp:rootdevice", f"{udn(ROOT, root)}::upnp:rootdevice", 1)]
+    for device in ROOT.family():
+        name = udn(device, root)
+        lines.append(Advert(name, name, 1))
+    for version in VERSIONS:
+        for device in ROOT.family():
+            name = udn(device, root)
+            kinds: tuple[Device | Service, ...] = (device, *device.services)
+            urns = [kind.urn(version) for kind in kinds if kind.version >= version]
+            lines += [Advert(urn, f"{name}::{urn}", version) for urn in urns]
+    return tuple(lines)
+
+
+def matches(target: str, root: UUID) -> tuple[Advert, ...]:
+    """Give the adverts that answer a search for `target`: none when it means something else."""
+    everything = adverts(root)
+    if target == "ssdp:all":
+        return everything
+    # The hexadecimal digits of a uuid may come in capitals (RFC 4122 §3).
+    return tuple(advert for advert in everything if advert.target.lower() == target.lower())
+
+
+def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
+    """Give the answer to a search (§1.3.3); `now` is in UTC."""
+    return _message(
+        "HTTP/1.1 200 OK",
+        ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
+        ("DATE", format_datetime(now, usegmt=True)),
+        ("EXT", ""),
+        ("LOCATION", advertiser.locations[advert.version - 1]),
+        ("SERVER", advertiser.server),
+        ("ST", advert.target),
+        ("USN", advert.usn),
+        *_state(advertiser),
+    )
+
+
+def alive(advert: Advert, advertiser: Advertiser) -> bytes:
+    """Give the announcement that it is there (§1.2.2)."""
+    return _message(
+        "NOTIFY * HTTP/1.1",
+        ("HOST", f"{GROUP}:{PORT}"),
+        ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
+        ("LOCATION", advertiser.locations[advert.version - 1]),
+        ("SERVER", advertiser.server),
+        ("NT", advert.target),
+        ("NTS", "ssdp:alive"),
+        ("USN", advert.usn),
+        *_state(advertiser),
+    )
+
+
+def byebye(advert: Advert, advertiser: Advertiser) -> bytes:
+    """Give the announcement that it is gone (§1.2.3)."""
+    return _message(
+        "NOTIFY * HTTP/1.1",
+        ("HOST", f"{GROUP}:{PORT}"),
+        ("NT", advert.target),
+        ("NTS", "ssdp:byebye"),
+        ("USN", advert.usn),
+        *_state(advertiser),
+    )
+
+
+def _state(advertiser: Advertiser) -> tuple[tuple[str, str], ...]:
+    return (("BOOTID.UPNP.ORG", str(advertiser.boot_id)), ("CONFIGID.UPNP.ORG", str(advertiser.config_id)))
+
+
+def _message(start: str, *headers: tuple[str, str]) -> bytes:
+    lines = [start, *(f"{name}: {value}".rstrip() for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -1,0 +1,205 @@
+"""Marked flows get through whatever drops in FORWARD, with real packets of both IP versions, and nothing else does."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+
+from igd.firewall.forward.forward import Forward
+from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.operator_rules import xtables
+from igd.firewall.site import Site
+from tests.firewall.three_hosts import (
+    EXTERNAL,
+    PEER,
+    PEER6,
+    PEERS,
+    ThreeHosts,
+    joined,
+    new_namespace,
+    run,
+    three_hosts,
+)
+
+pytestmark = pytest.mark.root
+
+SITE = Site("ext0", "wg0", PEERS)
+MAPPED, OTHER = 8043, 9000
+
+# What the backends do for mappings and pinholes, and a redirection of the operator's that he has not accepted.
+MARKING = f"""
+table inet marking {{
+    chain mapped {{
+        type nat hook prerouting priority dstnat;
+        meta nfproto ipv4 iifname "ext0" th dport {MAPPED} ct mark set ct mark | 0x10000000 dnat ip to {PEER}
+        meta nfproto ipv6 iifname "ext0" th dport {MAPPED} ct mark set ct mark | 0x10000000
+        meta nfproto ipv4 iifname "ext0" th dport {OTHER} dnat ip to {PEER}
+    }}
+}}
+"""
+
+REJECTING = """*filter
+:FORWARD DROP [0:0]
+:before - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j before
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j REJECT
+-A before -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+"""
+
+
+def native(family: str) -> str:
+    return f"""table {family} mine {{
+        chain forward {{ type filter hook forward priority filter; policy drop; jump later; reject; }}
+        chain later {{ ct state invalid drop; }}
+    }}"""
+
+
+def load(firewalls: list[str]) -> None:
+    """Load what each of these has: iptables' programs, or families of nftables."""
+    for each in firewalls:
+        if "tables" in each:
+            run(f"{each}-restore", text=REJECTING)
+        else:
+            run("nft", "-f", "-", text=native(each))
+
+
+def everything() -> list[str]:
+    """Give all rules of all kinds, without counters; legacy tables alone where there are some."""
+    saved = run("nft", "-s", "list", "ruleset")
+    if not xtables.legacy_tables(4):
+        return [saved]
+    legacy = "".join(run(f"{name}-save", "-t", "filter") for name in LEGACY).splitlines()
+    return [saved, *(line.partition(" [")[0] for line in legacy if not line.startswith("#"))]
+
+
+@pytest.fixture
+def hosts() -> Iterator[ThreeHosts]:
+    with three_hosts() as hosts:
+        run("nft", "-f", "-", text=MARKING)
+        yield hosts
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    with new_namespace():
+        yield
+
+
+def passes(hosts: ThreeHosts, version: Literal[4, 6], protocol: str, port: int, patience: float = 3) -> bool:
+    """Whether what the remote sends to the port gets to the peer, and the answer back."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with joined(hosts.peer):
+        listener = socket.socket(family, kind)
+    with joined(hosts.remote):
+        caller = socket.socket(family, kind)
+    with listener, caller:
+        listener.settimeout(patience)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        caller.settimeout(patience)
+        listener.bind(("", port))
+        with contextlib.suppress(OSError):
+            if protocol == "tcp":
+                listener.listen()
+            caller.connect((str(EXTERNAL if version == 4 else PEER6), port))
+            return _answered(caller, listener, protocol)
+    return False
+
+
+def _answered(caller: socket.socket, listener: socket.socket, protocol: str) -> bool:
+    caller.send(b"hello")
+    if protocol == "tcp":
+        with listener.accept()[0] as connection:
+            return connection.recv(64) == b"hello" and connection.send(b"answer") > 0 and caller.recv(64) == b"answer"
+    listener.sendto(b"answer", listener.recvfrom(64)[1])
+    return caller.recv(64) == b"answer"
+
+
+IPTABLES = ["iptables-nft", "ip6tables-nft"]
+LEGACY = ["iptables-legacy", "ip6tables-legacy"]
+
+# What drops, and what the operator says of it.
+FIREWALLS: list[tuple[list[str], str | None]] = [
+    (IPTABLES, None),
+    (LEGACY, None),
+    (IPTABLES + LEGACY, None),
+    (IPTABLES, "DOCKER-USER"),
+    (LEGACY, "DOCKER-USER"),
+    (["inet"], "inet mine forward"),
+    (["inet"], "inet mine later"),
+    (["inet", *IPTABLES], "inet mine forward"),
+]
+
+
+@pytest.mark.parametrize(("firewalls", "forward_chain"), FIREWALLS)
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_marked_flows_get_in_and_nothing_else(
+    hosts: ThreeHosts, firewalls: list[str], forward_chain: str | None, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(firewalls)
+    before = everything()
+    forward = Forward(replace(SITE, forward_chain=forward_chain))
+    assert not passes(hosts, 4, protocol, MAPPED, patience=0.1)
+    assert not passes(hosts, 6, protocol, MAPPED, patience=0.1)
+    forward.ensure()
+    assert passes(hosts, 4, protocol, MAPPED)
+    assert passes(hosts, 6, protocol, MAPPED)
+    assert not passes(hosts, 4, protocol, OTHER, patience=0.1)
+    assert not passes(hosts, 6, protocol, OTHER, patience=0.1)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    Forward(SITE).remove()  # another process, which was told nothing
+    assert not passes(hosts, 4, protocol, MAPPED, patience=0.1)
+    assert not passes(hosts, 6, protocol, MAPPED, patience=0.1)
+    assert everything() == before
+
+
+@pytest.mark.parametrize(("family", "version"), [("ip", 4), ("ip6", 6)])
+def test_a_native_chain_of_one_family(hosts: ThreeHosts, family: str, version: Literal[4, 6]) -> None:
+    load([family])
+    assert not passes(hosts, version, "udp", MAPPED, patience=0.1)
+    Forward(replace(SITE, forward_chain=f"{family} mine forward")).ensure()
+    assert passes(hosts, version, "udp", MAPPED)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_complaint_is_made_once_for_as_long_as_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    forward = Forward(replace(SITE, forward_chain="inet mine forward"))
+    for _again in range(2):
+        forward.ensure()
+    assert len(caplog.records) == 1
+    load(["inet"])
+    forward.ensure()
+    run("nft", "flush", "ruleset")
+    forward.ensure()
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        'forward_chain = "inet mine forward": nftables has no such chain; our rules go in when there is one'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("forward_chain", "more"), [(None, set()), ("DOCKER-USER", set()), ("ip6 mine forward", {(NFPROTO_IPV6, "mine")})]
+)
+def test_the_tables_that_matter(forward_chain: str | None, more: set[tuple[int, str]]) -> None:
+    forward = Forward(replace(SITE, forward_chain=forward_chain))
+    assert forward.tables == {(NFPROTO_IPV4, "filter"), (NFPROTO_IPV6, "filter")} | more
+    assert (NFPROTO_INET, "filter") in Forward(replace(SITE, forward_chain="inet filter forward")).tables
+
+
+@pytest.mark.usefixtures("alone")
+def test_on_a_host_with_nothing_nothing_is_made_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, *_arguments: str, **_text: str) -> str:
+        raise AssertionError(f"{name} was run")
+
+    monkeypatch.setattr(xtables, "run", refuse)
+    for chain in (None, "DOCKER-USER", "inet filter forward"):
+        forward = Forward(replace(SITE, forward_chain=chain))
+        forward.ensure()
+        forward.remove()
+    assert run("nft", "list", "ruleset") == ""
+    assert xtables.legacy_tables(4) | xtables.legacy_tables(6) == frozenset()

@@ -1,0 +1,297 @@
+"""Our rules in a chain of nftables that the operator named: where they stand, that they load, and that they go."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from igd.firewall.backend import FirewallError
+from igd.firewall.forward.netlink_rules import NftChain, insertion
+from igd.firewall.forward.nft_rule import ForwardRule, named
+from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_IPV6, Message, Netlink, text, u32
+from igd.firewall.operator_rules import xtables
+from igd.firewall.site import Site
+from tests.firewall.three_hosts import PEERS, new_namespace, run
+
+SITE = Site("ext0", "wg0", PEERS, forward_chain="inet filter forward")
+OTHER = replace(SITE, wireguard="wg1")
+UNNAMED = replace(SITE, forward_chain=None)
+
+FIREWALL = """
+table inet filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept comment "igd wg0"
+        iifname "eth7" counter packets 7 bytes 420 drop comment "mine"
+    }
+    chain early { }
+}
+"""
+
+
+def accepts(interface: str = "wg0", mark: int = 0x1000_0000) -> list[str]:
+    return [
+        f'{way} "{interface}" ct mark & {mark:#010x} == {mark:#010x} accept comment "igd {interface}"'
+        for way in ("oifname", "iifname")
+    ]
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    with new_namespace():
+        yield
+
+
+@pytest.fixture
+def firewall(alone: None) -> str:  # noqa: ARG001 - in that namespace
+    """Load the operator's rules, and give them as nft prints them."""
+    run("nft", "-f", "-", text=FIREWALL)
+    return ruleset()
+
+
+def nft(command: str) -> None:
+    run("nft", *shlex.split(command))
+
+
+def ruleset() -> str:
+    return run("nft", "list", "ruleset")
+
+
+def chain(name: str = "inet filter forward", *, handles: bool = False) -> list[str]:
+    """Give the rules of a chain."""
+    lines = run("nft", *(["-a"] if handles else []), "list", "chain", *name.split()).splitlines()
+    return [line.strip() for line in lines[2:-2] if not line.strip().startswith("type ")]
+
+
+@pytest.mark.parametrize(
+    ("forward_chain", "meant"),
+    [
+        (None, None),
+        ("DOCKER-USER", None),
+        ("inet filter forward", NftChain(NFPROTO_INET, "filter", "forward")),
+        ("ip6 my/table in.out", NftChain(NFPROTO_IPV6, "my/table", "in.out")),
+    ],
+)
+def test_what_is_named(forward_chain: str | None, meant: NftChain | None) -> None:
+    assert named(forward_chain) == meant
+
+
+@pytest.mark.parametrize("forward_chain", ["filter forward", "bridge filter forward", "inet filter forward x"])
+def test_what_names_no_chain(forward_chain: str) -> None:
+    with pytest.raises(FirewallError, match=f'forward_chain = "{forward_chain}": neither'):
+        ForwardRule(replace(SITE, forward_chain=forward_chain))
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_our_rules_come_first_and_once() -> None:
+    operators = chain()
+    for _run in range(2):  # the second is that of a process after a kill -9
+        rule = ForwardRule(SITE)
+        for _again in range(2):
+            assert rule.ensure() == []
+            assert chain() == [*accepts(), *operators]
+
+
+@pytest.mark.root
+def test_they_go_as_they_came(firewall: str) -> None:
+    """Another process takes them out, which no longer knows where they are; a rule with our comment alone stays."""
+    ForwardRule(SITE).ensure()
+    assert ruleset() != firewall
+    for _again in range(2):
+        ForwardRule(UNNAMED).remove()
+        assert ruleset() == firewall
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_what_stands_is_left_alone() -> None:
+    ForwardRule(SITE).ensure()
+    before = chain(handles=True)
+    ForwardRule(SITE).ensure()
+    assert chain(handles=True) == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_a_saved_rule_set_loads_and_is_recognised() -> None:
+    ForwardRule(SITE).ensure()
+    saved = ruleset()
+    run("nft", "-f", "-", text="flush ruleset\n" + saved)
+    assert ruleset() == saved
+    before = chain(handles=True)
+    ForwardRule(SITE).ensure()
+    assert chain(handles=True) == before
+
+
+SPOILED = {
+    "overtaken": ["insert rule inet filter forward iifname ext0 drop"],
+    "emptied": ["flush chain inet filter forward"],
+    "doubled": [
+        "add rule inet filter forward oifname wg0 ct mark and 0x10000000 == 0x10000000 accept comment '\"igd wg0\"'"
+    ],
+    "another mark": [
+        "flush chain inet filter forward",
+        "insert rule inet filter forward iifname wg0 ct mark and 0x2 == 0x2 accept comment '\"igd wg0\"'",
+        "insert rule inet filter forward oifname wg0 ct mark and 0x2 == 0x2 accept comment '\"igd wg0\"'",
+    ],
+    "elsewhere": [
+        "flush chain inet filter forward",
+        "add rule inet filter early oifname wg0 ct mark and 0x10000000 == 0x10000000 accept comment '\"igd wg0\"'",
+    ],
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.usefixtures("firewall")
+def test_what_is_not_right_is_put_right(how: str) -> None:
+    ForwardRule(SITE).ensure()
+    for command in SPOILED[how]:
+        nft(command)
+    ForwardRule(SITE).ensure()
+    assert chain()[:2] == accepts()
+    assert (
+        ruleset().count('accept comment "igd wg0"') - ruleset().count('established,related accept comment "igd wg0"')
+        == 2
+    )
+    assert chain("inet filter early") == []
+
+
+@pytest.mark.root
+def test_another_chain_or_none_is_named_now(firewall: str) -> None:
+    ForwardRule(SITE).ensure()
+    ForwardRule(replace(SITE, forward_chain="inet filter early")).ensure()
+    assert chain("inet filter early") == accepts()
+    ForwardRule(UNNAMED).ensure()
+    assert ruleset() == firewall
+
+
+@pytest.mark.root
+def test_two_instances_do_not_push_each_other_aside(firewall: str) -> None:
+    first, second = ForwardRule(SITE), ForwardRule(OTHER)
+    first.ensure()
+    second.ensure()
+    both = chain(handles=True)
+    first.ensure()
+    second.ensure()
+    assert chain(handles=True) == both
+    first.remove()
+    assert chain()[:2] == accepts("wg1")
+    second.remove()
+    assert ruleset() == firewall
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("family", ["ip", "ip6", "inet"])
+@pytest.mark.usefixtures("alone")
+def test_a_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(family: str) -> None:
+    rule = ForwardRule(replace(SITE, forward_chain=f"{family} mine forward", mark=0x200))
+    missing = [
+        f'forward_chain = "{family} mine forward": nftables has no such chain; our rules go in when there is one'
+    ]
+    assert rule.ensure() == missing
+    nft(f"add table {family} mine")
+    assert rule.ensure() == missing
+    nft(f"add chain {family} mine forward")
+    assert rule.ensure() == []
+    assert chain(f"{family} mine forward") == accepts(mark=0x200)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("alone")
+def test_a_table_that_a_program_owns_is_complained_of() -> None:
+    """As firewalld's may be; the kernel lets nobody else edit it, also not what was there of ours when it was taken."""
+    create = 0x400
+    table, flags, name = text(1, "filter"), u32(2, 2), text(3, "forward")
+    meant = named(SITE.forward_chain)
+    assert meant
+    with closing(Netlink()) as owner:
+        made = [Message(NFNL_SUBSYS_NFTABLES << 8 | 0, NFPROTO_INET, table + flags, create)]
+        made += [Message(NFNL_SUBSYS_NFTABLES << 8 | 3, NFPROTO_INET, table + name, create)]
+        made += [insertion(meant, wanted, "igd wg0") for wanted in ForwardRule(SITE)._wanted]  # noqa: SLF001
+        owner.transact(NFNL_SUBSYS_NFTABLES, made)
+        before = ruleset()
+        assert before.count("igd wg0") == 2
+        rule = ForwardRule(SITE)
+        assert rule.ensure() == [
+            'forward_chain = "inet filter forward": only the program that owns this table (flags owner) can edit it'
+        ]
+        rule.remove()
+        assert ruleset() == before
+
+
+IPTABLES = {"iptables-nft": "ip", "ip6tables-nft": "ip6"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("flavour", IPTABLES)
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("name", ["FORWARD", "DOCKER-USER"])
+@pytest.mark.usefixtures("alone")
+def test_chains_of_iptables_are_refused_and_left_alone(
+    *, flavour: str, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(flavour, "-N", "DOCKER-USER")
+    run(flavour, "-A", "FORWARD", "-m", "comment", "--comment", "igd wg0", "-j", "DOCKER-USER")
+    before = ruleset()
+    if not installed:
+        monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
+    rule = ForwardRule(replace(SITE, forward_chain=f"{IPTABLES[flavour]} filter {name}"))
+    with pytest.raises(FirewallError, match=f'is {flavour}\'s, .*; write: forward_chain = "{name}"$'):
+        rule.ensure()
+    rule.remove()
+    assert ruleset() == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("name", "installed", "first"),
+    [
+        ("forward", True, "iifname eth7 drop"),
+        ("forward", False, "iifname eth7 drop"),
+        ("FORWARD", True, "ct state established accept"),  # as iptables-restore-translate writes it
+    ],
+)
+@pytest.mark.usefixtures("alone")
+def test_a_table_that_is_only_called_like_iptables_is_the_operators(
+    *, name: str, installed: bool, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nft("add table ip filter")
+    nft(f"add chain ip filter {name} '{{ type filter hook forward priority 0; policy drop; }}'")
+    nft(f"add rule ip filter {name} {first}")
+    if not installed:
+        monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
+    before = ruleset()
+    rule = ForwardRule(replace(SITE, forward_chain=f"ip filter {name}"))
+    assert rule.ensure() == []
+    assert rule.ensure() == []
+    assert chain(f"ip filter {name}")[:2] == accepts()
+    rule.remove()
+    assert ruleset() == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("alone")
+def test_native_rules_beside_iptables_chains_do_not_disturb_iptables() -> None:
+    """One table, two users: a base chain of the operator's own, which iptables-nft passes over."""
+    run("iptables-nft", "-A", "FORWARD", "-i", "eth7", "-j", "DROP")
+    nft("add chain ip filter mine '{ type filter hook forward priority 1; }'")
+    before = run("iptables-nft", "-S")
+    ForwardRule(replace(SITE, forward_chain="ip filter mine")).ensure()
+    assert run("iptables-nft", "-S") == before
+    assert chain("ip filter mine") == accepts()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("alone")
+def test_rules_of_iptables_with_our_comment_are_not_ours() -> None:
+    """It keeps comments as nft does."""
+    way = "-o wg0 -m comment --comment".split()
+    run("iptables-nft", "-A", "FORWARD", *way, "igd wg0", "-m", "connmark", "--mark", "1/1", "-j", "ACCEPT")
+    before = ruleset()
+    ForwardRule(UNNAMED).ensure()
+    ForwardRule(UNNAMED).remove()
+    assert ruleset() == before

@@ -1,0 +1,184 @@
+"""A real gateway on a pretended kernel, for tests of the gateway and of what stands before it."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, ip_interface, ip_network
+
+from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
+from igd.core.peers import Address, Peer, Peers
+from igd.core.policy import Policy, PortRule
+from igd.core.rate_limit import RateLimit
+from igd.core.request import LinkStatus, ListMappings, MappingList, MapPort, Reply, Request
+from igd.firewall.pretend import Pretend
+from igd.gateway import Gateway
+from igd.ledger import Ledger
+from igd.maintenance import Maintenance
+
+EXTERNAL = IPv4Address("60.60.60.1")
+C1, C2 = IPv4Address("10.100.0.2"), IPv4Address("10.100.0.3")
+C1_HOST = IPv4Address("192.168.7.20")
+WEEK = 604800
+KEY = (TransportProtocol.TCP, 8043)
+SERVER = IPv4Address("10.100.0.1")
+LINK = LinkStatus(True, 10**9, 1, 2, 3, 4, 5)  # noqa: FBT003 - up
+
+
+def peer(name: str, *networks: str) -> Peer:
+    return Peer(name, tuple(map(ip_network, networks)))
+
+
+PEERS = (peer("c1", "10.100.0.2/32", "192.168.7.0/24"), peer("c2", "10.100.0.3/32"))
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+class PretendPeers:
+    """An igd.gateway.PeerSource that says what it was told; `trouble` is raised instead, for as long as it is set."""
+
+    def __init__(self, *peers: Peer) -> None:
+        self.all = peers
+        self.shaken: dict[str, float] = {}
+        self.trouble: OSError | None = None
+        self.shadowed: set[Address] = set()
+
+    async def reaches(self, address: Address) -> bool:
+        """Tell whether no network of the server's shadows it."""
+        return address not in self.shadowed
+
+    async def peers(self) -> Peers:
+        """Give the peers."""
+        if self.trouble:
+            raise self.trouble
+        return Peers(self.all, [ip_interface(f"{SERVER}/16")])
+
+    async def handshakes(self) -> Mapping[str, float]:
+        """Give the handshakes."""
+        if self.trouble:
+            raise self.trouble
+        return self.shaken
+
+
+class MemoryStore:
+    """An igd.ledger.Store in a dictionary, as strict as the real one; calls `perhaps_fail` first."""
+
+    def __init__(self, perhaps_fail: Callable[[], None] = lambda: None) -> None:
+        self.entries: dict[Key, Entry] = {}
+        self.perhaps_fail = perhaps_fail
+
+    def save(self, changes: Sequence[Change]) -> None:
+        """Keep them."""
+        self.perhaps_fail()
+        for change in changes:
+            if change.after:
+                self.entries[change.after.mapping.key] = change.after
+            elif change.before:
+                self.entries.pop(change.before.mapping.key, None)
+
+
+class GatewayHarness:
+    """A gateway and all that it stands on, in the open."""
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        backend: Pretend | None = None,
+        store: MemoryStore | None = None,
+        rate: int = 10_000,
+    ) -> None:
+        self.clock = Clock()
+        self.peers = PretendPeers(*PEERS)
+        self.backend = backend or Pretend()
+        self.store = store or MemoryStore()
+        self.ledger = Ledger(self.backend, self.store, self.clock)
+        self.servers_own: set[Key] = set()
+        self.link_trouble: OSError | None = None
+        policy = policy or Policy()
+        self.gateway = Gateway(
+            policy=policy,
+            rate_limit=RateLimit(rate),
+            ledger=self.ledger,
+            peers=self.peers,
+            link=self.link,
+            clock=self.clock,
+            rng=random.Random(1),  # noqa: S311 - the same in every run
+            taken=self.taken,
+        )
+        self.maintenance = Maintenance(
+            gateway=self.gateway,
+            policy=policy,
+            ledger=self.ledger,
+            peers=self.peers,
+            clock=self.clock,
+            taken=self.taken,
+        )
+
+    def taken(self, protocol: TransportProtocol, port: int) -> bool:
+        """Tell whether the server uses this port itself."""
+        return (protocol, port) in self.servers_own
+
+    async def link(self) -> LinkStatus:
+        """Read the link that is always the same."""
+        if self.link_trouble:
+            raise self.link_trouble
+        return LINK
+
+    async def start(self, *stored: Entry) -> "GatewayHarness":
+        """Begin with what was stored."""
+        self.store.entries |= {entry.mapping.key: entry for entry in stored}
+        await self.maintenance.start(stored, EXTERNAL, [EXTERNAL])
+        return self
+
+    async def ask(self, request: Request, source: Address = C1) -> Reply:
+        """Walk the way of an endpoint."""
+        admitted = await self.gateway.admit(source)
+        assert isinstance(admitted, Peer)
+        return await self.gateway.ask(admitted, source, request)
+
+    @property
+    def table(self) -> dict[Key, Entry]:
+        """What the table holds."""
+        return {entry.mapping.key: entry for entry in self.ledger.table}
+
+    def all_equal(self) -> bool:
+        """Tell whether table, kernel and store hold the same."""
+        return self.table == self.backend.entries == self.store.entries
+
+
+def map_port(  # noqa: PLR0913 - as many as a request has
+    port: int | None = 8043,
+    internal: IPv4Address = C1,
+    *,
+    internal_port: int = 8043,
+    lifetime: int = 300,
+    any_port: bool = False,
+    description: str = "",
+) -> MapPort:
+    """Give a request that is granted by default."""
+    return MapPort(TransportProtocol.TCP, Endpoint(internal, internal_port), port, lifetime, description, any_port)
+
+
+def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
+    """Give what the table holds for a port, owned by the peer at `internal`."""
+    owner = "c2" if internal == C2 else "c1"
+    return Entry(PortMapping(TransportProtocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
+
+
+def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
+    """Give the policy of these rules; lifetimes in seconds."""
+    return Policy(tuple(map(PortRule.parse, rules)), max_lifetime, default_lifetime, quota)
+
+
+async def ports(harness: GatewayHarness, source: IPv4Address = C1) -> list[int]:
+    """List the external ports that `source` holds, as the gateway tells them."""
+    listed = await harness.ask(ListMappings(), source)
+    assert isinstance(listed, MappingList)
+    return [mapped.mapping.external_port for mapped in listed.mappings]

@@ -1,0 +1,258 @@
+"""What was granted follows the clock, the peers and the store."""
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from igd.core.mapping import Endpoint, Entry, Lease, TransportProtocol
+from igd.core.request import (
+    ENDLESS,
+    GetMapping,
+    Mapped,
+    MapPort,
+    Refusal,
+    Refused,
+)
+from igd.firewall.backend import FirewallError
+from igd.gateway import LIVE_SECONDS
+from tests.gateway_harness import (
+    C1,
+    C1_HOST,
+    C2,
+    EXTERNAL,
+    KEY,
+    PEERS,
+    SERVER,
+    WEEK,
+    GatewayHarness,
+    entry,
+    map_port,
+    peer,
+    policy,
+    ports,
+)
+
+# Time
+
+
+async def test_a_lease_ends_when_it_has_run_out_and_not_before() -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(2000, lifetime=2))
+    await harness.ask(map_port(2001, lifetime=600))
+    assert harness.ledger.next_wake() == harness.clock.now + 2
+    harness.clock.now += 1.9
+    await harness.maintenance.wake()
+    assert await ports(harness) == [2000, 2001]
+    harness.clock.now += 0.1
+    await harness.maintenance.wake()
+    assert await ports(harness) == [2001]
+    assert harness.all_equal()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4, 1.6, 1.9999, 2.0, 60.0])
+async def test_what_stands_is_never_told_as_endless(late: float) -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(lifetime=2))
+    harness.clock.now += late
+    mapped = await harness.ask(GetMapping(*KEY))
+    assert isinstance(mapped, Mapped)
+    assert mapped.lifetime in {1, 2}
+
+
+async def test_an_endless_lease_is_told_as_the_default_and_renewed_from_the_last_handshake() -> None:
+    harness = await GatewayHarness().start()
+    granted = await harness.ask(map_port(lifetime=ENDLESS))
+    assert isinstance(granted, Mapped)
+    assert granted.lifetime == WEEK
+    harness.clock.now += WEEK
+    harness.peers.shaken["c1"] = harness.clock.now - 1000
+    await harness.maintenance.wake()
+    held = harness.table[KEY]
+    assert held.lease == Lease(harness.clock.now - 1000 + WEEK, endless=True)
+    assert held.mapping == granted.mapping
+    assert harness.all_equal()
+    harness.clock.now = held.lease.expires
+    await harness.maintenance.wake()
+    assert harness.table == harness.backend.entries == harness.store.entries == {}
+
+
+@pytest.mark.parametrize("handshakes", [{}, {"c2": 1000.0 + WEEK}, {"c1": 1000.0}])
+async def test_an_endless_lease_ends_with_a_silent_peer(handshakes: dict[str, float]) -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(lifetime=ENDLESS))
+    harness.clock.now += WEEK
+    harness.peers.shaken = handshakes
+    await harness.maintenance.wake()
+    assert harness.table == {}
+
+
+async def test_a_short_default_does_not_end_the_endless_leases_of_a_peer_that_is_there() -> None:
+    harness = await GatewayHarness(policy("allow 1024-65535 0.0.0.0/0 1024-65535", default_lifetime=60)).start()
+    await harness.ask(map_port(lifetime=ENDLESS))
+    harness.clock.now += 60
+    harness.peers.shaken["c1"] = harness.clock.now - (LIVE_SECONDS - 1)
+    await harness.maintenance.wake()
+    assert harness.table[KEY].lease == Lease(harness.clock.now + 1, endless=True)
+
+
+async def test_a_handshake_in_the_future_lengthens_no_lease() -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(lifetime=ENDLESS))
+    harness.clock.now += WEEK
+    harness.peers.shaken["c1"] = harness.clock.now + 1e8
+    await harness.maintenance.wake()
+    assert harness.table[KEY].lease.expires == harness.clock.now + WEEK
+
+
+async def test_other_leases_end_while_handshakes_cannot_be_read() -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(2000, lifetime=ENDLESS))
+    harness.clock.now += WEEK - 300
+    await harness.ask(map_port(2001))
+    harness.clock.now += 300
+    harness.peers.trouble = OSError("no such device")
+    await harness.maintenance.wake()
+    assert list(harness.table) == [(TransportProtocol.TCP, 2000)]
+    wake = harness.ledger.next_wake()
+    assert wake
+    assert wake > harness.clock.now
+    harness.peers.trouble = None
+    harness.clock.now = wake
+    await harness.maintenance.wake()
+    assert harness.table == {}
+
+
+async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin() -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port(lifetime=2))
+    harness.clock.now += 2
+    harness.backend.fail_next = FirewallError("busy")
+    await harness.maintenance.wake()
+    assert harness.all_equal()
+    assert len(harness.table) == 1
+    wake = harness.ledger.next_wake()
+    assert wake
+    assert wake > harness.clock.now
+    harness.clock.now = wake
+    await harness.maintenance.wake()
+    assert harness.all_equal()
+    assert harness.table == {}
+    assert harness.ledger.next_wake() is None
+
+
+# Peers that go
+
+
+@pytest.mark.parametrize(
+    ("peers", "left"),
+    [
+        (PEERS, [2000, 2001, 2002]),
+        (PEERS[:1], [2000, 2001]),
+        (PEERS[1:], [2002]),
+        ((), []),
+        ((peer("c1", f"{C1}/32"), PEERS[1]), [2000, 2002]),  # it no longer routes the network
+        ((peer("c1", f"{C2}/32"), peer("c2", f"{C1}/32")), []),  # they have exchanged addresses
+    ],
+)
+async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[object, ...], left: list[int]) -> None:
+    harness = await GatewayHarness().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
+    harness.peers.all = peers  # type: ignore[assignment]
+    await harness.maintenance.recheck_peers()
+    assert [key[1] for key in harness.table] == left
+    assert harness.all_equal()
+
+
+async def test_what_was_under_way_when_its_peer_was_removed_ends_too() -> None:
+    harness = await GatewayHarness().start(entry(2002, internal=C2))
+    asked = map_port(2000)
+    async with harness.ledger.turn("c1"):
+        asking = asyncio.create_task(harness.ask(asked))
+        await asyncio.sleep(0)  # it is admitted, and waits
+        harness.peers.all = PEERS[1:]
+        await harness.maintenance.recheck_peers()
+        harness.peers.all = PEERS
+    assert isinstance(await asking, Mapped), "the peers were read before"
+    harness.peers.all = PEERS[1:]
+    await harness.maintenance.recheck_peers()
+    assert [key[1] for key in harness.table] == [2002]
+
+
+async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    harness.peers.trouble = OSError("interrupted")
+    await harness.maintenance.recheck_peers()
+    assert len(harness.table) == 1
+
+
+# Over a restart
+
+
+@pytest.mark.parametrize(
+    ("stored", "stays"),
+    [
+        (entry(2000), True),
+        (entry(2000, 999.0), False),
+        (entry(80), False),  # the rules have changed
+        (entry(2000, internal=IPv4Address("10.100.0.9")), False),  # the peers have changed
+        (entry(2000, 999.0, endless=True), True),  # the handshakes will tell
+    ],
+)
+async def test_at_the_start_what_is_no_longer_allowed_goes(stored: Entry, stays: bool) -> None:  # noqa: FBT001
+    harness = await GatewayHarness().start(stored, entry(3000))
+    assert (stored.mapping.key in harness.table) is stays
+    assert harness.all_equal()
+    assert [mapped.mapping.external_port for mapped in harness.gateway.mappings()][-1] == 3000
+
+
+async def test_an_endless_lease_that_ran_out_while_nobody_watched_lives_on_with_its_peer() -> None:
+    harness = await GatewayHarness().start(
+        entry(2000, 999.0, endless=True), entry(2001, 999.0, endless=True, internal=C2)
+    )
+    harness.peers.shaken["c1"] = harness.clock.now - 20
+    assert harness.ledger.next_wake() == 999.0
+    await harness.maintenance.wake()
+    assert list(harness.table) == [(TransportProtocol.TCP, 2000)]
+    assert harness.all_equal()
+
+
+async def test_at_the_start_no_lease_is_longer_than_what_is_granted() -> None:
+    harness = await GatewayHarness(
+        policy("allow 1-65535 0.0.0.0/0 1-65535", max_lifetime=3600, default_lifetime=60)
+    ).start(entry(2000, 9000.0), entry(2001, 1e9, endless=True), entry(2002, 1500.0))
+    assert [held.lease for held in harness.table.values()] == [
+        Lease(1000.0 + 3600),
+        Lease(1000.0 + 3600, endless=True),
+        Lease(1500.0),
+    ]
+
+
+async def test_a_start_that_the_kernel_refuses_is_trouble() -> None:
+    harness = GatewayHarness()
+    harness.backend.fail_next = FirewallError("no")
+    with pytest.raises(FirewallError):
+        await harness.start(entry(2000))
+
+
+async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
+    harness = GatewayHarness()
+    harness.backend.replace_all([SERVER], [entry(9999)], 0.0)
+    await harness.start(entry(2000))
+    assert list(harness.backend.entries) == [(TransportProtocol.TCP, 2000)]
+    assert harness.backend.addresses == {EXTERNAL}
+
+
+# What is the server's own
+
+
+async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
+    harness = GatewayHarness()
+    harness.servers_own = {(TransportProtocol.TCP, 2000)}
+    await harness.start(entry(2000), entry(2001))
+    assert list(harness.table) == [(TransportProtocol.TCP, 2001)]
+    asked = MapPort(TransportProtocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
+    assert await harness.ask(asked) == Refused(Refusal.CONFLICT)
+    granted = await harness.ask(replace(asked, any_port=True))
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.external_port not in {2000, 2001}

@@ -1,0 +1,449 @@
+"""The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd.core.mapping import Endpoint, PortMapping, Remote, TransportProtocol
+from igd.core.request import (
+    ENDLESS,
+    ExternalAddress,
+    GetExternalAddress,
+    GetLinkStatus,
+    GetMapping,
+    LinkStatus,
+    ListMappings,
+    Mapped,
+    MappingList,
+    MapPort,
+    Refusal,
+    Refused,
+    Reply,
+    Request,
+    Unmapped,
+    UnmapPorts,
+)
+from igd.wire.upnp import soap
+from igd.wire.upnp.actions import ACTIONS, REFUSALS, Action, Parties, decode, encode
+from igd.wire.upnp.devices import LAYER3_FORWARDING, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.soap import Arguments, Call, UPnPError
+from igd.wire.upnp.xml import Element, parse
+
+SOURCE = IPv4Address("10.100.0.2")
+PARTIES = Parties(SOURCE, UUID("11111111-2222-3333-4444-555555555555"))
+CONNECTION = "uuid:98e8b6ec-0bb4-5c7b-8715-6190e2207005:WANConnectionDevice:1,urn:upnp-org:serviceId:WANIPConn1"
+
+ADD = {
+    "NewRemoteHost": "",
+    "NewExternalPort": "8043",
+    "NewProtocol": "TCP",
+    "NewInternalPort": "43",
+    "NewInternalClient": "10.100.0.9",
+    "NewEnabled": "1",
+    "NewPortMappingDescription": "d",
+    "NewLeaseDuration": "300",
+}
+KEY = {name: ADD[name] for name in ("NewRemoteHost", "NewExternalPort", "NewProtocol")}
+RANGE = {"NewStartPort": "8000", "NewEndPort": "9000", "NewProtocol": "TCP", "NewManage": "1"}
+LIST = RANGE | {"NewNumberOfPorts": "0"}
+
+MAP_PORT = MapPort(TransportProtocol.TCP, Endpoint(IPv4Address("10.100.0.9"), 43), 8043, 300, "d")
+MAP_ANY = MapPort(TransportProtocol.TCP, Endpoint(IPv4Address("10.100.0.9"), 43), 8043, 300, "d", any_port=True)
+
+
+def mapped(port: int, protocol: TransportProtocol = TransportProtocol.TCP, description: str = "d") -> Mapped:
+    internal = Endpoint(IPv4Address("10.100.0.9"), 43)
+    return Mapped(PortMapping(protocol, port, internal, "peer", description), 299)
+
+
+REMOTES = (Remote(IPv4Network("198.51.100.7")),)
+MAPPINGS = MappingList((mapped(8043), mapped(8044, TransportProtocol.UDP), mapped(9000), mapped(9001)))
+LINK = LinkStatus(
+    up=True,
+    bits_per_second=10**10,
+    bytes_sent=2**32 + 5,
+    bytes_received=2**32 - 1,
+    packets_sent=2**33,
+    packets_received=7,
+    uptime=100,
+)
+STATUS = {"NewConnectionStatus": "Connected", "NewLastConnectionError": "ERROR_NONE", "NewUptime": "100"}
+PROPERTIES = {
+    "NewWANAccessType": "Ethernet",
+    "NewLayer1UpstreamMaxBitRate": "4294967295",
+    "NewLayer1DownstreamMaxBitRate": "4294967295",
+    "NewPhysicalLinkStatus": "Up",
+}
+VALUE = {
+    "NewInternalPort": "43",
+    "NewInternalClient": "10.100.0.9",
+    "NewEnabled": "1",
+    "NewPortMappingDescription": "d",
+    "NewLeaseDuration": "299",
+}
+
+
+def call(action: str, arguments: Arguments | None = None, version: int = 1) -> tuple[Service, Call]:
+    row = next(row for row in ACTIONS if row.name == action)
+    return row.service, Call(row.service.urn(version), action, arguments or {})
+
+
+# Each action: what it takes, the request, a reply to it, and what it gives
+
+ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
+    ("AddPortMapping", ADD, MAP_PORT, mapped(8043), {}),
+    ("AddAnyPortMapping", ADD, MAP_ANY, mapped(50000), {"NewReservedPort": "50000"}),
+    ("DeletePortMapping", KEY, UnmapPorts(TransportProtocol.TCP, 8043, 8043), Unmapped((mapped(8043).mapping,)), {}),
+    (
+        "DeletePortMappingRange",
+        RANGE,
+        UnmapPorts(TransportProtocol.TCP, 8000, 9000),
+        Unmapped((mapped(8043).mapping,)),
+        {},
+    ),
+    (
+        "DeletePortMapping",
+        KEY | {"NewRemoteHost": "198.51.100.7"},
+        UnmapPorts(TransportProtocol.TCP, 8043, 8043, REMOTES),
+        Unmapped((mapped(8043).mapping,)),
+        {},
+    ),
+    ("GetSpecificPortMappingEntry", KEY, GetMapping(TransportProtocol.TCP, 8043), mapped(8043), VALUE),
+    (
+        "GetSpecificPortMappingEntry",
+        KEY | {"NewRemoteHost": "198.51.100.7"},
+        GetMapping(TransportProtocol.TCP, 8043, REMOTES),
+        mapped(8043),
+        VALUE,
+    ),
+    (
+        "GetGenericPortMappingEntry",
+        {"NewPortMappingIndex": "1"},
+        ListMappings(),
+        MAPPINGS,
+        {"NewRemoteHost": "", "NewExternalPort": "8044", "NewProtocol": "UDP"} | VALUE,
+    ),
+    (
+        "GetExternalIPAddress",
+        {},
+        GetExternalAddress(),
+        ExternalAddress(IPv4Address("60.60.60.1")),
+        {"NewExternalIPAddress": "60.60.60.1"},
+    ),
+    ("GetStatusInfo", {}, GetLinkStatus(), LINK, STATUS),
+    ("GetCommonLinkProperties", {}, GetLinkStatus(), LINK, PROPERTIES),
+    ("GetTotalBytesSent", {}, GetLinkStatus(), LINK, {"NewTotalBytesSent": "5"}),
+    ("GetTotalBytesReceived", {}, GetLinkStatus(), LINK, {"NewTotalBytesReceived": "4294967295"}),
+    ("GetTotalPacketsSent", {}, GetLinkStatus(), LINK, {"NewTotalPacketsSent": "0"}),
+    ("GetTotalPacketsReceived", {}, GetLinkStatus(), LINK, {"NewTotalPacketsReceived": "7"}),
+]
+
+READY: list[tuple[str, Arguments, Arguments]] = [
+    ("SetDefaultConnectionService", {"NewDefaultConnectionService": CONNECTION}, {}),
+    ("GetDefaultConnectionService", {}, {"NewDefaultConnectionService": CONNECTION}),
+    ("SetConnectionType", {"NewConnectionType": "IP_Routed"}, {}),
+    ("GetConnectionTypeInfo", {}, {"NewConnectionType": "IP_Routed", "NewPossibleConnectionTypes": "IP_Routed"}),
+    ("RequestConnection", {}, {}),
+    ("GetNATRSIPStatus", {}, {"NewRSIPAvailable": "0", "NewNATEnabled": "1"}),
+]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("row", ASKING, ids=[row[0] for row in ASKING])
+def test_actions_that_ask(row: tuple[str, Arguments, Request, Reply, Arguments], version: int) -> None:
+    action, arguments, request, reply, outputs = row
+    service, asked = call(action, arguments, version)
+    assert decode(service, asked, PARTIES) == request
+    assert encode(asked, reply) == outputs
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("action", "arguments", "outputs"), READY, ids=[row[0] for row in READY])
+def test_actions_whose_answer_is_ready(action: str, arguments: Arguments, outputs: Arguments, version: int) -> None:
+    service, asked = call(action, arguments, version)
+    assert decode(service, asked, PARTIES) == outputs
+
+
+def test_every_action_is_in_these_tables() -> None:
+    tested = {row[0] for row in ASKING} | {row[0] for row in READY} | {"GetListOfPortMappings", "ForceTermination"}
+    assert tested == {action.name for action in ACTIONS}
+
+
+@pytest.mark.parametrize(("action", "outputs"), [*((row[0], row[4]) for row in ASKING), *((r[0], r[2]) for r in READY)])
+def test_answers_are_what_the_service_document_says(action: str, outputs: Arguments) -> None:
+    row = next(row for row in ACTIONS if row.name == action)
+    assert list(outputs) == list(row.outputs)
+    for name, variable in row.outputs.items():
+        assert variable.read(name, outputs[name]) == outputs[name]
+
+
+def test_a_link_that_is_down() -> None:
+    down = LinkStatus(
+        up=False,
+        bits_per_second=0,
+        bytes_sent=0,
+        bytes_received=0,
+        packets_sent=0,
+        packets_received=0,
+        uptime=0,
+    )
+    assert encode(call("GetStatusInfo")[1], down)["NewConnectionStatus"] == "Disconnected"
+    assert encode(call("GetCommonLinkProperties")[1], down)["NewPhysicalLinkStatus"] == "Down"
+
+
+# What clients send
+
+TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
+    "lower-case protocol": ({"NewProtocol": "tcp"}, MAP_PORT),
+    "truth in words": ({"NewEnabled": "True"}, MAP_PORT),
+    "space around": (
+        {"NewExternalPort": " 8043\n", "NewInternalClient": " 10.100.0.9 ", "NewProtocol": "\tTCP"},
+        MAP_PORT,
+    ),
+    "leading zeros": ({"NewExternalPort": "0008043"}, MAP_PORT),
+    "a leading plus": ({"NewExternalPort": "+8043"}, MAP_PORT),
+    "any remote host, async-upnp-client": ({"NewRemoteHost": "0.0.0.0"}, MAP_PORT),
+    "any remote host, IPv6": ({"NewRemoteHost": "::/0"}, MAP_PORT),
+    "any remote host, a star": ({"NewRemoteHost": "*"}, MAP_PORT),
+    "one remote host": (
+        {"NewRemoteHost": " 198.51.100.7 "},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, 300, "d", remotes=REMOTES),
+    ),
+    "arguments of its own": ({"NewSomething": "else"}, MAP_PORT),
+    "no internal client: the sender": (
+        {"NewInternalClient": ""},
+        MapPort(TransportProtocol.TCP, Endpoint(SOURCE, 43), 8043, 300, "d"),
+    ),
+    "no end": ({"NewLeaseDuration": "0"}, MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, ENDLESS, "d")),
+    "the longest lease": (
+        {"NewLeaseDuration": "4294967295"},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, 4294967295, "d"),
+    ),
+    "the last port": ({"NewExternalPort": "65535"}, MapPort(TransportProtocol.TCP, MAP_PORT.internal, 65535, 300, "d")),
+    "UDP": ({"NewProtocol": "UDP"}, MapPort(TransportProtocol.UDP, MAP_PORT.internal, 8043, 300, "d")),
+    "no description": (
+        {"NewPortMappingDescription": ""},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, 300, ""),
+    ),
+    "the longest description": (
+        {"NewPortMappingDescription": "é" * 256},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, 300, "é" * 256),
+    ),
+}
+
+
+@pytest.mark.parametrize(("changed", "request_"), TOLERATED.values(), ids=TOLERATED)
+def test_what_clients_send_is_understood(changed: dict[str, str], request_: MapPort) -> None:
+    service, asked = call("AddPortMapping", ADD | changed)
+    assert decode(service, asked, PARTIES) == request_
+
+
+def test_any_port_leaves_the_choice_to_the_gateway() -> None:
+    service, asked = call("AddAnyPortMapping", ADD | {"NewExternalPort": "0"})
+    assert decode(service, asked, PARTIES) == MapPort(
+        TransportProtocol.TCP, MAP_PORT.internal, None, 300, "d", any_port=True
+    )
+
+
+WRONG: dict[str, tuple[str, dict[str, str], int]] = {
+    "SCTP": ("AddPortMapping", ADD | {"NewProtocol": "SCTP"}, 601),
+    "a protocol's number": ("AddPortMapping", ADD | {"NewProtocol": "6"}, 601),
+    "no protocol": ("DeletePortMapping", KEY | {"NewProtocol": ""}, 601),
+    "port 65536": ("AddPortMapping", ADD | {"NewExternalPort": "65536"}, 601),
+    "port 65537": ("AddPortMapping", ADD | {"NewExternalPort": "65537"}, 601),
+    "port -1": ("AddPortMapping", ADD | {"NewExternalPort": "-1"}, 601),
+    "a port of very many digits": ("AddPortMapping", ADD | {"NewExternalPort": "9" * 9000}, 601),
+    "port 0": ("AddPortMapping", ADD | {"NewExternalPort": "0"}, 716),
+    "no port": ("AddPortMapping", ADD | {"NewExternalPort": ""}, 402),
+    "half a port": ("AddPortMapping", ADD | {"NewExternalPort": "80.5"}, 402),
+    "a hexadecimal port": ("AddPortMapping", ADD | {"NewExternalPort": "0x50"}, 402),
+    "digits of another script": ("AddPortMapping", ADD | {"NewExternalPort": "٨٠"}, 402),
+    "internal port 0": ("AddPortMapping", ADD | {"NewInternalPort": "0"}, 732),
+    "any port, internal port 0": ("AddAnyPortMapping", ADD | {"NewInternalPort": "0"}, 732),
+    "internal port 65537": ("AddPortMapping", ADD | {"NewInternalPort": "65537"}, 601),
+    "not enabled": ("AddPortMapping", ADD | {"NewEnabled": "0"}, 600),
+    "perhaps enabled": ("AddPortMapping", ADD | {"NewEnabled": "2"}, 402),
+    "a remote host's name": ("AddPortMapping", ADD | {"NewRemoteHost": "example.org"}, 600),
+    "any port, a remote host's name": ("AddAnyPortMapping", ADD | {"NewRemoteHost": "example.org"}, 600),
+    "a remote network": ("AddPortMapping", ADD | {"NewRemoteHost": "198.51.100.0/24"}, 600),
+    "deleting for a remote host's name": ("DeletePortMapping", KEY | {"NewRemoteHost": "example.org"}, 600),
+    "deleting port 0": ("DeletePortMapping", KEY | {"NewExternalPort": "0"}, 714),
+    "a host's name": ("AddPortMapping", ADD | {"NewInternalClient": "localhost"}, 600),
+    "an IPv6 address": ("AddPortMapping", ADD | {"NewInternalClient": "fd00::2"}, 600),
+    "a long description": ("AddPortMapping", ADD | {"NewPortMappingDescription": "x" * 257}, 605),
+    "a lease below zero": ("AddPortMapping", ADD | {"NewLeaseDuration": "-1"}, 601),
+    "a lease of 2^32": ("AddPortMapping", ADD | {"NewLeaseDuration": "4294967296"}, 601),
+    "an empty lease": ("AddPortMapping", ADD | {"NewLeaseDuration": ""}, 402),
+    "a backward range": ("DeletePortMappingRange", RANGE | {"NewStartPort": "9001"}, 733),
+    "a backward list": ("GetListOfPortMappings", LIST | {"NewStartPort": "9001"}, 733),
+    "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": ""}, 402),
+    "index -1": ("GetGenericPortMappingEntry", {"NewPortMappingIndex": "-1"}, 601),
+    "cutting everybody off": ("ForceTermination", {}, 606),
+    "another connection type": ("SetConnectionType", {"NewConnectionType": "IP_Bridged"}, 731),
+    "another connection": ("SetDefaultConnectionService", {"NewDefaultConnectionService": "x"}, 723),
+}
+
+
+@pytest.mark.parametrize(("action", "arguments", "code"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(action: str, arguments: dict[str, str], code: int) -> None:
+    service, asked = call(action, arguments)
+    with pytest.raises(UPnPError) as caught:
+        decode(service, asked, PARTIES)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("action", "missing"), [(row, name) for row in ACTIONS for name in row.inputs])
+def test_a_missing_argument_is_402_and_named(action: Action, missing: str) -> None:
+    arguments = {name: value for name, value in {**ADD, **LIST}.items() if name != missing}
+    service, asked = call(action.name, arguments)
+    with pytest.raises(UPnPError, match=missing) as caught:
+        decode(service, asked, PARTIES)
+    assert caught.value.code == 402
+
+
+UNKNOWN = [
+    (WAN_IP_CONNECTION, WAN_IP_CONNECTION.urn(1), "Reboot"),
+    (WAN_IP_CONNECTION, "urn:schemas-upnp-org:service:WANIPConnection:3", "GetExternalIPAddress"),
+    (WAN_IP_CONNECTION, "urn:schemas-upnp-org:service:WANPPPConnection:1", "GetExternalIPAddress"),
+    (WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION.urn(1), "GetExternalIPAddress"),
+    (LAYER3_FORWARDING, LAYER3_FORWARDING.urn(1), "GetExternalIPAddress"),
+]
+
+
+@pytest.mark.parametrize(("service", "service_type", "action"), UNKNOWN)
+def test_an_action_that_the_service_does_not_have_is_401(service: Service, service_type: str, action: str) -> None:
+    with pytest.raises(UPnPError) as caught:
+        decode(service, Call(service_type, action, {}), PARTIES)
+    assert caught.value.code == 401
+
+
+# Refusals
+
+CODES: Mapping[Refusal, int] = {
+    Refusal.NOT_A_PEER: 606,
+    Refusal.NOT_YOUR_ADDRESS: 606,
+    Refusal.FORBIDDEN: 606,
+    Refusal.CONFLICT: 718,
+    Refusal.OTHER_NONCE: 718,
+    Refusal.TOO_MANY_REMOTES: 501,
+    Refusal.QUOTA: 728,
+    Refusal.NO_FREE_PORT: 728,
+    Refusal.TOO_MANY_REQUESTS: 501,
+    Refusal.NO_SUCH_MAPPING: 714,
+    Refusal.NO_EXTERNAL_ADDRESS: 501,
+    Refusal.SYSTEM_FAILURE: 501,
+}
+
+
+@pytest.mark.parametrize("reason", Refusal)
+def test_refusals(reason: Refusal) -> None:
+    with pytest.raises(UPnPError, match=reason.value) as caught:
+        encode(call("AddPortMapping", ADD)[1], Refused(reason))
+    assert caught.value.code == CODES[reason]
+
+
+def test_every_refusal_has_a_code() -> None:
+    assert set(REFUSALS) == set(Refusal)
+
+
+def test_nothing_in_a_range_is_730() -> None:
+    with pytest.raises(UPnPError) as caught:
+        encode(call("DeletePortMappingRange", RANGE)[1], Refused(Refusal.NO_SUCH_MAPPING))
+    assert caught.value.code == 730
+
+
+# Lists
+
+
+@pytest.mark.parametrize("index", ["4", "65535"])
+def test_beyond_the_last_entry_is_713(index: str) -> None:
+    with pytest.raises(UPnPError) as caught:
+        encode(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index})[1], MAPPINGS)
+    assert caught.value.code == 713
+
+
+def listed(arguments: Arguments, reply: MappingList = MAPPINGS) -> tuple[Element, ...]:
+    service, asked = call("GetListOfPortMappings", arguments)
+    assert decode(service, asked, PARTIES) == ListMappings()
+    response = parse(soap.encode_response(asked, encode(asked, reply)))
+    (listing,) = response.children[0].children[0].children
+    assert listing.name == "NewPortListing"
+    return parse(listing.text.encode()).children
+
+
+@pytest.mark.parametrize(
+    ("changed", "ports"),
+    [
+        ({}, ["8043", "9000"]),
+        ({"NewNumberOfPorts": "1"}, ["8043"]),
+        ({"NewNumberOfPorts": "65535"}, ["8043", "9000"]),
+        ({"NewProtocol": "udp"}, ["8044"]),
+        ({"NewStartPort": "0", "NewEndPort": "65535"}, ["8043", "9000", "9001"]),
+        ({"NewStartPort": "9001", "NewEndPort": "9001", "NewManage": "0"}, ["9001"]),
+    ],
+)
+def test_a_list_holds_what_is_in_its_range(changed: dict[str, str], ports: list[str]) -> None:
+    assert [entry.children[1].text for entry in listed(LIST | changed)] == ports
+
+
+def test_an_entry_of_a_list() -> None:
+    (entry,) = listed(LIST, MappingList((mapped(8043, description="]]>&<é"),)))
+    assert {field.name: field.text for field in entry.children} == {
+        "NewRemoteHost": "",
+        "NewExternalPort": "8043",
+        "NewProtocol": "TCP",
+        "NewInternalPort": "43",
+        "NewInternalClient": "10.100.0.9",
+        "NewEnabled": "1",
+        "NewDescription": "]]>&<é",
+        "NewLeaseTime": "299",
+    }
+    assert {field.namespace for field in entry.children} == {"urn:schemas-upnp-org:gw:WANIPConnection"}
+
+
+def test_a_list_is_written_as_cdata_which_miniupnpc_needs() -> None:
+    asked = call("GetListOfPortMappings", LIST)[1]
+    assert b"<NewPortListing><![CDATA[<p:PortMappingList " in soap.encode_response(asked, encode(asked, MAPPINGS))
+
+
+def test_an_empty_list_is_730() -> None:
+    with pytest.raises(UPnPError) as caught:
+        listed(LIST | {"NewStartPort": "1", "NewEndPort": "2"})
+    assert caught.value.code == 730
+
+
+# Properties
+
+XML_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffe\uffff").filter(
+    lambda character: character >= " " or character in "\t\n\r"), max_size=256)  # fmt: skip
+
+
+@given(XML_TEXT)
+def test_a_description_comes_back_as_it_was_sent(description: str) -> None:
+    service, asked = call("AddPortMapping", ADD | {"NewPortMappingDescription": description})
+    body = soap.encode_response(Call(asked.service_type, "X", {}), asked.arguments).replace(
+        b"XResponse", b"AddPortMapping"
+    )
+    request = decode(service, soap.decode(f"{asked.service_type}#AddPortMapping", body), PARTIES)
+    assert isinstance(request, MapPort)
+    question = call("GetSpecificPortMappingEntry", KEY)[1]
+    answer = soap.encode_response(question, encode(question, mapped(8043, description=request.description)))
+    header = f"{question.service_type}#GetSpecificPortMappingEntryResponse"
+    assert soap.decode(header, answer).arguments["NewPortMappingDescription"] == description
+
+
+@given(st.sampled_from(ACTIONS), st.data())
+def test_any_arguments_are_decoded_or_an_error(action: Action, data: st.DataObject) -> None:
+    text = st.one_of(st.text(), st.integers().map(str), st.sampled_from([*ADD.values(), *LIST.values()]))
+    arguments = data.draw(st.fixed_dictionaries(dict.fromkeys(action.inputs, text)))
+    try:
+        decode(action.service, Call(action.service.urn(2), action.name, arguments), PARTIES)
+    except UPnPError as error:
+        code = error.code
+    else:
+        return
+    assert code in {402, 600, 601, 605, 606, 714, 716, 723, 726, 731, 732, 733}
