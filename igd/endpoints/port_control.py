@@ -1,17 +1,17 @@
-"""UDP 5351 on the WireGuard interface: NAT-PMP and PCP share it, and their announcements leave from it."""
+"""NAT-PMP and PCP on UDP port 5351 of the WireGuard interface: requests and announcements."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, ip_address
-from typing import Any, TypeVar, cast
+from ipaddress import ip_address
+from typing import Any, cast
 
 from igd.core.mapping import PortMapping
-from igd.core.peers import Address, Peer
+from igd.core.peers import Address
 from igd.core.request import Refusal, Refused, Reply, Request
 from igd.gateway import Gateway
-from igd.wire.malformed import Rejected
+from igd.wire.malformed import InvalidRequest
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp, requests
 from igd.wire.pcp.opcodes import Announce
@@ -19,146 +19,150 @@ from igd.wire.pcp.opcodes import Announce
 log = logging.getLogger(__name__)
 
 PENDING = 256
-"""Requests under way at once; what comes beyond is dropped, as UDP may. Clients ask again."""
+"""The most requests under way at once. Further ones are dropped, as UDP may; clients repeat theirs."""
 
-Settled = TypeVar("Settled", natpmp.Result, pcp.Result | None)
-"""What a codec's words amount to where there is nothing to ask."""
+SocketAddress = tuple[str | Any, ...]
+"""An address as the socket module has it: host, port, and for IPv6 flow label and scope."""
 
-Source = tuple[str | Any, ...]
-"""An address as sockets have it: the host, the port, and by IPv6 two numbers more."""
-
-ROUNDS = 10
+ANNOUNCEMENTS = 10
 FIRST_INTERVAL = 0.25
-"""Announcements come ten times, with doubled intervals from this many seconds on (RFC 6886 §3.2.1)."""
+"""Announcements are repeated; the interval, first this many seconds, doubles each time (RFC 6886 §3.2.1)."""
 
 
 class PortControl:
-    """Answers from the very socket and address that were asked.
+    """Receives requests, and responds from the socket, and so from the address, that received them.
 
-    `epoch` tells for how many seconds the state has not been lost (RFC 6886 §3.6, RFC 6887 §8.5).
+    `epoch` returns the number of seconds since state was lost (RFC 6886 §3.6, RFC 6887 §8.5); `third_party` enables the
+    option THIRD_PARTY.
     """
 
     def __init__(self, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
         self._gateway = gateway
         self._epoch = epoch
         self._third_party = third_party
+        self._announcer = _Announcer(gateway, epoch)
         self._transports: list[asyncio.DatagramTransport] = []
-        self._announcers: dict[int, asyncio.DatagramTransport] = {}  # by IP version
         self._tasks: set[asyncio.Task[None]] = set()
-        self._announcing: asyncio.Task[None] | None = None
-        self._lost = False  # and not all have been told so ten times
 
     async def open(self, interface: str, addresses: list[Address]) -> None:
-        """Listen on these addresses, and announce from the first of each IP version; OSError when a port is taken."""
+        """Listen on these addresses, and announce from the first of each IP version; OSError if a port is taken."""
         loop = asyncio.get_running_loop()
         for address in addresses:
             sock = _socket(interface, address)
             transport, _ = await loop.create_datagram_endpoint(lambda: _Listener(self), sock=sock)
             self._transports.append(transport)
-            self._announcers.setdefault(address.version, transport)
+            self._announcer.transports.setdefault(address.version, transport)
 
     async def close(self) -> None:
-        """Stop listening and announcing."""
-        tasks = [*self._tasks, *([self._announcing] if self._announcing else [])]
-        for task in tasks:
+        """Stop listening and announcing; requests under way get no response."""
+        await self._announcer.close()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for transport in self._transports:
             transport.close()
 
-    # Being asked
+    def announce(self, *, lost: bool) -> None:
+        """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""
+        self._announcer.start(lost=lost)
 
-    def received(self, datagram: bytes, source: Source, transport: asyncio.DatagramTransport) -> None:
-        """Take one datagram that came to this transport."""
+    def received(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
+        """Respond to a datagram that this transport received."""
         if len(self._tasks) >= PENDING:
             self._count("dropped")
             return
-        task = asyncio.create_task(self._answer(datagram, source, transport))
+        task = asyncio.create_task(self._respond(datagram, source, transport))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, datagram: bytes, asker: Source, transport: asyncio.DatagramTransport) -> None:
-        source = ip_address(asker[0])
+    async def _respond(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
+        try:
+            response = await self._response_to(datagram, ip_address(source[0]))
+        except InvalidRequest as invalid:
+            self._count("malformed")
+            log.debug("invalid request from %s port %s: %s", *source[:2], invalid.reason)
+            response = invalid.response
+        if response is not None:
+            transport.sendto(response, source)
+
+    async def _response_to(self, datagram: bytes, source: Address) -> bytes | None:
+        """Return the response to a datagram, None if it is dropped; raise InvalidRequest."""
         admitted = await self._gateway.admit(source)
         if admitted == Refused(Refusal.TOO_MANY_REQUESTS):
             self._count("dropped")
-            return
-        try:
-            if natpmp.is_natpmp(datagram) and isinstance(source, IPv4Address):
-                answer: bytes | None = await self._answer_natpmp(datagram, source, admitted)
-            else:
-                answer = await self._answer_pcp(datagram, source, admitted)
-        except Rejected as rejected:
-            self._count("malformed")
-            log.debug("%s port %s: %s", *asker[:2], rejected.reason)
-            answer = rejected.answer
-        if answer is not None:
-            transport.sendto(answer, asker)
-
-    async def _answer_natpmp(self, datagram: bytes, source: IPv4Address, admitted: Peer | Refused) -> bytes:
-        asked = natpmp.decode_request(datagram, self._epoch())
-        request = requests.from_natpmp(asked, source)
-        reply = await self._reply(admitted, source, request)
-        return natpmp.encode_response(requests.to_natpmp(asked, reply, self._epoch()))
-
-    async def _answer_pcp(self, datagram: bytes, source: Address, admitted: Peer | Refused) -> bytes:
-        asked = pcp.decode_request(datagram, source, self._epoch())
-        request = requests.from_pcp(asked, self._gateway.announced, third_party=self._third_party)
-        reply = await self._reply(admitted, source, request)
-        return requests.to_pcp(datagram, asked, reply, self._epoch(), self._gateway.announced)
-
-    async def _reply(self, admitted: Peer | Refused, source: Address, request: Request | Settled) -> Reply | Settled:
-        """Ask for what neither the asker nor the words of the request have settled."""
+            return None
+        announced = self._gateway.announced
+        exchange = requests.decode(datagram, source, self._epoch(), announced, third_party=self._third_party)
+        reply: Reply | None = None
         if isinstance(admitted, Refused):
-            return admitted
-        return await self._gateway.ask(admitted, source, request) if isinstance(request, Request) else request
-
-    # Telling
-
-    def announce(self, *, lost: bool) -> None:
-        """Begin to tell live peers the address and what became of their mappings, and that they were `lost`, ten times.
-
-        Whoever hears of PCP's mappings being lost asks for all of his again (RFC 6887 §14.1).
-        """
-        if self._announcing is not None:
-            self._announcing.cancel()
-        self._lost = lost = lost or self._lost
-        self._announcing = asyncio.create_task(self._announce(lost=lost))
-
-    async def _announce(self, *, lost: bool) -> None:
-        for number in range(ROUNDS):
-            try:
-                await self._announce_once(lost=lost)
-            except OSError as error:
-                log.warning("not announced: %s", error)
-            await asyncio.sleep(FIRST_INTERVAL * 2**number)
-        self._lost = False
-
-    async def _announce_once(self, *, lost: bool) -> None:
-        """A multicast reaches nobody on WireGuard, so that each peer is told what concerns it."""
-        external, live = self._gateway.announced, await self._gateway.live_peers()
-        for address in [address for peer in live for address in peer.addresses]:
-            if lost:
-                restarted = pcp.Response(0, self._epoch(), Announce())
-                self._send(pcp.encode_response(restarted), address, pcp.CLIENT_PORT)
-            if external is not None and address.version == 4:
-                told = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
-                self._send(natpmp.encode_response(told), address, natpmp.CLIENT_PORT)
-        keys = {peer.public_key for peer in live}
-        for mapped in self._gateway.guarded_mappings():
-            nowhere = external is None and isinstance(mapped.mapping, PortMapping)
-            if mapped.mapping.peer in keys and not nowhere:
-                message = requests.changed(mapped, self._epoch(), external)
-                self._send(message, mapped.mapping.internal.address, pcp.CLIENT_PORT)
-                await asyncio.sleep(0)  # nobody who asks waits for thousands of these
-
-    def _send(self, message: bytes, address: Address, port: int) -> None:
-        transport = self._announcers.get(address.version)
-        if transport is not None:
-            transport.sendto(message, (str(address), port))
+            reply = admitted
+        elif isinstance(exchange.request, Request):
+            reply = await self._gateway.ask(admitted, source, exchange.request)
+        return exchange.encode(reply, self._epoch(), self._gateway.announced)
 
     def _count(self, what: str) -> None:
         self._gateway.counters["port control", what] += 1
+
+
+class _Announcer:
+    """Sends announcements to each peer with a live session, because a multicast reaches no peer on WireGuard.
+
+    `transports` has the socket to send from for each IP version; `epoch` is as in PortControl.
+    """
+
+    def __init__(self, gateway: Gateway, epoch: Callable[[], int]) -> None:
+        self._gateway = gateway
+        self._epoch = epoch
+        self.transports: dict[int, asyncio.DatagramTransport] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._lost = False  # and not yet announced ten times
+
+    def start(self, *, lost: bool) -> None:
+        """Announce ten times from now on, in place of the announcements under way.
+
+        `lost`: mappings were lost, and PCP clients must request theirs again (RFC 6887 §14.1).
+        """
+        if self._task is not None:
+            self._task.cancel()
+        self._lost = lost or self._lost
+        self._task = asyncio.create_task(self._repeat())
+
+    async def close(self) -> None:
+        """Stop announcing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _repeat(self) -> None:
+        for number in range(ANNOUNCEMENTS):
+            try:
+                await self._announce()
+            except OSError as error:
+                log.warning("announcements to peers were not sent: %s", error)
+            await asyncio.sleep(FIRST_INTERVAL * 2**number)
+        self._lost = False
+
+    async def _announce(self) -> None:
+        external, live = self._gateway.announced, await self._gateway.live_peers()
+        for address in [address for peer in live for address in peer.addresses]:
+            if self._lost:
+                restart = pcp.Response(0, self._epoch(), Announce())
+                self._send(pcp.encode_response(restart), address, pcp.CLIENT_PORT)
+            if external is not None and address.version == 4:
+                response = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
+                self._send(natpmp.encode_response(response), address, natpmp.CLIENT_PORT)
+        keys = {peer.public_key for peer in live}
+        for mapped in self._gateway.guarded_mappings():
+            unreachable = external is None and isinstance(mapped.mapping, PortMapping)
+            if mapped.mapping.peer in keys and not unreachable:
+                update = requests.encode_update(mapped, self._epoch(), external)
+                self._send(update, mapped.mapping.internal.address, pcp.CLIENT_PORT)
+                await asyncio.sleep(0)  # requests do not wait for thousands of these
+
+    def _send(self, message: bytes, address: Address, port: int) -> None:
+        transport = self.transports.get(address.version)
+        if transport is not None:
+            transport.sendto(message, (str(address), port))
 
 
 class _Listener(asyncio.DatagramProtocol):
@@ -168,19 +172,20 @@ class _Listener(asyncio.DatagramProtocol):
         self._port_control = port_control
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)  # Python 3.11's bears another name
+        # Python 3.11's transport is not a subclass of DatagramTransport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
-    def datagram_received(self, data: bytes, addr: Source) -> None:
+    def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
         self._port_control.received(data, addr, self._transport)
 
-    def error_received(self, exc: Exception) -> None:  # a peer without an endpoint yet, or that has just gone
-        log.debug("not sent: %s", exc)
+    def error_received(self, exc: Exception) -> None:  # the peer has no endpoint yet, or its host has just gone
+        log.debug("a datagram to a peer was not delivered: %s", exc)
 
 
 def _socket(interface: str, address: Address) -> socket.socket:
-    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        sock.setblocking(False)  # noqa: FBT003 - it has no name
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((str(address), pcp.SERVER_PORT))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A PCP client out of the project's own codecs, for what no program asks; and an ear for announcements."""
+"""A PCP client made of the project's codecs, for requests that no real client sends, and for announcements."""
 
 import ipaddress
 import itertools
@@ -17,24 +17,24 @@ from tests.lab import Host
 GATEWAY6 = "2001:470:100::1"
 C1_IPV6 = "2001:470:100::2"
 ANYCAST, ANYCAST6 = "192.0.0.9", "2001:1::1"
-"""Where a client asks that knows no gateway (RFC 7723 §4)."""
+"""The anycast addresses of PCP servers (RFC 7723 §4)."""
 NONCE = b"twelve bytes"
 PATIENCE = 5.0  # seconds
 
-Answer = pcp.Response | pcp.ErrorResponse
-Heard = Answer | natpmp.Response | natpmp.OtherResponse
+Response = pcp.Response | pcp.ErrorResponse
+Message = Response | natpmp.Response | natpmp.OtherResponse
 
 
 def exchange(client: Host, server: str, *datagrams: bytes, patience: float = PATIENCE) -> Iterator[bytes]:
-    """Send these to a server at once and give what it answers, for so long as it goes on (seconds)."""
-    with client.socket(_family(server), socket.SOCK_DGRAM) as asking:
-        asking.settimeout(patience)
-        asking.connect((server, pcp.SERVER_PORT))
+    """Send datagrams to a server and yield its responses, until none arrives for `patience` seconds."""
+    with client.socket(_family(server), socket.SOCK_DGRAM) as sock:
+        sock.settimeout(patience)
+        sock.connect((server, pcp.SERVER_PORT))
         for datagram in datagrams:
-            asking.send(datagram)
+            sock.send(datagram)
         try:
             while True:
-                yield asking.recv(2048)
+                yield sock.recv(2048)
         except TimeoutError:
             return
 
@@ -43,7 +43,7 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def map_port(  # noqa: PLR0913  what a request has, by name
+def map_port(  # noqa: PLR0913 - the fields of a request, by keyword
     client: Host,
     port: int,
     protocol: TransportProtocol = TransportProtocol.TCP,
@@ -55,64 +55,64 @@ def map_port(  # noqa: PLR0913  what a request has, by name
     nonce: bytes = NONCE,
     options: Options = NO_OPTIONS,
     patience: float = PATIENCE,
-) -> Answer:
-    """Ask to map this port of `source`, or with lifetime 0 to map it no more; TimeoutError without an answer."""
+) -> Response:
+    """Request a mapping of this port of `source`, or with lifetime 0 its deletion; TimeoutError without a response."""
     address = ipaddress.ip_address(source)
-    nowhere, gateway = ("0.0.0.0", GATEWAY) if address.version == 4 else ("::", GATEWAY6)
-    asked = Map(nonce, protocol, port, external_port, ipaddress.ip_address(nowhere))
-    request = pcp.encode_request(pcp.Request(lifetime, address, asked, options))
-    for answer in exchange(client, server or gateway, request, patience=patience):
-        return pcp.decode_response(answer)
-    raise TimeoutError("no answer")
+    unspecified, gateway = ("0.0.0.0", GATEWAY) if address.version == 4 else ("::", GATEWAY6)
+    payload = Map(nonce, protocol, port, external_port, ipaddress.ip_address(unspecified))
+    request = pcp.encode_request(pcp.Request(lifetime, address, payload, options))
+    for response in exchange(client, server or gateway, request, patience=patience):
+        return pcp.decode_response(response)
+    raise TimeoutError("no response")
 
 
-def granted(answer: Answer) -> Map:
-    """Give the mapping that an answer grants, or says to be no more."""
-    assert isinstance(answer, pcp.Response), answer
-    assert isinstance(answer.payload, Map), answer
-    return answer.payload
+def granted(response: Response) -> Map:
+    """Return the mapping that a success response grants or deletes."""
+    assert isinstance(response, pcp.Response), response
+    assert isinstance(response.payload, Map), response
+    return response.payload
 
 
-def refused(answer: Answer) -> pcp.Result:
-    """Give the reason that an answer refuses for."""
-    assert isinstance(answer, pcp.ErrorResponse), answer
-    return pcp.Result(answer.result)
+def refused(response: Response) -> pcp.Result:
+    """Return the result of an error response."""
+    assert isinstance(response, pcp.ErrorResponse), response
+    return pcp.Result(response.result)
 
 
-class Ear:
-    """Hears the announcements that reach one address of a client."""
+class Listener:
+    """Receives the announcements to one address of a client."""
 
-    def __init__(self, hearing: socket.socket) -> None:
-        self._hearing = hearing
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
 
-    def hear(self, wanted: Callable[[Heard], bool], patience: float = PATIENCE) -> Heard:
-        """Give the next announcement that is wanted; TimeoutError when for so long (seconds) there is none at all."""
-        self._hearing.settimeout(patience)
+    def receive(self, wanted: Callable[[Message], bool], patience: float = PATIENCE) -> Message:
+        """Return the next announcement that is wanted; TimeoutError if none at all arrives for `patience` seconds."""
+        self._socket.settimeout(patience)
         return next(filter(wanted, (self._next() for _ in itertools.count())))
 
-    def _next(self) -> Heard:
-        datagram = self._hearing.recv(2048)
+    def _next(self) -> Message:
+        datagram = self._socket.recv(2048)
         return natpmp.decode_response(datagram) if natpmp.is_natpmp(datagram) else pcp.decode_response(datagram)
 
 
 @contextmanager
-def listening(client: Host, address: str = C1) -> Iterator[Ear]:
-    """Let a client listen for announcements meanwhile."""
-    with client.socket(_family(address), socket.SOCK_DGRAM) as hearing:
-        hearing.bind((address, pcp.CLIENT_PORT))
-        yield Ear(hearing)
+def listening(client: Host, address: str = C1) -> Iterator[Listener]:
+    """Listen for announcements at a client's address."""
+    with client.socket(_family(address), socket.SOCK_DGRAM) as sock:
+        sock.bind((address, pcp.CLIENT_PORT))
+        yield Listener(sock)
 
 
-def announces(heard: Heard) -> bool:
-    """Tell a server of PCP that says that it is there."""
-    return isinstance(heard, pcp.Response) and heard.payload == Announce()
+def is_restart(message: Message) -> bool:
+    """Return whether a message is a PCP server's announcement of its restart."""
+    return isinstance(message, pcp.Response) and message.payload == Announce()
 
 
-def tells_address(address: str) -> Callable[[Heard], bool]:
-    """Give a test for NAT-PMP's announcement of this external address."""
-    return lambda heard: isinstance(heard, natpmp.AddressResponse) and str(heard.address) == address
+def has_address(address: str) -> Callable[[Message], bool]:
+    """Return a predicate for NAT-PMP's announcement of this external address."""
+    return lambda message: isinstance(message, natpmp.AddressResponse) and str(message.address) == address
 
 
-def tells_mapping(told: Map) -> Callable[[Heard], bool]:
-    """Give a test for what PCP tells, unasked, of a mapping."""
-    return lambda heard: isinstance(heard, pcp.Response) and heard.payload == told
+def has_mapping(mapping: Map) -> Callable[[Message], bool]:
+    """Return a predicate for PCP's unsolicited update of this mapping."""
+    return lambda message: isinstance(message, pcp.Response) and message.payload == mapping

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e import stored
 from tests.e2e.happenings import Happenings
-from tests.e2e.pcp_client import C1_IPV6, announces, granted, listening, map_port, tells_address, tells_mapping
+from tests.e2e.pcp_client import C1_IPV6, granted, has_address, has_mapping, is_restart, listening, map_port
 from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start
 from tests.lab import Answer, Host, Lab, answering, ask
 from tests.lab.fixtures import needs, requires_root
@@ -57,8 +57,8 @@ def test_live_peers_hear_of_a_start(lab: Lab) -> None:
     with listening(lab.c1) as first, listening(lab.c2, C2) as second, serving(lab):
         for ear in (first, second):
             for _ in range(2):  # one may be lost
-                ear.hear(announces)
-                ear.hear(tells_address(PUBLIC))
+                ear.receive(is_restart)
+                ear.receive(has_address(PUBLIC))
 
 
 def test_a_new_public_address_is_told_and_works(lab: Lab) -> None:
@@ -67,13 +67,13 @@ def test_a_new_public_address_is_told_and_works(lab: Lab) -> None:
         pinhole = granted(map_port(lab.c1, 8043, source=C1_IPV6))
         assert ask(lab.net, PUBLIC, 8043).source == REMOTE
         for _ in range(5):  # the start is told again and again, but the next time is four seconds away
-            ear.hear(tells_address(PUBLIC))
+            ear.receive(has_address(PUBLIC))
         _renumber(lab)
         after = replace(before, external_address=ip_address(RENUMBERED))
         for _ in range(2):  # one may be lost
-            ear.hear(tells_address(RENUMBERED), patience=2)
-            ear.hear(tells_mapping(after), patience=2)
-            ear6.hear(tells_mapping(pinhole), patience=2)
+            ear.receive(has_address(RENUMBERED), patience=2)
+            ear.receive(has_mapping(after), patience=2)
+            ear6.receive(has_mapping(pinhole), patience=2)
         assert ask(lab.net, RENUMBERED, 8043) == Answer(REMOTE, "who am I?")
         assert granted(map_port(lab.c1, 8043)) == after
 
@@ -105,9 +105,9 @@ def test_an_address_that_changes_hands_takes_nothing_along(lab: Lab) -> None:
             ask(lab.net, PUBLIC, 8043)
     with listening(lab.c2) as heir, listening(lab.c2, C2) as ear, serving(lab):
         for _ in range(3):
-            ear.hear(tells_mapping(kept))
-            heard = heir.hear(lambda heard: tells_address(PUBLIC)(heard) or tells_mapping(lost)(heard))
-            assert tells_address(PUBLIC)(heard)
+            ear.receive(has_mapping(kept))
+            heard = heir.receive(lambda heard: has_address(PUBLIC)(heard) or has_mapping(lost)(heard))
+            assert has_address(PUBLIC)(heard)
 
 
 def _key(client: Host) -> str:

@@ -1,4 +1,4 @@
-"""NAT-PMP and PCP on their one port, clause by clause: a real endpoint and a real gateway on a pretended kernel."""
+"""NAT-PMP and PCP, clause by clause: a real endpoint and a real gateway with a pretended firewall."""
 
 import asyncio
 import contextlib
@@ -44,13 +44,13 @@ WEEK = 604800
 
 
 class Client:
-    """A socket of a peer's; what is sent to it is kept until it is asked for."""
+    """A peer's socket."""
 
     def __init__(self, address: Address, port: int = 0, server: Address = SERVER) -> None:
         self.address = address
         self._server = (str(server), pcp.SERVER_PORT)
         self._socket = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)  # noqa: FBT003
+        self._socket.setblocking(False)  # noqa: FBT003 - setblocking has no keyword
         self._socket.bind((str(address), port))
 
     def send(self, datagram: bytes) -> None:
@@ -58,50 +58,50 @@ class Client:
         self._socket.sendto(datagram, self._server)
 
     async def receive(self) -> bytes:
-        """Wait for a datagram, which the server has sent from the port that it was asked at."""
+        """Wait for a datagram from the server's address and port."""
         async with asyncio.timeout(5):
             datagram, source = await asyncio.get_running_loop().sock_recvfrom(self._socket, 4096)
         assert source[:2] == self._server
         return datagram
 
-    async def ask(self, datagram: bytes) -> bytes:
-        """Send and wait for the answer."""
+    async def exchange(self, datagram: bytes) -> bytes:
+        """Send a datagram and wait for the response."""
         self.send(datagram)
         return await self.receive()
 
     async def by_natpmp(self, request: natpmp.Request) -> natpmp.Response | natpmp.OtherResponse:
-        """Ask by NAT-PMP."""
-        return natpmp.decode_response(await self.ask(natpmp.encode_request(request)))
+        """Send a NAT-PMP request and return the response."""
+        return natpmp.decode_response(await self.exchange(natpmp.encode_request(request)))
 
     async def map(self, request: MapRequest) -> MapResponse:
-        """Ask for a mapping by NAT-PMP."""
+        """Send a NAT-PMP mapping request and return the response."""
         response = await self.by_natpmp(request)
         assert isinstance(response, MapResponse)
         return response
 
     async def by_pcp(self, request: pcp.Request) -> pcp.Response | pcp.ErrorResponse:
-        """Ask by PCP."""
-        return pcp.decode_response(await self.ask(pcp.encode_request(request)))
+        """Send a PCP request and return the response."""
+        return pcp.decode_response(await self.exchange(pcp.encode_request(request)))
 
     async def granted(self, request: pcp.Request) -> pcp.Response:
-        """Ask by PCP for what is granted."""
+        """Send a PCP request and return the success response."""
         response = await self.by_pcp(request)
         assert isinstance(response, pcp.Response), response
         return response
 
     async def port(self, request: pcp.Request) -> int:
-        """Ask by PCP for a mapping and tell its external port."""
+        """Send a PCP mapping request and return the assigned external port."""
         payload = (await self.granted(request)).payload
         assert isinstance(payload, Map)
         return payload.external_port
 
     async def result(self, request: pcp.Request) -> int:
-        """Ask by PCP and tell how it ended."""
+        """Send a PCP request and return the result code."""
         response = await self.by_pcp(request)
         return 0 if isinstance(response, pcp.Response) else response.result
 
-    def left(self) -> list[bytes]:
-        """Give the datagrams that nobody has asked for."""
+    def unread(self) -> list[bytes]:
+        """Return the datagrams that were not received yet."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -172,21 +172,21 @@ served = pytest.mark.usefixtures("control")
 
 
 async def counted(harness: GatewayHarness, what: str, count: int) -> None:
-    """Wait until so many datagrams have ended so."""
+    """Wait until the counter `what` has reached `count`."""
     async with asyncio.timeout(5):
-        while harness.gateway.counters["port control", what] < count:  # noqa: ASYNC110 - nobody tells
+        while harness.gateway.counters["port control", what] < count:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.001)
 
 
-def pmp(port: int, wish: int = 0, lifetime: int = HOUR, protocol: TransportProtocol = TCP) -> MapRequest:
-    return MapRequest(protocol, port, wish, lifetime)
+def pmp(port: int, suggested: int = 0, lifetime: int = HOUR, protocol: TransportProtocol = TCP) -> MapRequest:
+    return MapRequest(protocol, port, suggested, lifetime)
 
 
-def mapping(port: int, wish: int = 0, lifetime: int = HOUR, client: Address = C1, **options: Any) -> pcp.Request:  # noqa: ANN401
-    """Give a request for a mapping by PCP; `nonce` and `protocol` are the opcode's, the rest are options."""
+def mapping(port: int, suggested: int = 0, lifetime: int = HOUR, client: Address = C1, **options: Any) -> pcp.Request:  # noqa: ANN401 - options of different types
+    """Return a PCP mapping request; `nonce`, `protocol` and `external` are MAP's fields, the rest are options."""
     nonce, protocol = options.pop("nonce", NONCE), options.pop("protocol", TCP)
-    anywhere = options.pop("external", ANY4 if client.version == 4 else ANY6)
-    payload = Map(nonce, protocol, port, wish, anywhere)
+    external = options.pop("external", ANY4 if client.version == 4 else ANY6)
+    payload = Map(nonce, protocol, port, suggested, external)
     return replace(pcp.Request(lifetime, client, payload), options=Options(**options))
 
 
@@ -202,7 +202,7 @@ def remotes_of(harness: GatewayHarness, key: Key) -> list[str]:
 
 
 @served
-async def test_natpmp_tells_the_external_address(harness: GatewayHarness, c1: Client) -> None:
+async def test_natpmp_returns_the_external_address(harness: GatewayHarness, c1: Client) -> None:
     """§3.2."""
     assert await c1.by_natpmp(AddressRequest()) == AddressResponse(0, EPOCH, EXTERNAL)
     await harness.maintenance.set_addresses(None, [])
@@ -211,23 +211,23 @@ async def test_natpmp_tells_the_external_address(harness: GatewayHarness, c1: Cl
 
 
 @served
-async def test_natpmp_maps_to_the_address_that_asks(harness: GatewayHarness, c1: Client) -> None:
-    """§3.3: the packet says what is mapped, and where to."""
+async def test_natpmp_maps_to_the_source_address(harness: GatewayHarness, c1: Client) -> None:
+    """§3.3: the internal address is the source of the packet."""
     assert await c1.map(pmp(5000, 6000)) == MapResponse(TCP, 0, EPOCH, 5000, 6000, HOUR)
     assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "NAT-PMP", (), b"")
     assert harness.all_equal()
 
 
 @served
-async def test_natpmp_without_a_wish_gets_the_internal_port_or_another(c1: Client, c2: Client) -> None:
+async def test_natpmp_without_a_suggested_port_gets_the_internal_port_or_another(c1: Client, c2: Client) -> None:
     """§3.3."""
     assert (await c1.map(pmp(5000))).external_port == 5000
     assert (await c2.map(pmp(5000))).external_port not in {0, 5000}
-    assert (await c2.map(pmp(5001, 80))).external_port >= 1024, "where the wish is not allowed"
+    assert (await c2.map(pmp(5001, 80))).external_port >= 1024, "the suggested port is forbidden"
 
 
 @served
-async def test_natpmp_gets_another_port_where_its_wish_is_taken(c1: Client, c2: Client) -> None:
+async def test_natpmp_gets_another_port_if_the_suggested_one_is_taken(c1: Client, c2: Client) -> None:
     """§3.3."""
     await c1.map(pmp(5000, 6000))
     other = await c2.map(pmp(5000, 6000))
@@ -236,14 +236,14 @@ async def test_natpmp_gets_another_port_where_its_wish_is_taken(c1: Client, c2: 
 
 
 @served
-@pytest.mark.parametrize("wish", [0, 6000, 7000])
-async def test_natpmp_gets_the_mapping_that_is_there(harness: GatewayHarness, c1: Client, wish: int) -> None:
-    """§3.3: whatever is suggested, and whichever of both has made it."""
+@pytest.mark.parametrize("suggested", [0, 6000, 7000])
+async def test_natpmp_renews_the_existing_mapping(harness: GatewayHarness, c1: Client, suggested: int) -> None:
+    """§3.3: whatever port is suggested, and whichever protocol made the mapping."""
     await c1.map(pmp(5000, 6000))
     await c1.granted(mapping(5001, 6001))
     harness.clock.now += 600
     for port in (5000, 5001):
-        assert await c1.map(pmp(port, wish)) == MapResponse(TCP, 0, EPOCH, port, port + 1000, HOUR)
+        assert await c1.map(pmp(port, suggested)) == MapResponse(TCP, 0, EPOCH, port, port + 1000, HOUR)
     assert len(harness.table) == 2
 
 
@@ -256,14 +256,14 @@ async def test_natpmp_keeps_the_companion_port_for_the_same_client(c1: Client, c
 
 
 @served
-@pytest.mark.parametrize(("asked", "granted"), [(60, 60), (7200, 7200), (2**32 - 1, WEEK)])
-async def test_natpmp_lifetimes_are_bounded(c1: Client, asked: int, granted: int) -> None:
-    """§3.3: the granted one may be less."""
-    assert (await c1.map(pmp(5000, lifetime=asked))).lifetime == granted
+@pytest.mark.parametrize(("requested", "granted"), [(60, 60), (7200, 7200), (2**32 - 1, WEEK)])
+async def test_natpmp_lifetimes_are_bounded(c1: Client, requested: int, granted: int) -> None:
+    """§3.3: a shorter lifetime may be granted."""
+    assert (await c1.map(pmp(5000, lifetime=requested))).lifetime == granted
 
 
 @served
-async def test_natpmps_mappings_end_with_their_lifetime(harness: GatewayHarness, c1: Client) -> None:
+async def test_natpmp_mappings_end_with_their_lifetime(harness: GatewayHarness, c1: Client) -> None:
     """§3.3."""
     await c1.map(pmp(5000, lifetime=60))
     harness.clock.now += 61
@@ -273,20 +273,20 @@ async def test_natpmps_mappings_end_with_their_lifetime(harness: GatewayHarness,
 
 
 @served
-@pytest.mark.parametrize("wish", [0, 5000, 9999])
-async def test_natpmp_deletes_one(harness: GatewayHarness, c1: Client, wish: int) -> None:
-    """§3.4: the suggested port is ignored; nothing there is a success."""
+@pytest.mark.parametrize("suggested", [0, 5000, 9999])
+async def test_natpmp_deletes_one(harness: GatewayHarness, c1: Client, suggested: int) -> None:
+    """§3.4: the suggested port is ignored; a deletion without a mapping succeeds."""
     for protocol in TransportProtocol:
         await c1.map(pmp(5000, protocol=protocol))
     for _ in range(2):
-        assert await c1.map(pmp(5000, wish, 0)) == MapResponse(TCP, 0, EPOCH, 5000, 0, 0)
+        assert await c1.map(pmp(5000, suggested, 0)) == MapResponse(TCP, 0, EPOCH, 5000, 0, 0)
         assert list(harness.table) == [(UDP, 5000)]
     assert harness.all_equal()
 
 
 @served
 async def test_natpmp_deletes_all_of_a_protocol(harness: GatewayHarness, c1: Client, c2: Client) -> None:
-    """§3.4: the client's own; what UPnP has opened is none of its business."""
+    """§3.4: only the client's own, and none that UPnP made."""
     for port in (5000, 5001):
         await c1.map(pmp(port))
     await c1.granted(mapping(5002))
@@ -299,13 +299,13 @@ async def test_natpmp_deletes_all_of_a_protocol(harness: GatewayHarness, c1: Cli
 
 
 @served
-async def test_natpmp_maps_no_port_called_0(harness: GatewayHarness, c1: Client) -> None:
-    """§3.4: that is all ports, and for deleting."""
+async def test_natpmp_does_not_map_port_0(harness: GatewayHarness, c1: Client) -> None:
+    """§3.4: port 0 is all ports, which can be deleted only."""
     assert await c1.map(pmp(0, 6000)) == MapResponse(TCP, natpmp.Result.NOT_AUTHORIZED, EPOCH, 0, 0, 0)
     assert harness.table == {}
 
 
-async def test_natpmps_failures_have_no_port_and_no_lifetime(c1: Client) -> None:
+async def test_natpmp_errors_have_no_port_and_no_lifetime(c1: Client) -> None:
     """§3.5."""
     rules = (PortRule.parse("allow 6000-6001 0.0.0.0/0 5000-5001"),)
     harness = await started(GatewayHarness(Policy(rules, mappings_per_peer=1)))
@@ -318,29 +318,29 @@ async def test_natpmps_failures_have_no_port_and_no_lifetime(c1: Client) -> None
 
 
 @served
-async def test_natpmp_is_told_of_an_opcode_that_is_none(c1: Client) -> None:
-    """§3.5: the request comes back, with the top bit and code 5; what has the top bit is no request."""
+async def test_natpmp_responds_to_an_unknown_opcode(c1: Client) -> None:
+    """§3.5: with a copy of the request, the top bit and code 5; a datagram with the top bit is dropped."""
     c1.send(bytes.fromhex("0081 0000 0000 0000 00000000"))
-    answer = await c1.ask(bytes.fromhex("0003 0000 1388 1770 00000e10"))
-    assert answer == bytes.fromhex("0083 0005 1388 1770 00000e10")
-    assert c1.left() == []
+    response = await c1.exchange(bytes.fromhex("0003 0000 1388 1770 00000e10"))
+    assert response == bytes.fromhex("0083 0005 1388 1770 00000e10")
+    assert c1.unread() == []
 
 
 @served
 @pytest.mark.parametrize("version", [1, 3, 255])
-async def test_another_version_is_told_of_pcps(c1: Client, version: int) -> None:
-    """RFC 6887 §9: whoever knows neither of both is answered in PCP's words."""
-    answer = pcp.decode_response(await c1.ask(bytes((version, 1)) + bytes(10)))
-    assert isinstance(answer, pcp.ErrorResponse)
-    assert answer.result == pcp.Result.UNSUPP_VERSION
+async def test_another_version_gets_an_error_of_pcp(c1: Client, version: int) -> None:
+    """RFC 6887 §9: a version that neither protocol has gets PCP's UNSUPP_VERSION."""
+    response = pcp.decode_response(await c1.exchange(bytes((version, 1)) + bytes(10)))
+    assert isinstance(response, pcp.ErrorResponse)
+    assert response.result == pcp.Result.UNSUPP_VERSION
 
 
 @served
-async def test_natpmp_over_ipv6_is_another_version(c1_ipv6: Client) -> None:
-    """It has no IPv6; RFC 6887 §9."""
-    answer = pcp.decode_response(await c1_ipv6.ask(natpmp.encode_request(pmp(5000))))
-    assert isinstance(answer, pcp.ErrorResponse)
-    assert answer.result == pcp.Result.UNSUPP_VERSION
+async def test_natpmp_over_ipv6_is_an_unsupported_version(c1_ipv6: Client) -> None:
+    """NAT-PMP has no IPv6 (RFC 6887 §9)."""
+    response = pcp.decode_response(await c1_ipv6.exchange(natpmp.encode_request(pmp(5000))))
+    assert isinstance(response, pcp.ErrorResponse)
+    assert response.result == pcp.Result.UNSUPP_VERSION
 
 
 # PCP: RFC 6887
@@ -348,7 +348,7 @@ async def test_natpmp_over_ipv6_is_another_version(c1_ipv6: Client) -> None:
 
 @served
 async def test_pcp_maps(harness: GatewayHarness, c1: Client) -> None:
-    """§11.3, §11.4; §8.5: the epoch is in each answer."""
+    """§11.3, §11.4; §8.5: each response has the epoch."""
     granted = await c1.granted(mapping(5000, 6000))
     assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 6000, EXTERNAL))
     assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), NONCE)
@@ -356,31 +356,31 @@ async def test_pcp_maps(harness: GatewayHarness, c1: Client) -> None:
 
 
 @served
-async def test_pcp_gets_the_mapping_that_is_there(harness: GatewayHarness, c1: Client) -> None:
-    """§11.3: whatever is suggested, and whichever of both has made it."""
+async def test_pcp_renews_the_existing_mapping(harness: GatewayHarness, c1: Client) -> None:
+    """§11.3: whatever port is suggested, and whichever protocol made the mapping."""
     await c1.granted(mapping(5000, 6000))
     await c1.map(pmp(5001, 6001))
-    for port, wish in ((5000, 0), (5000, 7000), (5001, 0), (5001, 7000)):
-        assert await c1.port(mapping(port, wish)) == port + 1000
+    for port, suggested in ((5000, 0), (5000, 7000), (5001, 0), (5001, 7000)):
+        assert await c1.port(mapping(port, suggested)) == port + 1000
     assert len(harness.table) == 2
 
 
 @served
-async def test_pcps_nonce_guards_the_mapping(harness: GatewayHarness, c1: Client) -> None:
-    """§11.3: another nonce neither renews it nor deletes it."""
+async def test_the_nonce_guards_the_mapping(harness: GatewayHarness, c1: Client) -> None:
+    """§11.3: another nonce neither renews nor deletes it."""
     await c1.granted(mapping(5000))
     before = harness.table
     for lifetime in (0, 2 * HOUR):
-        asked = mapping(5000, lifetime=lifetime, nonce=OTHER)
-        refused = pcp.ErrorResponse(pcp.Result.NOT_AUTHORIZED, pcp.LONG, EPOCH, 1, asked.payload)
-        assert await c1.by_pcp(asked) == refused
+        request = mapping(5000, lifetime=lifetime, nonce=OTHER)
+        error = pcp.ErrorResponse(pcp.Result.NOT_AUTHORIZED, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
+        assert await c1.by_pcp(request) == error
     assert await c1.result(mapping(0, lifetime=0, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
     assert harness.table == before
 
 
 @served
-async def test_pcps_nonce_comes_to_what_natpmp_or_upnp_has_opened(c1: Client, harness: GatewayHarness) -> None:
-    """§11.3 guards what has a nonce: who comes first gives it."""
+async def test_the_first_nonce_guards_a_mapping_of_natpmp_or_upnp(c1: Client, harness: GatewayHarness) -> None:
+    """§11.3: the first PCP request for it sets its nonce."""
     await c1.map(pmp(5000))
     await harness.ask(upnp(5001, 5001))
     for port in (5000, 5001):
@@ -403,7 +403,7 @@ async def test_pcps_nonce_comes_to_what_natpmp_or_upnp_has_opened(c1: Client, ha
         (6, 0, HOUR, pcp.Result.UNSUPP_PROTOCOL),
     ],
 )
-async def test_pcp_maps_tcp_and_udp_alone(  # noqa: PLR0913, PLR0917 - a row of the table
+async def test_pcp_maps_tcp_and_udp_only(  # noqa: PLR0913, PLR0917 - the columns of the table
     harness: GatewayHarness, c1: Client, protocol: int, port: int, lifetime: int, result: pcp.Result
 ) -> None:
     """§11.3."""
@@ -413,7 +413,7 @@ async def test_pcp_maps_tcp_and_udp_alone(  # noqa: PLR0913, PLR0917 - a row of 
 
 @served
 @pytest.mark.parametrize("port", [5350, 5351])
-async def test_the_ports_of_these_protocols_are_never_mapped(harness: GatewayHarness, c1: Client, port: int) -> None:
+async def test_ports_5350_and_5351_are_never_mapped(harness: GatewayHarness, c1: Client, port: int) -> None:
     """§11.3."""
     assert await c1.port(mapping(5000, port, protocol=UDP)) not in {0, port}
     assert (await c1.map(pmp(5001, port, protocol=UDP))).external_port not in {0, port}
@@ -422,25 +422,25 @@ async def test_the_ports_of_these_protocols_are_never_mapped(harness: GatewayHar
     assert (UDP, port) not in harness.table
 
 
-async def test_pcp_is_told_of_the_quota(c1: Client) -> None:
-    """§7.4: for a short while."""
+async def test_pcp_beyond_the_quota_gets_user_ex_quota(c1: Client) -> None:
+    """§7.4: a short lifetime error."""
     async with serving(await started(GatewayHarness(Policy(mappings_per_peer=2)))):
         for port in (5000, 5001):
             await c1.granted(mapping(port))
-        asked = mapping(5002)
-        assert await c1.by_pcp(asked) == pcp.ErrorResponse(10, pcp.SHORT, EPOCH, 1, asked.payload)
+        request = mapping(5002)
+        assert await c1.by_pcp(request) == pcp.ErrorResponse(10, pcp.SHORT_LIFETIME, EPOCH, 1, request.payload)
         assert await c1.result(mapping(5001)) == 0
 
 
 @served
-async def test_pcp_without_an_external_address_is_told_of_the_network(harness: GatewayHarness, c1: Client) -> None:
+async def test_pcp_without_an_external_address_gets_network_failure(harness: GatewayHarness, c1: Client) -> None:
     """§7.4."""
     await harness.maintenance.set_addresses(None, [])
     assert await c1.result(mapping(5000)) == pcp.Result.NETWORK_FAILURE
 
 
-async def test_pcp_is_told_what_is_forbidden_and_what_has_run_out(c1: Client) -> None:
-    """§7.4: CANNOT_PROVIDE_EXTERNAL is for those alone who ask for a port or none."""
+async def test_pcp_results_for_forbidden_and_exhausted_ports(c1: Client) -> None:
+    """§7.4: CANNOT_PROVIDE_EXTERNAL is only for requests with PREFER_FAILURE."""
     harness = await started(GatewayHarness(Policy((PortRule.parse("allow 6000-6000 0.0.0.0/0 5000-5001"),))))
     async with serving(harness):
         assert await c1.result(mapping(80, 80)) == pcp.Result.NOT_AUTHORIZED
@@ -452,16 +452,18 @@ async def test_pcp_is_told_what_is_forbidden_and_what_has_run_out(c1: Client) ->
 
 
 @served
-@pytest.mark.parametrize(("asked", "granted"), [(1, 120), (120, 120), (HOUR, HOUR), (86400, 86400), (2**32 - 1, 86400)])
-async def test_pcps_lifetimes_are_bounded(c1: Client, asked: int, granted: int) -> None:
+@pytest.mark.parametrize(
+    ("requested", "granted"), [(1, 120), (120, 120), (HOUR, HOUR), (86400, 86400), (2**32 - 1, 86400)]
+)
+async def test_pcp_lifetimes_are_bounded(c1: Client, requested: int, granted: int) -> None:
     """§15."""
-    assert (await c1.granted(mapping(5000, lifetime=asked))).lifetime == granted
+    assert (await c1.granted(mapping(5000, lifetime=requested))).lifetime == granted
 
 
 @served
 @pytest.mark.parametrize("lifetimes", [(HOUR, 86400), (86400, HOUR)])
-async def test_pcps_renewals_only_lengthen(c1: Client, lifetimes: tuple[int, int]) -> None:
-    """§11.3, §15: granted is what is told, and may be more than what was asked."""
+async def test_pcp_renewals_never_shorten(c1: Client, lifetimes: tuple[int, int]) -> None:
+    """§11.3, §15: the response has the granted lifetime, which may be longer than the requested one."""
     for lifetime in lifetimes:
         granted = await c1.granted(mapping(5000, lifetime=lifetime))
     assert granted.lifetime == 86400
@@ -469,12 +471,12 @@ async def test_pcps_renewals_only_lengthen(c1: Client, lifetimes: tuple[int, int
 
 @served
 async def test_pcp_deletes_one(harness: GatewayHarness, c1: Client) -> None:
-    """§15.1: nothing there is a success."""
+    """§15.1: a deletion without a mapping succeeds."""
     await c1.granted(mapping(5000, 6000))
     await c1.granted(mapping(5001))
-    asked = mapping(5000, 6000, 0)
+    request = mapping(5000, 6000, 0)
     for _ in range(2):
-        assert await c1.by_pcp(asked) == pcp.Response(0, EPOCH, asked.payload)
+        assert await c1.by_pcp(request) == pcp.Response(0, EPOCH, request.payload)
         assert list(harness.table) == [(TCP, 5001)]
     assert harness.all_equal()
 
@@ -491,7 +493,7 @@ async def test_pcp_deletes_one(harness: GatewayHarness, c1: Client) -> None:
 async def test_pcp_deletes_all(
     harness: GatewayHarness, c1: Client, c2: Client, protocol: int, left: list[tuple[TransportProtocol, int]]
 ) -> None:
-    """§15.1: of the asking address, with this nonce or none."""
+    """§15.1: of the source address, with this nonce or none."""
     await c1.granted(mapping(5000))
     await c1.map(pmp(5001))
     await c1.granted(mapping(5002, protocol=UDP))
@@ -521,15 +523,17 @@ async def test_a_closed_port_is_held_for_its_former_holder(harness: GatewayHarne
 
 @served
 @pytest.mark.parametrize("lifetime", [0, HOUR])
-async def test_third_parties_are_off(harness: GatewayHarness, c1: Client, lifetime: int) -> None:
+async def test_third_party_is_off_by_default(harness: GatewayHarness, c1: Client, lifetime: int) -> None:
     assert await c1.result(mapping(5000, lifetime=lifetime, third_party=C1_HOST)) == pcp.Result.UNSUPP_OPTION
     assert harness.table == {}
 
 
-async def test_third_parties_are_a_peers_own_where_they_are_on(harness: GatewayHarness, c1: Client, c2: Client) -> None:
+async def test_third_party_is_limited_to_the_peers_own_addresses(
+    harness: GatewayHarness, c1: Client, c2: Client
+) -> None:
     async with serving(harness, third_party=True):
-        asked = mapping(5000, third_party=C1_HOST)
-        assert (await c1.granted(asked)).options == asked.options
+        request = mapping(5000, third_party=C1_HOST)
+        assert (await c1.granted(request)).options == request.options
         assert harness.table[TCP, 5000].mapping.internal == Endpoint(C1_HOST, 5000)
         for foreign in (C2, SERVER, EXTERNAL, STRANGER, C2_IPV6):
             assert await c1.result(mapping(5001, third_party=foreign)) == pcp.Result.NOT_AUTHORIZED
@@ -545,17 +549,19 @@ async def test_third_parties_are_a_peers_own_where_they_are_on(harness: GatewayH
 
 
 @served
-async def test_this_port_or_none(harness: GatewayHarness, c1: Client, c2: Client) -> None:
+async def test_prefer_failure_gets_the_suggested_port_or_an_error(
+    harness: GatewayHarness, c1: Client, c2: Client
+) -> None:
     await c2.granted(mapping(5000, 6000, client=C2))
     taken = mapping(5000, 6000, prefer_failure=True)
-    assert await c1.by_pcp(taken) == pcp.ErrorResponse(11, pcp.SHORT, EPOCH, 1, taken.payload)
+    assert await c1.by_pcp(taken) == pcp.ErrorResponse(11, pcp.SHORT_LIFETIME, EPOCH, 1, taken.payload)
     assert await c1.result(mapping(5000, 0, prefer_failure=True)) == pcp.Result.MALFORMED_OPTION
     assert await c1.result(mapping(5000, 6001, prefer_failure=True, external=C1)) == 11
     free = mapping(5000, 6001, prefer_failure=True, external=EXTERNAL)
     granted = await c1.granted(free)
     assert granted.payload == free.payload
     assert granted.options == free.options
-    assert await c1.result(mapping(5000, 6002, prefer_failure=True)) == 11, "it has another already"
+    assert await c1.result(mapping(5000, 6002, prefer_failure=True)) == 11, "its mapping has another port"
     harness.servers_own.add((TCP, 6003))
     assert await c1.result(mapping(5003, 6003, prefer_failure=True)) == 11
 
@@ -568,10 +574,10 @@ def remote(number: int, prefix_length: int = 128, port: int = 0) -> Filter:
 
 
 @served
-async def test_filters_are_added_until_all_are_removed(harness: GatewayHarness, c1: Client) -> None:
+async def test_filters_are_added_until_they_are_removed(harness: GatewayHarness, c1: Client) -> None:
     key = (TCP, 5000)
-    asked = mapping(5000, filters=(remote(1), remote(0, 120, 443)))
-    assert (await c1.granted(asked)).options == asked.options
+    request = mapping(5000, filters=(remote(1), remote(0, 120, 443)))
+    assert (await c1.granted(request)).options == request.options
     two = ["198.51.100.1/32", "198.51.100.0/24 port 443"]
     assert remotes_of(harness, key) == two
     await c1.granted(mapping(5000))
@@ -586,81 +592,88 @@ async def test_filters_are_added_until_all_are_removed(harness: GatewayHarness, 
 
 
 @served
-async def test_too_many_filters(harness: GatewayHarness, c1: Client) -> None:
+async def test_too_many_filters_get_excessive_remote_peers(harness: GatewayHarness, c1: Client) -> None:
     most = tuple(map(remote, range(REMOTES)))
     assert await c1.result(mapping(5000, filters=(*most, remote(99)))) == pcp.Result.EXCESSIVE_REMOTE_PEERS
     assert harness.table == {}
     assert await c1.result(mapping(5000, filters=most)) == 0
-    asked = mapping(5000, filters=(remote(99),))
-    assert await c1.by_pcp(asked) == pcp.ErrorResponse(13, pcp.LONG, EPOCH, 1, asked.payload)
+    request = mapping(5000, filters=(remote(99),))
+    assert await c1.by_pcp(request) == pcp.ErrorResponse(13, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
     assert len(remotes_of(harness, (TCP, 5000))) == REMOTES
 
 
 @served
-async def test_filters_that_make_no_sense(harness: GatewayHarness, c1: Client) -> None:
-    for bad in (Filter(128, 0, C2_IPV6), remote(1, 95), remote(1, 1)):
-        assert await c1.result(mapping(5000, filters=(bad,))) == pcp.Result.MALFORMED_OPTION
+async def test_invalid_filters_get_malformed_option(harness: GatewayHarness, c1: Client) -> None:
+    for invalid in (Filter(128, 0, C2_IPV6), remote(1, 95), remote(1, 1)):
+        assert await c1.result(mapping(5000, filters=(invalid,))) == pcp.Result.MALFORMED_OPTION
     assert await c1.result(mapping(5000, lifetime=0, filters=(remote(1),))) == pcp.Result.MALFORMED_OPTION
     assert harness.table == {}
 
 
-# The rest of PCP
+# Other clauses of PCP
 
 
 @served
-async def test_an_announcement_can_be_asked_for(c1: Client, c1_ipv6: Client) -> None:
+async def test_announce_gets_a_response(c1: Client, c1_ipv6: Client) -> None:
     """§14.1.1, §14.1.2."""
     for client in (c1, c1_ipv6):
         assert await client.by_pcp(pcp.Request(0, client.address, Announce())) == pcp.Response(0, EPOCH, Announce())
 
 
-def flow(**fields: Any) -> bytes:  # noqa: ANN401
-    """Give a request with the opcode PEER (§12.1): MAP's fields, and the remote peer's port and address."""
-    asked = pcp.encode_request(mapping(5000, **fields))
+def peer_request(**fields: Any) -> bytes:  # noqa: ANN401 - options of different types
+    """Return a request with the opcode PEER (§12.1): MAP's fields, and the remote peer's port and address."""
+    request = pcp.encode_request(mapping(5000, **fields))
     remote = bytes.fromhex("01bb 0000 00000000000000000000ffff c6336401")
-    return asked[:1] + b"\x02" + asked[2:60] + remote + asked[60:]
+    return request[:1] + b"\x02" + request[2:60] + remote + request[60:]
 
 
 @served
 @pytest.mark.parametrize(
     "datagram",
-    [flow(), flow()[:24], flow()[:60], flow(filters=(Filter(128, 0, EXTERNAL),)), flow(protocol=0)],
-    ids=["whole", "a head only", "as long as a map", "with a filter", "of all protocols"],
+    [
+        peer_request(),
+        peer_request()[:24],
+        peer_request()[:60],
+        peer_request(filters=(Filter(128, 0, EXTERNAL),)),
+        peer_request(protocol=0),
+    ],
+    ids=["whole", "only a header", "of the size of MAP", "with a filter", "of all protocols"],
 )
-async def test_peer_is_no_opcode_of_ours(harness: GatewayHarness, c1: Client, datagram: bytes) -> None:
-    """§12; §8.2: that comes before all that is wrong inside."""
-    refused = pcp.ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG, EPOCH, 2, None)
-    assert pcp.decode_response(await c1.ask(datagram)) == refused
+async def test_peer_is_an_unsupported_opcode(harness: GatewayHarness, c1: Client, datagram: bytes) -> None:
+    """§12; §8.2: the opcode is checked before the payload and the options."""
+    error = pcp.ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG_LIFETIME, EPOCH, 2, None)
+    assert pcp.decode_response(await c1.exchange(datagram)) == error
     assert harness.table == {}
 
 
 @served
-async def test_an_address_behind_a_nat_of_its_own_is_told(c1: Client) -> None:
-    """§8.2."""
+async def test_another_client_address_gets_address_mismatch(c1: Client) -> None:
+    """§8.2: the client is behind a NAT of its own."""
     assert await c1.result(mapping(5000, client=C2)) == pcp.Result.ADDRESS_MISMATCH
 
 
 @served
-async def test_libtorrent_gets_its_60_octets(c1: Client) -> None:
-    for asked in (mapping(5000), mapping(5000, lifetime=0), mapping(5000, protocol=1)):
-        assert len(await c1.ask(pcp.encode_request(asked))) == 60
+async def test_responses_to_libtorrent_have_60_octets(c1: Client) -> None:
+    """Libtorrent requires them of errors too."""
+    for request in (mapping(5000), mapping(5000, lifetime=0), mapping(5000, protocol=1)):
+        assert len(await c1.exchange(pcp.encode_request(request))) == 60
 
 
 @served
-async def test_by_ipv6_a_pinhole_is_opened(harness: GatewayHarness, c1_ipv6: Client) -> None:
-    """§11.4: outside, it has the address and the port that it has inside; §15.1: and it is deleted as any mapping."""
-    wished = mapping(5000, 6000, client=C1_IPV6)
-    assert await c1_ipv6.granted(wished) == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
+async def test_pcp_over_ipv6_opens_a_pinhole(harness: GatewayHarness, c1_ipv6: Client) -> None:
+    """§11.4: its external address and port are the internal ones; §15.1: it is deleted like a port mapping."""
+    request = mapping(5000, 6000, client=C1_IPV6)
+    assert await c1_ipv6.granted(request) == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
     expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), NONCE)
     assert harness.table == {expected.key: harness.table[expected.key]}
     assert harness.table[expected.key].mapping == expected
-    assert await c1_ipv6.result(replace(wished, options=Options(prefer_failure=True))) == 11
+    assert await c1_ipv6.result(replace(request, options=Options(prefer_failure=True))) == 11
     assert await c1_ipv6.result(mapping(5000, client=C1_IPV6, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
     filtered = mapping(5000, client=C1_IPV6, filters=(Filter(64, 0, C2_IPV6),))
     await c1_ipv6.granted(filtered)
     assert remotes_of(harness, expected.key) == ["2001:db8::/64"]
-    four = mapping(5000, client=C1_IPV6, filters=(remote(1),))
-    assert await c1_ipv6.result(four) == pcp.Result.MALFORMED_OPTION
+    ipv4_filter = mapping(5000, client=C1_IPV6, filters=(remote(1),))
+    assert await c1_ipv6.result(ipv4_filter) == pcp.Result.MALFORMED_OPTION
     assert await c1_ipv6.result(mapping(5351, client=C1_IPV6, protocol=UDP)) == pcp.Result.NOT_AUTHORIZED
     assert await c1_ipv6.result(mapping(5000, 0, 0, C1_IPV6)) == 0
     assert harness.table == {}
@@ -670,15 +683,15 @@ async def test_by_ipv6_a_pinhole_is_opened(harness: GatewayHarness, c1_ipv6: Cli
 
 
 @served
-async def test_a_row_of_ports(harness: GatewayHarness, c1: Client) -> None:
-    """RFC 7753 §4.2; §4.4: it is renewed as it was asked for."""
-    asked = mapping(5000, 7001, port_set=PortSet(8, 5000, parity=True))
+async def test_a_port_set(harness: GatewayHarness, c1: Client) -> None:
+    """RFC 7753 §4.2; §4.4: the same request renews it."""
+    request = mapping(5000, 7001, port_set=PortSet(8, 5000, parity=True))
     for _ in range(2):
-        granted = await c1.granted(asked)
+        granted = await c1.granted(request)
         assert isinstance(granted.payload, Map)
         first = granted.payload.external_port
         assert first % 2 == 0
-        assert granted.options == asked.options
+        assert granted.options == request.options
         assert {key[1]: entry.mapping.internal.port for key, entry in harness.table.items()} == {
             first + step: 5000 + step for step in range(8)
         }
@@ -686,10 +699,10 @@ async def test_a_row_of_ports(harness: GatewayHarness, c1: Client) -> None:
 
 
 @served
-async def test_a_row_that_is_shorter_than_asked_for(harness: GatewayHarness, c1: Client) -> None:
-    """RFC 7753 §4.2: the size is what was granted; one port is no row."""
-    short = await c1.granted(mapping(65530, port_set=PortSet(65535, 65530)))
-    assert short.options.port_set == PortSet(6, 65530)
+async def test_a_port_set_smaller_than_requested(harness: GatewayHarness, c1: Client) -> None:
+    """RFC 7753 §4.2: the size is the granted one; one port is not a set."""
+    smaller = await c1.granted(mapping(65530, port_set=PortSet(65535, 65530)))
+    assert smaller.options.port_set == PortSet(6, 65530)
     assert len(harness.table) == 6
     one = await c1.granted(mapping(5000, port_set=PortSet(1, 5000)))
     assert one.options.port_set is None
@@ -698,37 +711,37 @@ async def test_a_row_that_is_shorter_than_asked_for(harness: GatewayHarness, c1:
 
 
 @served
-async def test_a_row_lives_as_long_as_its_shortest_mapping(harness: GatewayHarness, c1: Client) -> None:
-    """RFC 7753 §4.4: it has one lifetime."""
+async def test_a_port_set_has_the_lifetime_of_its_shortest_mapping(harness: GatewayHarness, c1: Client) -> None:
+    """RFC 7753 §4.4: a port set has one lifetime."""
     await harness.ask(upnp(5000, 5000, 2 * HOUR))
     granted = await c1.granted(mapping(5000, port_set=PortSet(2, 5000)))
     assert granted.lifetime == HOUR
 
 
 @served
-async def test_a_row_of_pinholes(harness: GatewayHarness, c1_ipv6: Client) -> None:
+async def test_a_port_set_of_pinholes(harness: GatewayHarness, c1_ipv6: Client) -> None:
     granted = await c1_ipv6.granted(mapping(5000, client=C1_IPV6, port_set=PortSet(4, 5000)))
     assert granted.options.port_set == PortSet(4, 5000)
     assert sorted(harness.table) == [(TCP, port, C1_IPV6) for port in range(5000, 5004)]
 
 
 @served
-async def test_a_row_is_deleted_as_a_whole(harness: GatewayHarness, c1: Client) -> None:
+async def test_a_port_set_is_deleted_as_a_whole(harness: GatewayHarness, c1: Client) -> None:
     """RFC 7753 §4.4."""
     await c1.granted(mapping(5000, port_set=PortSet(8, 5000)))
     assert await c1.result(mapping(5000, lifetime=0, port_set=PortSet(8, 5000))) == 0
     assert harness.table == {}
 
 
-# Several protocols at once
+# Several protocols at the same time
 
 
 @served
 @pytest.mark.parametrize("closed_by_upnp", [False, True])
-async def test_one_program_that_asks_both_ways_has_one_mapping(
+async def test_upnp_and_pcp_requests_for_the_same_port_share_a_mapping(
     harness: GatewayHarness, c1: Client, *, closed_by_upnp: bool
 ) -> None:
-    """Libtorrent asks UPnP and PCP at once for the same, and closes both."""
+    """Libtorrent requests the same mapping by UPnP and PCP at the same time, and deletes both."""
     shared, granted = await asyncio.gather(harness.ask(upnp(6881, 6881)), c1.granted(mapping(6881, 6881)))
     assert isinstance(shared, Mapped)
     assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 6881, 6881, EXTERNAL))
@@ -741,10 +754,8 @@ async def test_one_program_that_asks_both_ways_has_one_mapping(
 
 
 @served
-async def test_one_listener_that_is_asked_for_at_two_ports_has_two_mappings(
-    harness: GatewayHarness, c1: Client
-) -> None:
-    """Syncthing asks NAT-PMP for one external port and UPnP for another, for the same listener."""
+async def test_two_external_ports_for_one_listener_are_two_mappings(harness: GatewayHarness, c1: Client) -> None:
+    """Syncthing requests one external port by NAT-PMP and another by UPnP, for the same listener."""
     await harness.ask(upnp(31000, 22000))
     assert (await c1.map(pmp(22000, 32000))).external_port == 32000
     assert (await c1.map(pmp(22000, 32000))).external_port == 32000
@@ -755,10 +766,10 @@ async def test_one_listener_that_is_asked_for_at_two_ports_has_two_mappings(
 
 
 @served
-async def test_no_protocol_shortens_what_another_was_granted(harness: GatewayHarness, c1: Client) -> None:
+async def test_no_protocol_shortens_the_lease_of_another(harness: GatewayHarness, c1: Client) -> None:
     await harness.ask(upnp(5000, 5000, 0))
     before = harness.table[TCP, 5000].lease
-    assert (await c1.granted(mapping(5000, lifetime=120))).lifetime == 86400, "as much as PCP can tell"
+    assert (await c1.granted(mapping(5000, lifetime=120))).lifetime == 86400, "the longest lifetime of PCP"
     assert (await c1.map(pmp(5000, lifetime=60))).lifetime == WEEK
     assert harness.table[TCP, 5000].lease == before
     await c1.granted(mapping(5001, lifetime=2 * HOUR))
@@ -767,7 +778,7 @@ async def test_no_protocol_shortens_what_another_was_granted(harness: GatewayHar
     assert harness.table[TCP, 5001].lease.remaining(harness.clock.now) == 2 * HOUR
 
 
-# Who is answered, how often, and with how much
+# Access, rate limits and amplification
 
 
 ONE_OF_EACH = [
@@ -787,25 +798,23 @@ ONE_OF_EACH = [
 
 @served
 @pytest.mark.parametrize("datagram", ONE_OF_EACH)
-async def test_who_is_no_peer_is_not_authorized(harness: GatewayHarness, datagram: bytes) -> None:
+async def test_a_source_that_is_not_a_peer_is_not_authorized(harness: GatewayHarness, datagram: bytes) -> None:
     with contextlib.closing(Client(STRANGER)) as stranger:
-        answer = await stranger.ask(datagram)
-    told = natpmp.decode_response(answer) if natpmp.is_natpmp(datagram) else pcp.decode_response(answer)
-    assert isinstance(told, (AddressResponse, MapResponse, pcp.ErrorResponse))
-    assert told.result == 2, "which is NOT_AUTHORIZED in both"
+        received = await stranger.exchange(datagram)
+    response = natpmp.decode_response(received) if natpmp.is_natpmp(datagram) else pcp.decode_response(received)
+    assert isinstance(response, (AddressResponse, MapResponse, pcp.ErrorResponse))
+    assert response.result == 2, "NOT_AUTHORIZED in both protocols"
     assert harness.table == {}
 
 
 @served
-async def test_while_the_peers_cannot_be_read_clients_are_told_to_come_again(
-    harness: GatewayHarness, c1: Client
-) -> None:
+async def test_requests_while_peers_cannot_be_read_get_no_resources(harness: GatewayHarness, c1: Client) -> None:
     harness.peers.trouble = OSError("no such device")
     assert (await c1.map(pmp(5000))).result == natpmp.Result.OUT_OF_RESOURCES
     assert await c1.result(mapping(5000)) == pcp.Result.NO_RESOURCES
 
 
-async def test_who_asks_too_often_hears_nothing(c1: Client, c2: Client) -> None:
+async def test_requests_beyond_the_rate_limit_are_dropped(c1: Client, c2: Client) -> None:
     harness = await started(GatewayHarness(rate=3))
     async with serving(harness):
         for number in range(10):
@@ -813,12 +822,12 @@ async def test_who_asks_too_often_hears_nothing(c1: Client, c2: Client) -> None:
         await counted(harness, "dropped", 7)
         for _ in range(3):
             await c1.receive()
-        assert c1.left() == []
+        assert c1.unread() == []
         assert len(harness.table) == 3
-        assert (await c2.map(pmp(5000, 6000))).result == 0, "another peer is not concerned"
+        assert (await c2.map(pmp(5000, 6000))).result == 0, "another peer is not limited"
 
 
-async def test_requests_under_way_are_bounded(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_under_way_are_limited(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(port_control, "PENDING", 3)
     harness = await started()
     opened, peers = asyncio.Event(), harness.peers.peers
@@ -836,15 +845,15 @@ async def test_requests_under_way_are_bounded(c1: Client, monkeypatch: pytest.Mo
         for _ in range(3):
             await c1.receive()
         assert (await c1.by_natpmp(AddressRequest())) == AddressResponse(0, EPOCH, EXTERNAL)
-        assert c1.left() == []
+        assert c1.unread() == []
 
 
-async def test_requests_under_way_end_with_us(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_cancels_requests_under_way(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     harness = await started()
-    asked, never = asyncio.Event(), asyncio.Event()
+    started_reading, never = asyncio.Event(), asyncio.Event()
 
     async def endless() -> Peers:
-        asked.set()
+        started_reading.set()
         await never.wait()
         raise AssertionError("never")
 
@@ -852,29 +861,29 @@ async def test_requests_under_way_end_with_us(c1: Client, monkeypatch: pytest.Mo
     async with serving(harness):
         c1.send(natpmp.encode_request(AddressRequest()))
         async with asyncio.timeout(5):
-            await asked.wait()
-    assert c1.left() == []
+            await started_reading.wait()
+    assert c1.unread() == []
 
 
 @served
-async def test_two_sockets_of_one_address_hear_what_each_asked_for(c1: Client) -> None:
+async def test_each_socket_of_a_client_gets_the_response_to_its_request(c1: Client) -> None:
     with contextlib.closing(Client(C1)) as another:
         c1.send(natpmp.encode_request(pmp(5000)))
         assert (await another.map(pmp(5001))).internal_port == 5001
         first = natpmp.decode_response(await c1.receive())
         assert isinstance(first, MapResponse)
         assert first.internal_port == 5000
-        assert c1.left() == another.left() == []
+        assert c1.unread() == another.unread() == []
 
 
-async def test_a_port_that_is_taken_is_named() -> None:
+async def test_an_error_names_the_port_in_use() -> None:
     harness = await started()
     async with serving(harness):
         with pytest.raises(OSError, match=r"UDP 10\.100\.0\.1 port 5351: Address already in use"):
             await PortControl(harness.gateway, lambda: EPOCH, third_party=False).open("lo", [SERVER])
 
 
-SOUND = [
+VALID = [
     *ONE_OF_EACH,
     pcp.encode_request(mapping(5000, 6000)),
     pcp.encode_request(mapping(5000, 6000, 0)),
@@ -885,102 +894,104 @@ SOUND = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    datagram = bytearray(draw(st.sampled_from(SOUND)))
+    datagram = bytearray(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(0, 3))):
         datagram[draw(st.integers(0, len(datagram) - 1))] = draw(st.integers(0, 255))
     return bytes(datagram[: draw(st.integers(0, 200))])
 
 
-junk = st.one_of(st.binary(max_size=1300), mutated(), st.builds(bytes.__add__, st.sampled_from(SOUND), st.binary()))
+datagrams = st.one_of(
+    st.binary(max_size=1300), mutated(), st.builds(bytes.__add__, st.sampled_from(VALID), st.binary())
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(junk, max_size=30))
-def test_whatever_comes_the_endpoint_lives_and_does_not_amplify(datagrams: list[bytes]) -> None:
-    asyncio.run(pelted(datagrams))
+@given(st.lists(datagrams, max_size=30))
+def test_any_datagrams_are_handled_without_amplification(sent: list[bytes]) -> None:
+    asyncio.run(fuzzed(sent))
 
 
-async def pelted(datagrams: list[bytes]) -> None:
-    """Send all this, then something sound; nothing may have raised, nor any answer be longer than is allowed."""
-    troubles: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+async def fuzzed(sent: list[bytes]) -> None:
+    """Send these, then a valid request; nothing may raise, and the responses must not be too long."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     harness = await started()
     async with serving(harness, third_party=True) as control:
         with contextlib.closing(Client(C1)) as client:
-            for datagram in datagrams:
+            for datagram in sent:
                 client.send(datagram)
             with contextlib.closing(Client(C2)) as last:
                 assert await last.by_natpmp(AddressRequest()) == AddressResponse(0, EPOCH, EXTERNAL)
             async with asyncio.timeout(5):
-                while control._tasks:  # noqa: SLF001, ASYNC110 - nobody tells
+                while control._tasks:  # noqa: SLF001, ASYNC110 - the end of a request has no event
                     await asyncio.sleep(0)
-            answers = client.left()
-    gc.collect()  # what a task has raised is told when it is forgotten
-    assert troubles == []
-    assert len(answers) <= len(datagrams)
-    longest = [min(pcp.LONGEST_MESSAGE, max(24, len(datagram) + 3)) for datagram in datagrams]
-    assert sum(map(len, answers)) <= sum(longest)
+            responses = client.unread()
+    gc.collect()  # a task's exception is reported when the task is collected
+    assert errors == []
+    assert len(responses) <= len(sent)
+    longest = [min(pcp.MAX_MESSAGE_SIZE, max(24, len(datagram) + 3)) for datagram in sent]
+    assert sum(map(len, responses)) <= sum(longest)
     assert harness.all_equal()
     await harness.ledger.close()
 
 
-# What nobody asks for
+# Announcements
 
 
 @pytest.fixture
-def ear() -> Iterator[Client]:
-    """Hear what c1 is told unasked."""
+def listener() -> Iterator[Client]:
+    """Receive the announcements to c1."""
     with contextlib.closing(Client(C1, pcp.CLIENT_PORT)) as client:
         yield client
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Do not wait between announcements, but say how long that would have been."""
-    found: list[float] = []
+    """Do not wait between announcements; return the durations."""
+    durations: list[float] = []
     sleep = asyncio.sleep
 
-    async def at_once(seconds: float) -> None:
+    async def no_wait(seconds: float) -> None:
         if seconds >= port_control.FIRST_INTERVAL:
-            found.append(seconds)
+            durations.append(seconds)
             seconds = 0
         await sleep(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", at_once)
-    return found
+    monkeypatch.setattr(asyncio, "sleep", no_wait)
+    return durations
 
 
 def address_of(datagram: bytes) -> IPv4Address:
-    told = natpmp.decode_response(datagram)
-    assert isinstance(told, AddressResponse)
-    assert told.result == 0
-    return told.address
+    response = natpmp.decode_response(datagram)
+    assert isinstance(response, AddressResponse)
+    assert response.result == 0
+    return response.address
 
 
 RESTARTED = pcp.encode_response(pcp.Response(0, EPOCH, Announce()))
 
 
-async def test_live_peers_hear_ten_times_where_and_since_when_we_are(
-    harness: GatewayHarness, control: PortControl, ear: Client, pauses: list[float]
+async def test_live_peers_get_ten_announcements(
+    harness: GatewayHarness, control: PortControl, listener: Client, pauses: list[float]
 ) -> None:
-    """RFC 6886 §3.2.1, RFC 6887 §14.1.3: a quarter of a second, and then twice as long each time."""
+    """RFC 6886 §3.2.1, RFC 6887 §14.1.3: at intervals of 250 ms, doubled each time."""
     harness.peers.shaken = {"c1": harness.clock.now, "c2": harness.clock.now - 10000}
-    with contextlib.closing(Client(C2, pcp.CLIENT_PORT)) as silent:
+    with contextlib.closing(Client(C2, pcp.CLIENT_PORT)) as no_session:
         control.announce(lost=True)
         for _ in range(10):
-            assert await ear.receive() == RESTARTED
-            assert address_of(await ear.receive()) == EXTERNAL
+            assert await listener.receive() == RESTARTED
+            assert address_of(await listener.receive()) == EXTERNAL
         async with asyncio.timeout(5):
-            while len(pauses) < 10:  # noqa: ASYNC110 - nobody tells
+            while len(pauses) < 10:  # noqa: ASYNC110 - a list has no event
                 await asyncio.sleep(0)
         assert pauses == [0.25 * 2**number for number in range(10)]
-        assert ear.left() == silent.left() == []
+        assert listener.unread() == no_session.unread() == []
 
 
-async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
-    harness: GatewayHarness, control: PortControl, c1: Client, c1_ipv6: Client, ear: Client
+async def test_a_new_address_is_announced_and_updates_mappings(
+    harness: GatewayHarness, control: PortControl, c1: Client, c1_ipv6: Client, listener: Client
 ) -> None:
-    """RFC 6887 §14.2: by the answer to the request that was made with this nonce; NAT-PMP's and UPnP's have none."""
+    """RFC 6887 §14.2: PCP's mappings are updated; those of NAT-PMP and UPnP have no nonce."""
     await c1.granted(mapping(5000, 6000))
     await c1.map(pmp(5001))
     await harness.ask(upnp(5002, 5002))
@@ -988,73 +999,73 @@ async def test_a_new_address_is_announced_and_told_to_those_who_have_mappings(
     harness.clock.now += 600
     harness.peers.shaken = {"c1": harness.clock.now}
     await harness.maintenance.set_addresses(NEW_EXTERNAL, [NEW_EXTERNAL])
-    with contextlib.closing(Client(C1_IPV6, pcp.CLIENT_PORT, SERVER6)) as ear6:
+    with contextlib.closing(Client(C1_IPV6, pcp.CLIENT_PORT, SERVER6)) as listener6:
         control.announce(lost=True)
-        assert await ear.receive() == RESTARTED
-        assert address_of(await ear.receive()) == NEW_EXTERNAL
-        told = Map(NONCE, TCP, 5000, 6000, NEW_EXTERNAL)
-        assert pcp.decode_response(await ear.receive()) == pcp.Response(HOUR - 600, EPOCH, told)
-        assert await ear6.receive() == RESTARTED
+        assert await listener.receive() == RESTARTED
+        assert address_of(await listener.receive()) == NEW_EXTERNAL
+        updated = Map(NONCE, TCP, 5000, 6000, NEW_EXTERNAL)
+        assert pcp.decode_response(await listener.receive()) == pcp.Response(HOUR - 600, EPOCH, updated)
+        assert await listener6.receive() == RESTARTED
         pinhole = Map(NONCE, TCP, 5003, 5003, C1_IPV6)
-        assert pcp.decode_response(await ear6.receive()) == pcp.Response(HOUR - 600, EPOCH, pinhole)
-        assert ear.left() == []
+        assert pcp.decode_response(await listener6.receive()) == pcp.Response(HOUR - 600, EPOCH, pinhole)
+        assert listener.unread() == []
 
 
-async def test_who_has_lost_nothing_does_not_make_clients_ask_again(
-    harness: GatewayHarness, control: PortControl, ear: Client
+async def test_a_restart_is_announced_only_if_mappings_were_lost(
+    harness: GatewayHarness, control: PortControl, listener: Client
 ) -> None:
     harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=False)
-    assert address_of(await ear.receive()) == EXTERNAL
-    assert ear.left() == []
+    assert address_of(await listener.receive()) == EXTERNAL
+    assert listener.unread() == []
 
 
-async def test_an_address_that_is_lost_is_not_announced(
-    harness: GatewayHarness, control: PortControl, ear: Client
+async def test_no_external_address_is_not_announced(
+    harness: GatewayHarness, control: PortControl, listener: Client
 ) -> None:
     harness.peers.shaken = {"c1": harness.clock.now}
     await harness.maintenance.set_addresses(None, [])
     control.announce(lost=True)
-    assert await ear.receive() == RESTARTED
-    assert ear.left() == []
+    assert await listener.receive() == RESTARTED
+    assert listener.unread() == []
 
 
-async def test_a_second_announcement_takes_the_place_of_the_first(
-    harness: GatewayHarness, control: PortControl, ear: Client, pauses: list[float]
+async def test_a_second_announcement_replaces_the_first(
+    harness: GatewayHarness, control: PortControl, listener: Client, pauses: list[float]
 ) -> None:
     harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=True)
-    assert await ear.receive() == RESTARTED
+    assert await listener.receive() == RESTARTED
     control.announce(lost=True)
     async with asyncio.timeout(5):
-        while pauses.count(0.25 * 2**9) < 1:  # noqa: ASYNC110 - nobody tells
+        while pauses.count(0.25 * 2**9) < 1:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     assert pauses.count(0.25 * 2**9) == 1
-    assert len(ear.left()) >= 20
+    assert len(listener.unread()) >= 20
 
 
-async def test_trouble_with_an_announcement_does_not_end_the_others(
+async def test_an_announcement_that_fails_does_not_end_the_others(
     harness: GatewayHarness, control: PortControl, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.peers.shaken = {"c1": harness.clock.now}
     harness.peers.trouble = OSError("no such device")
     control.announce(lost=True)
     async with asyncio.timeout(5):
-        while not pauses:  # noqa: ASYNC110 - nobody tells
+        while not pauses:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     harness.peers.trouble = None
-    assert "not announced: no such device" in caplog.text
-    with contextlib.closing(Client(C1, pcp.CLIENT_PORT)) as ear:
-        assert await ear.receive() == RESTARTED
+    assert "announcements to peers were not sent: no such device" in caplog.text
+    with contextlib.closing(Client(C1, pcp.CLIENT_PORT)) as listener:
+        assert await listener.receive() == RESTARTED
 
 
-async def test_an_announcement_that_nobody_hears_is_no_trouble(
+async def test_an_announcement_to_a_closed_port_is_not_an_error(
     harness: GatewayHarness, control: PortControl, c1: Client, pauses: list[float]
 ) -> None:
-    """The kernel answers with "port unreachable"."""
+    """The client answers with ICMP "port unreachable"."""
     harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=True)
     async with asyncio.timeout(5):
-        while len(pauses) < 5:  # noqa: ASYNC110 - nobody tells
+        while len(pauses) < 5:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     assert (await c1.map(pmp(5000))).result == 0

@@ -1,1 +1,1 @@
-"""Port control on UDP 5351: NAT-PMP (RFC 6886) and PCP (RFC 6887)."""
+"""The port control protocols on UDP port 5351: NAT-PMP (RFC 6886) and PCP (RFC 6887)."""

@@ -1,13 +1,10 @@
-"""PCP version 2: the messages of RFC 6887.
-
-What they carry is in opcodes.py and options.py.
-"""
+"""PCP version 2: the messages of RFC 6887. Their payloads are in opcodes.py, their options in options.py."""
 
 import enum
 import struct
 from dataclasses import dataclass
 
-from igd.wire.malformed import Malformed, Rejected
+from igd.wire.malformed import InvalidRequest, Malformed
 from igd.wire.pcp import opcodes, options
 from igd.wire.pcp.opcodes import LAYOUTS, Announce, Payload
 from igd.wire.pcp.options import NO_OPTIONS, Address, Options, UnsupportedOption, decode_address, encode_address
@@ -15,32 +12,32 @@ from igd.wire.pcp.options import NO_OPTIONS, Address, Options, UnsupportedOption
 VERSION = 2
 
 SERVER_PORT = 5351
-"""Where requests go (§19.1)."""
+"""The port to which clients send requests (§19.1)."""
 
 CLIENT_PORT = 5350
-"""Where announcements to all clients go (§14.1)."""
+"""The port to which the server sends announcements (§14.1)."""
 
-LONGEST_MESSAGE = 1100
-"""Octets (§7)."""
+MAX_MESSAGE_SIZE = 1100
+"""In octets (§7)."""
 
-ANSWER = 0x80
-"""The R bit, in the octet of the opcode (§7.1, §7.2)."""
+RESPONSE_BIT = 0x80
+"""The R bit, which is set in the octet of the opcode in responses (§7.1, §7.2)."""
 
-SHORT = 30
-LONG = 1800
-"""Seconds for which a passing and a lasting error are good (§7.4)."""
+SHORT_LIFETIME = 30
+LONG_LIFETIME = 1800
+"""The lifetimes of short lifetime errors and long lifetime errors, in seconds (§7.4)."""
 
 # version, R and opcode, requested lifetime, client's address (§7.1)
-_REQUEST_HEAD = struct.Struct("!BB2xI16s")
+_REQUEST_HEADER = struct.Struct("!BB2xI16s")
 # version, R and opcode, result, lifetime, epoch, 96 reserved bits (§7.2)
-_RESPONSE_HEAD = struct.Struct("!BBxBII12x")
-_HEAD_SIZE = 24
+_RESPONSE_HEADER = struct.Struct("!BBxBII12x")
+_HEADER_SIZE = 24
 _RESERVED = 12
-"""Where the 96 reserved bits of an answer's head begin."""
+"""The offset of the reserved bits in the header of a response."""
 
 
 class Result(enum.IntEnum):
-    """How a request ended (§7.4)."""
+    """The result codes (§7.4)."""
 
     SUCCESS = 0
     UNSUPP_VERSION = 1
@@ -58,13 +55,15 @@ class Result(enum.IntEnum):
     EXCESSIVE_REMOTE_PEERS = 13
 
 
-PASSING = frozenset({Result.NETWORK_FAILURE, Result.NO_RESOURCES, Result.USER_EX_QUOTA, Result.CANNOT_PROVIDE_EXTERNAL})
-"""The errors of short lifetime (§7.4); of CANNOT_PROVIDE_EXTERNAL it depends on the reason, so that one can be told."""
+SHORT_LIFETIME_ERRORS = frozenset(
+    {Result.NETWORK_FAILURE, Result.NO_RESOURCES, Result.USER_EX_QUOTA, Result.CANNOT_PROVIDE_EXTERNAL}
+)
+"""All other errors are long lifetime errors (§7.4). CANNOT_PROVIDE_EXTERNAL can be either, depending on its reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked, for `lifetime` seconds (§7.1), 0: delete (§15); `client` is where it believes to be seen."""
+    """A request for `lifetime` seconds (§7.1), 0 to delete (§15); `client` is the address that the client claims."""
 
     lifetime: int
     client: Address
@@ -74,9 +73,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A success, or what is sent without being asked: a restart (§14.1), a mapping that changed (§14.2).
+    """A success response, or an unsolicited one: a restart (§14.1), a changed mapping (§14.2).
 
-    `lifetime` is the mapping's, in seconds; `epoch` counts the seconds since state was lost (§8.5).
+    `lifetime` is the mapping's, in seconds; `epoch` is the number of seconds since state was lost (§8.5).
     """
 
     lifetime: int
@@ -87,9 +86,9 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """A failure, good for `lifetime` seconds (§7.4).
+    """An error response, valid for `lifetime` seconds (§7.4).
 
-    `result` is a Result, or a number that is none yet; `payload` is the request's, None where it cannot be read.
+    `result` is a Result, or an unassigned code; `payload` is the request's, or None if it cannot be decoded.
     """
 
     result: int
@@ -99,8 +98,8 @@ class ErrorResponse:
     payload: Payload | None
 
 
-class _Failure(Malformed):
-    """A request that fails before it is understood."""
+class _ParseError(Malformed):
+    """A request that cannot be parsed successfully, and the error result for it."""
 
     def __init__(self, result: Result, reason: str) -> None:
         super().__init__(reason)
@@ -108,125 +107,126 @@ class _Failure(Malformed):
 
 
 def decode_request(datagram: bytes, source: Address, epoch: int) -> Request:
-    """Read what came from `source` to the server's port; raise Rejected, with the answer, in the order of §8.2."""
+    """Decode a datagram that `source` sent to the server's port; raise InvalidRequest with the response to it.
+
+    The order of the checks is that of §8.2.
+    """
     if len(datagram) < 2:
-        raise Rejected("shorter than a version and an opcode")
-    if datagram[1] & ANSWER:
-        raise Rejected("an answer, not a request")
-    if datagram[0] == VERSION and len(datagram) < _HEAD_SIZE:
-        raise Rejected("shorter than the head of a request")
+        raise InvalidRequest("shorter than a version and an opcode")
+    if datagram[1] & RESPONSE_BIT:
+        raise InvalidRequest("a response, not a request")
+    if datagram[0] == VERSION and len(datagram) < _HEADER_SIZE:
+        raise InvalidRequest("shorter than the header of a request")
     try:
-        _check_shape(datagram, source)
-        request = _read(datagram)
-        _check_sense(request)
-    except _Failure as failure:
-        answer = encode_error(datagram, failure.result, epoch, understood=False)
-        raise Rejected(failure.reason, answer) from failure
+        _validate_header(datagram, source)
+        request = _parse(datagram)
+        _validate_fields(request)
+    except _ParseError as error:
+        response = encode_error(datagram, error.result, epoch, parsed=False)
+        raise InvalidRequest(error.reason, response) from error
     return request
 
 
-def _check_shape(datagram: bytes, source: Address) -> None:
+def _validate_header(datagram: bytes, source: Address) -> None:
     version, opcode = datagram[:2]
     if version != VERSION:
-        raise _Failure(Result.UNSUPP_VERSION, f"version {version}")
+        raise _ParseError(Result.UNSUPP_VERSION, f"version {version}")
     layout = LAYOUTS.get(opcode)
-    shortest = _HEAD_SIZE + (layout.size if layout else 0)
-    if not shortest <= len(datagram) <= LONGEST_MESSAGE or len(datagram) % 4:
-        raise _Failure(Result.MALFORMED_REQUEST, f"opcode {opcode} with {len(datagram)} octets")
-    if datagram[8:_HEAD_SIZE] != encode_address(source):
-        raise _Failure(Result.ADDRESS_MISMATCH, f"{source} believes itself {decode_address(datagram[8:_HEAD_SIZE])}")
+    min_size = _HEADER_SIZE + (layout.size if layout else 0)
+    if not min_size <= len(datagram) <= MAX_MESSAGE_SIZE or len(datagram) % 4:
+        raise _ParseError(Result.MALFORMED_REQUEST, f"opcode {opcode} with {len(datagram)} octets")
+    client = datagram[8:_HEADER_SIZE]
+    if client != encode_address(source):
+        raise _ParseError(Result.ADDRESS_MISMATCH, f"client address {decode_address(client)} in a packet from {source}")
     if layout is None:
-        raise _Failure(Result.UNSUPP_OPCODE, f"opcode {opcode}")
+        raise _ParseError(Result.UNSUPP_OPCODE, f"opcode {opcode}")
 
 
-def _read(datagram: bytes) -> Request:
-    _, opcode, lifetime, client = _REQUEST_HEAD.unpack_from(datagram)
+def _parse(datagram: bytes) -> Request:
+    _, opcode, lifetime, client = _REQUEST_HEADER.unpack_from(datagram)
     payload, rest = _payload_and_rest(opcode, datagram)
     try:
         decoded = options.decode(rest, LAYOUTS[opcode].options)
     except UnsupportedOption as error:
-        raise _Failure(Result.UNSUPP_OPTION, error.reason) from error
+        raise _ParseError(Result.UNSUPP_OPTION, error.reason) from error
     except Malformed as error:
-        raise _Failure(Result.MALFORMED_OPTION, error.reason) from error
+        raise _ParseError(Result.MALFORMED_OPTION, error.reason) from error
     return Request(lifetime, decode_address(client), payload, decoded)
 
 
 def _payload_and_rest(opcode: int, datagram: bytes) -> tuple[Payload, bytes]:
-    body = datagram[_HEAD_SIZE:]
+    body = datagram[_HEADER_SIZE:]
     return opcodes.decode(opcode, body), body[LAYOUTS[opcode].size :]
 
 
-def _check_sense(request: Request) -> None:
-    """Refuse requests whose parts contradict each other."""
+def _validate_fields(request: Request) -> None:
+    """Reject a request whose fields contradict each other."""
     payload, options = request.payload, request.options
     if isinstance(payload, Announce):
         return
+    first_port = options.port_set.first_internal_port if options.port_set else payload.internal_port
     rows = (
         # §11.3
         (payload.protocol == 0 and payload.internal_port != 0, Result.MALFORMED_REQUEST, "all protocols, one port"),
         # §13.1
-        (options.third_party == request.client, Result.MALFORMED_REQUEST, "the third party is the client"),
+        (options.third_party == request.client, Result.MALFORMED_REQUEST, "THIRD_PARTY is the client"),
         # §13.2
-        (options.prefer_failure and payload.external_port == 0, Result.MALFORMED_OPTION, "no port or none at all"),
+        (options.prefer_failure and payload.external_port == 0, Result.MALFORMED_OPTION, "PREFER_FAILURE, no port"),
         # §13.3
-        (bool(options.filters) and request.lifetime == 0, Result.MALFORMED_OPTION, "a filter for what is deleted"),
+        (bool(options.filters) and request.lifetime == 0, Result.MALFORMED_OPTION, "FILTER in a deletion"),
         # RFC 7753 §4
-        (
-            options.port_set is not None and options.port_set.first_internal_port != payload.internal_port,
-            Result.MALFORMED_OPTION,
-            "two first internal ports",
-        ),
+        (first_port != payload.internal_port, Result.MALFORMED_OPTION, "PORT_SET from another port"),
     )
     for wrong, result, reason in rows:
         if wrong:
-            raise _Failure(result, reason)
+            raise _ParseError(result, reason)
 
 
 def encode_request(request: Request) -> bytes:
-    """Give the datagram that asks for `request`."""
+    """Encode a request as a datagram."""
     opcode, fields = opcodes.encode(request.payload)
-    head = _REQUEST_HEAD.pack(VERSION, opcode, request.lifetime, encode_address(request.client))
-    return head + fields + options.encode(request.options)
+    header = _REQUEST_HEADER.pack(VERSION, opcode, request.lifetime, encode_address(request.client))
+    return header + fields + options.encode(request.options)
 
 
 def encode_response(response: Response) -> bytes:
-    """Give the datagram of a success, or of what nobody asked for (§14)."""
+    """Encode a success response, or an unsolicited one (§14), as a datagram."""
     opcode, fields = opcodes.encode(response.payload)
-    head = _RESPONSE_HEAD.pack(VERSION, ANSWER | opcode, Result.SUCCESS, response.lifetime, response.epoch)
-    datagram = head + fields + options.encode(response.options)
-    assert len(datagram) <= LONGEST_MESSAGE, "an answer has no options but those of the request"
+    header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | opcode, Result.SUCCESS, response.lifetime, response.epoch)
+    datagram = header + fields + options.encode(response.options)
+    assert len(datagram) <= MAX_MESSAGE_SIZE, "a response has no other options than its request"
     return datagram
 
 
 def encode_error(
-    request: bytes, result: Result, epoch: int, *, lifetime: int | None = None, understood: bool = True
+    request: bytes, result: Result, epoch: int, *, lifetime: int | None = None, parsed: bool = True
 ) -> bytes:
-    """Give the answer to a request, as it came, that fails: a copy of it with another head (§8.2).
+    """Encode the error response to a request datagram: a copy of it with the header of a response (§8.2).
 
-    `lifetime` is in seconds, None: as §7.4 has it. Of a request that was not `understood`, the reserved bits show
-    the end of the client's address (§7.2).
+    `lifetime` is in seconds, None for that of §7.4. If the request was not `parsed` successfully, the reserved bits
+    repeat the end of the client's address (§7.2).
     """
-    copy = request[:LONGEST_MESSAGE].ljust(_HEAD_SIZE, b"\0")
+    copy = request[:MAX_MESSAGE_SIZE].ljust(_HEADER_SIZE, b"\0")
     copy += bytes(-len(copy) % 4)
     if lifetime is None:
-        lifetime = SHORT if result in PASSING else LONG
-    head = _RESPONSE_HEAD.pack(VERSION, ANSWER | request[1], result, lifetime, epoch)
-    return head[:_RESERVED] + copy[_RESERVED:] if not understood else head + copy[_HEAD_SIZE:]
+        lifetime = SHORT_LIFETIME if result in SHORT_LIFETIME_ERRORS else LONG_LIFETIME
+    header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | request[1], result, lifetime, epoch)
+    return header + copy[_HEADER_SIZE:] if parsed else header[:_RESERVED] + copy[_RESERVED:]
 
 
 def decode_response(datagram: bytes) -> Response | ErrorResponse:
-    """Read what came to a client; raise Malformed where it is no answer of version 2 (§8.3)."""
-    if not _HEAD_SIZE <= len(datagram) <= LONGEST_MESSAGE or len(datagram) % 4:
-        raise Malformed(f"an answer of {len(datagram)} octets")
-    version, octet, result, lifetime, epoch = _RESPONSE_HEAD.unpack_from(datagram)
+    """Decode a datagram that was sent to a client; raise Malformed if it is not a response of version 2 (§8.3)."""
+    if not _HEADER_SIZE <= len(datagram) <= MAX_MESSAGE_SIZE or len(datagram) % 4:
+        raise Malformed(f"a response of {len(datagram)} octets")
+    version, octet, result, lifetime, epoch = _RESPONSE_HEADER.unpack_from(datagram)
     if version != VERSION:
         raise Malformed(f"version {version}")
-    if not octet & ANSWER:
-        raise Malformed("a request, not an answer")
-    opcode = octet & ~ANSWER
+    if not octet & RESPONSE_BIT:
+        raise Malformed("a request, not a response")
+    opcode = octet & ~RESPONSE_BIT
     layout = LAYOUTS.get(opcode)
     payload, rest = None, b""
-    if layout is not None and len(datagram) >= _HEAD_SIZE + layout.size:
+    if layout is not None and len(datagram) >= _HEADER_SIZE + layout.size:
         payload, rest = _payload_and_rest(opcode, datagram)
     if result != Result.SUCCESS:
         return ErrorResponse(result, lifetime, epoch, opcode, payload)

@@ -1,4 +1,4 @@
-"""What PCP's opcodes carry between the head and the options: RFC 6887 §11.1, §14.1."""
+"""The payloads of PCP's opcodes, between the header and the options: RFC 6887 §11.1, §14.1."""
 
 import enum
 import struct
@@ -11,7 +11,7 @@ _MAP = struct.Struct("!12sB3xHH16s")
 
 
 class Opcode(enum.IntEnum):
-    """What can be asked (§19.2); PEER (§12) is not served, and so unknown as any other."""
+    """The supported opcodes (§19.2); PEER (§12) is not supported and handled like any unknown opcode."""
 
     ANNOUNCE = 0
     MAP = 1
@@ -19,15 +19,15 @@ class Opcode(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Are you there? and: I have lost my state (§14.1)."""
+    """The empty payload of ANNOUNCE: a client asks whether the server is there, or the server has restarted (§14.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A mapping of an internal port (§11.1).
+    """The payload of MAP: a mapping of an internal port (§11.1).
 
-    The nonce has 12 octets, the protocol is IANA's number, 0: all. Internal port 0 is all ports. The external port
-    and address are suggested in a request (0 and all-zeroes: no wish; §5), and assigned in an answer.
+    The nonce has 12 octets. The protocol is IANA's number; protocol 0 is all protocols, internal port 0 all ports. The
+    external port and address are suggested in a request (0 and all-zeroes suggest none; §5) and assigned in a response.
     """
 
     nonce: bytes
@@ -42,7 +42,7 @@ Payload = Announce | Map
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many octets an opcode carries, and the codes of the options that it can have (§13; RFC 7753 §4)."""
+    """The size of an opcode's payload in octets, and the codes of its options (§13; RFC 7753 §4)."""
 
     size: int
     options: frozenset[int]
@@ -55,7 +55,7 @@ LAYOUTS: dict[int, Layout] = {
 
 
 def decode(opcode: int, data: bytes) -> Payload:
-    """Read what one of the LAYOUTS has; `data` is at least as long as that."""
+    """Decode the payload of an opcode in LAYOUTS; `data` has at least the size that LAYOUTS has for it."""
     match Opcode(opcode):
         case Opcode.ANNOUNCE:
             return Announce()
@@ -65,7 +65,7 @@ def decode(opcode: int, data: bytes) -> Payload:
 
 
 def encode(payload: Payload) -> tuple[Opcode, bytes]:
-    """Give the opcode of what is carried, and its octets."""
+    """Return the opcode of a payload, and the payload's octets."""
     match payload:
         case Announce():
             return Opcode.ANNOUNCE, b""

@@ -1,9 +1,9 @@
-"""NAT-PMP's and PCP's words become requests, and replies become their answers. Section numbers are RFC 6887's."""
+"""From NAT-PMP and PCP to the gateway's requests, and from its replies to responses. Sections are of RFC 6887."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import AnyMapping, Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.mapping import Endpoint, Pinhole, Remote, TransportProtocol
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -19,59 +19,121 @@ from igd.core.request import (
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
 from igd.wire.pcp.opcodes import Announce, Map
-from igd.wire.pcp.options import Address, Filter, Options, PortSet
+from igd.wire.pcp.options import NO_OPTIONS, Address, Filter, Options, PortSet
 
-SHORTEST_LIFETIME = 120
-LONGEST_LIFETIME = 86400
-"""Seconds that PCP grants (§15)."""
+MIN_LIFETIME = 120
+MAX_LIFETIME = 86400
+"""The shortest and the longest lifetime that PCP grants, in seconds (§15)."""
 
-LARGEST_SET = 256
-"""How many ports in a row one request of PCP may get."""
+MAX_PORT_SET_SIZE = 256
+"""The most ports that one PCP request gets."""
 
-NATPMP_RESULTS: dict[Refusal, natpmp.Result] = {
-    Refusal.NOT_A_PEER: natpmp.Result.NOT_AUTHORIZED,
-    Refusal.NOT_YOUR_ADDRESS: natpmp.Result.NOT_AUTHORIZED,
-    Refusal.FORBIDDEN: natpmp.Result.NOT_AUTHORIZED,
-    Refusal.CONFLICT: natpmp.Result.OUT_OF_RESOURCES,
-    Refusal.OTHER_NONCE: natpmp.Result.NOT_AUTHORIZED,
-    Refusal.TOO_MANY_REMOTES: natpmp.Result.OUT_OF_RESOURCES,
-    Refusal.QUOTA: natpmp.Result.OUT_OF_RESOURCES,
-    Refusal.NO_FREE_PORT: natpmp.Result.OUT_OF_RESOURCES,
-    Refusal.TOO_MANY_REQUESTS: natpmp.Result.OUT_OF_RESOURCES,
-    Refusal.NO_SUCH_MAPPING: natpmp.Result.NOT_AUTHORIZED,
-    Refusal.NO_EXTERNAL_ADDRESS: natpmp.Result.NETWORK_FAILURE,
-    Refusal.SYSTEM_FAILURE: natpmp.Result.OUT_OF_RESOURCES,
+_PROTOCOLS = frozenset(TransportProtocol)
+
+RESULTS: dict[Refusal, tuple[natpmp.Result, pcp.Result]] = {
+    Refusal.NOT_A_PEER: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.NOT_YOUR_ADDRESS: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.FORBIDDEN: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.CONFLICT: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
+    Refusal.OTHER_NONCE: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.TOO_MANY_REMOTES: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.EXCESSIVE_REMOTE_PEERS),
+    Refusal.QUOTA: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.USER_EX_QUOTA),
+    Refusal.NO_FREE_PORT: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.NO_RESOURCES),
+    Refusal.TOO_MANY_REQUESTS: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.NO_RESOURCES),
+    Refusal.NO_SUCH_MAPPING: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.NO_EXTERNAL_ADDRESS: (natpmp.Result.NETWORK_FAILURE, pcp.Result.NETWORK_FAILURE),
+    Refusal.SYSTEM_FAILURE: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.NO_RESOURCES),
 }
-
-PCP_RESULTS: dict[Refusal, pcp.Result] = {
-    Refusal.NOT_A_PEER: pcp.Result.NOT_AUTHORIZED,
-    Refusal.NOT_YOUR_ADDRESS: pcp.Result.NOT_AUTHORIZED,
-    Refusal.FORBIDDEN: pcp.Result.NOT_AUTHORIZED,
-    Refusal.CONFLICT: pcp.Result.CANNOT_PROVIDE_EXTERNAL,
-    Refusal.OTHER_NONCE: pcp.Result.NOT_AUTHORIZED,
-    Refusal.TOO_MANY_REMOTES: pcp.Result.EXCESSIVE_REMOTE_PEERS,
-    Refusal.QUOTA: pcp.Result.USER_EX_QUOTA,
-    Refusal.NO_FREE_PORT: pcp.Result.NO_RESOURCES,
-    Refusal.TOO_MANY_REQUESTS: pcp.Result.NO_RESOURCES,
-    Refusal.NO_SUCH_MAPPING: pcp.Result.NOT_AUTHORIZED,
-    Refusal.NO_EXTERNAL_ADDRESS: pcp.Result.NETWORK_FAILURE,
-    Refusal.SYSTEM_FAILURE: pcp.Result.NO_RESOURCES,
-}
+"""The result codes of both protocols for each refusal."""
 
 
-def from_natpmp(asked: natpmp.Request, source: IPv4Address) -> Request | natpmp.Result:
-    """Give the request, or the failure that needs no decision; the internal address is always the source."""
-    if isinstance(asked, natpmp.AddressRequest):
+@dataclass(frozen=True, slots=True)
+class NatpmpExchange:
+    """A NAT-PMP message, and the request that it makes of the gateway, or the result that needs no decision."""
+
+    message: natpmp.Request
+    request: Request | natpmp.Result
+
+    def encode(self, reply: Reply | None, epoch: int, _external: IPv4Address | None) -> bytes:
+        """Encode the response to the gateway's reply, None if the gateway was not asked."""
+        message = self.message
+        match message, reply:
+            case natpmp.AddressRequest(), ExternalAddress(address):
+                response: natpmp.Response = natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, address)
+            case natpmp.MapRequest(protocol, port), Mapped(mapping, lifetime):
+                external_port = mapping.external_port
+                response = natpmp.MapResponse(protocol, natpmp.Result.SUCCESS, epoch, port, external_port, lifetime)
+            case natpmp.MapRequest(), Unmapped():
+                response = natpmp.empty_response(message, natpmp.Result.SUCCESS, epoch)
+            case _, Refused(reason):
+                response = natpmp.empty_response(message, RESULTS[reason][0], epoch)
+            case _, None if isinstance(self.request, natpmp.Result):
+                response = natpmp.empty_response(message, self.request, epoch)
+            case _:
+                raise AssertionError("a reply to another request")
+        return natpmp.encode_response(response)
+
+
+@dataclass(frozen=True, slots=True)
+class PcpExchange:
+    """A PCP message, and the request that it makes of the gateway, or the result that needs no decision."""
+
+    datagram: bytes
+    message: pcp.Request
+    request: Request | pcp.Result
+
+    def encode(self, reply: Reply | None, epoch: int, external: IPv4Address | None) -> bytes:
+        """Encode the response to the gateway's reply, None if the gateway was not asked; errors are copies (§8.2)."""
+        payload, options = self.message.payload, self.message.options
+        match payload, reply:
+            case Map(nonce), Mapped():
+                return _encode_mapped(nonce, options, reply, epoch, external)
+            case Map(), Unmapped():
+                result = pcp.Result.SUCCESS
+            case _, Refused(reason):
+                result = RESULTS[reason][1]
+                # CANNOT_PROVIDE_EXTERNAL is reserved for PREFER_FAILURE (§7.4)
+                if result is pcp.Result.CANNOT_PROVIDE_EXTERNAL and not options.prefer_failure:
+                    result = pcp.Result.NO_RESOURCES
+            case _, None if isinstance(self.request, pcp.Result):
+                result = self.request
+            case _:
+                raise AssertionError("a reply to another request")
+        if result is not pcp.Result.SUCCESS:
+            return pcp.encode_error(self.datagram, result, epoch)
+        return pcp.encode_response(pcp.Response(0, epoch, payload, options))
+
+
+Exchange = NatpmpExchange | PcpExchange
+
+
+def decode(
+    datagram: bytes, source: Address, epoch: int, external: IPv4Address | None, *, third_party: bool
+) -> Exchange:
+    """Decode a datagram from `source`: NAT-PMP has version 0 and IPv4 only, everything else is PCP (§9).
+
+    `external` is the announced external address; `third_party` enables the option THIRD_PARTY. Raise InvalidRequest.
+    """
+    if natpmp.is_natpmp(datagram) and isinstance(source, IPv4Address):
+        natpmp_message = natpmp.decode_request(datagram, epoch)
+        return NatpmpExchange(natpmp_message, _from_natpmp(natpmp_message, source))
+    message = pcp.decode_request(datagram, source, epoch)
+    return PcpExchange(datagram, message, _from_pcp(message, external, third_party=third_party))
+
+
+def _from_natpmp(message: natpmp.Request, source: IPv4Address) -> Request | natpmp.Result:
+    """Return the request or the result of a message; the internal address is always the source."""
+    if isinstance(message, natpmp.AddressRequest):
         return GetExternalAddress()
-    if asked.lifetime == 0:
-        return UnmapInternal(asked.protocol, source, asked.internal_port or None, b"")
-    if asked.internal_port == 0:
-        return natpmp.Result.NOT_AUTHORIZED  # all ports are for deleting alone (RFC 6886 §3.4)
+    if message.lifetime == 0:
+        return UnmapInternal(message.protocol, source, message.internal_port or None, b"")
+    if message.internal_port == 0:
+        return natpmp.Result.NOT_AUTHORIZED  # all ports can be deleted, not mapped (RFC 6886 §3.4)
     return MapPort(
-        protocol=asked.protocol,
-        internal=Endpoint(source, asked.internal_port),
-        external_port=asked.external_port or asked.internal_port,
-        lifetime=asked.lifetime,
+        protocol=message.protocol,
+        internal=Endpoint(source, message.internal_port),
+        external_port=message.external_port or message.internal_port,
+        lifetime=message.lifetime,
         description="NAT-PMP",
         any_port=True,
         nonce=b"",
@@ -79,57 +141,33 @@ def from_natpmp(asked: natpmp.Request, source: IPv4Address) -> Request | natpmp.
     )
 
 
-def to_natpmp(asked: natpmp.Request, reply: Reply | natpmp.Result, epoch: int) -> natpmp.Response:
-    """Give the answer to a request that `from_natpmp` has read."""
-    match asked, reply:
-        case natpmp.AddressRequest(), ExternalAddress(address):
-            return natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, address)
-        case natpmp.MapRequest(protocol, port), Mapped(mapping, lifetime):
-            return natpmp.MapResponse(protocol, natpmp.Result.SUCCESS, epoch, port, mapping.external_port, lifetime)
-        case natpmp.MapRequest(protocol, port), Unmapped():
-            return natpmp.MapResponse(protocol, natpmp.Result.SUCCESS, epoch, port, 0, 0)
-        case _, Refused(reason):
-            return natpmp.refuse(asked, NATPMP_RESULTS[reason], epoch)
-        case _, natpmp.Result():
-            return natpmp.refuse(asked, reply, epoch)
-    raise AssertionError("a reply to another request")
-
-
-def from_pcp(asked: pcp.Request, external: IPv4Address | None, *, third_party: bool) -> Request | pcp.Result | None:
-    """Give the request, or the failure that needs no decision; None: an announcement is asked for, and nothing else.
-
-    `external` is the address that clients are told.
-    """
-    payload, options = asked.payload, asked.options
+def _from_pcp(message: pcp.Request, external: IPv4Address | None, *, third_party: bool) -> Request | pcp.Result:
+    payload, options = message.payload, message.options
     if isinstance(payload, Announce):
-        return None
+        return pcp.Result.SUCCESS
     if options.third_party is not None and not third_party:
         return pcp.Result.UNSUPP_OPTION
-    internal = options.third_party or asked.client
-    if asked.lifetime == 0:
+    internal = options.third_party or message.client
+    if message.lifetime == 0:
         return _unmap(payload, options, internal)
-    return _failure(payload, options, internal, external) or _map(asked.lifetime, payload, options, internal)
+    return _error(payload, options, internal, external) or _map(message.lifetime, payload, options, internal)
 
 
-def _failure(payload: Map, options: Options, internal: Address, external: IPv4Address | None) -> pcp.Result | None:
-    wish, here = payload.external_address, external if internal.version == 4 else internal
+def _error(payload: Map, options: Options, internal: Address, external: IPv4Address | None) -> pcp.Result | None:
+    """Return the error of a request that the gateway cannot grant, or None."""
+    suggested, assigned = payload.external_address, external if internal.version == 4 else internal
+    elsewhere = int(suggested) != 0 and suggested != assigned
+    networks = [each.network for each in options.filters]
     rows = (
-        # all protocols and all ports are for deleting alone
+        # all protocols and all ports can be deleted, not mapped
         (payload.protocol not in _PROTOCOLS or payload.internal_port == 0, pcp.Result.UNSUPP_PROTOCOL),
-        (any(not _concerns(each, internal) for each in options.filters), pcp.Result.MALFORMED_OPTION),
-        # a row is given as far as it can be had (RFC 7753 §4.2)
+        # a filter that removes all filters is valid in either address family (§13.3)
+        (any(network and network.version != internal.version for network in networks), pcp.Result.MALFORMED_OPTION),
+        # fewer ports than requested may be granted (RFC 7753 §4.2)
         (options.prefer_failure and options.port_set is not None, pcp.Result.MALFORMED_OPTION),
-        (options.prefer_failure and int(wish) != 0 and wish != here, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
+        (options.prefer_failure and elsewhere, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
     )
     return next((result for wrong, result in rows if wrong), None)
-
-
-def _concerns(each: Filter, internal: Address) -> bool:
-    """All filters can be removed in the words of either family (§13.3)."""
-    return each.network is None or each.network.version == internal.version
-
-
-_PROTOCOLS = frozenset(TransportProtocol)
 
 
 def _unmap(payload: Map, options: Options, internal: Address) -> Request | pcp.Result:
@@ -147,19 +185,19 @@ def _map(lifetime: int, payload: Map, options: Options, internal: Address) -> Ma
         protocol=TransportProtocol(payload.protocol),
         internal=Endpoint(internal, payload.internal_port),
         external_port=payload.external_port or payload.internal_port,
-        lifetime=max(SHORTEST_LIFETIME, min(LONGEST_LIFETIME, lifetime)),
+        lifetime=max(MIN_LIFETIME, min(MAX_LIFETIME, lifetime)),
         description="PCP",
         any_port=not options.prefer_failure,
         remotes=remotes,
         nonce=payload.nonce,
         adds_remotes=adds_remotes,
-        count=min(ports.size, LARGEST_SET),
+        count=min(ports.size, MAX_PORT_SET_SIZE),
         keeps_parity=ports.parity,
     )
 
 
 def _remotes(filters: tuple[Filter, ...]) -> tuple[tuple[Remote, ...], bool]:
-    """Give the remotes that are left of the filters in their order, and whether those of before stay (§13.3)."""
+    """Return the remotes that the filters leave in force, and whether the mapping keeps its earlier ones (§13.3)."""
     remotes: dict[Remote, None] = {}
     adds = True
     for each in filters:
@@ -170,55 +208,18 @@ def _remotes(filters: tuple[Filter, ...]) -> tuple[tuple[Remote, ...], bool]:
     return tuple(remotes), adds
 
 
-def to_pcp(
-    datagram: bytes, asked: pcp.Request, reply: Reply | pcp.Result | None, epoch: int, external: IPv4Address | None
-) -> bytes:
-    """Give the answer to a request that `from_pcp` has read; errors are copies of the datagram (§8.2)."""
-    match asked.payload, reply:
-        case Announce(), None:
-            return pcp.encode_response(pcp.Response(0, epoch, Announce()))
-        case Map() as payload, Unmapped():
-            return pcp.encode_response(pcp.Response(0, epoch, payload, asked.options))
-        case Map(), Mapped():
-            return pcp.encode_response(granted(asked, reply, epoch, external))
-        case _, Refused(reason):
-            return pcp.encode_error(datagram, _refusal(reason, asked.options), epoch)
-        case _, pcp.Result():
-            return pcp.encode_error(datagram, reply, epoch)
-    raise AssertionError("a reply to another request")
+def encode_update(mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
+    """Encode the unsolicited response that updates a PCP client's mapping (§14.2)."""
+    assert mapped.mapping.nonce, "a mapping that PCP requested"
+    return _encode_mapped(mapped.mapping.nonce, NO_OPTIONS, mapped, epoch, external)
 
 
-def _refusal(reason: Refusal, options: Options) -> pcp.Result:
-    result = PCP_RESULTS[reason]
-    # that is for those alone who ask for this port or none (§7.4)
-    unasked = result is pcp.Result.CANNOT_PROVIDE_EXTERNAL and not options.prefer_failure
-    return pcp.Result.NO_RESOURCES if unasked else result
-
-
-def granted(asked: pcp.Request, mapped: Mapped, epoch: int, external: IPv4Address | None) -> pcp.Response:
-    """Give the answer that tells of a mapping (§11.4), with the options that were processed (§7.3).
-
-    A set of one port is none (RFC 7753 §4.2).
-    """
-    payload, mapping = asked.payload, mapped.mapping
-    assert isinstance(payload, Map), "nothing else is mapped"
-    address = _external(mapping, external)
-    told = Map(payload.nonce, payload.protocol, payload.internal_port, mapping.external_port, address)
-    options = asked.options
+def _encode_mapped(nonce: bytes, options: Options, mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
+    """Encode the response with the assigned external port and address (§11.4); one port is no set (RFC 7753 §4.2)."""
+    mapping = mapped.mapping
+    address = mapping.internal.address if isinstance(mapping, Pinhole) else external or IPv4Address(0)
+    payload = Map(nonce, mapping.protocol, mapping.internal.port, mapping.external_port, address)
     if options.port_set is not None:
         port_set = replace(options.port_set, size=mapped.count) if mapped.count > 1 else None
         options = replace(options, port_set=port_set)
-    return pcp.Response(min(LONGEST_LIFETIME, mapped.lifetime), epoch, told, options)
-
-
-def changed(mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
-    """Give what a client of PCP is told, unasked, of its mapping (§14.2)."""
-    mapping = mapped.mapping
-    assert mapping.nonce, "nobody else would understand it"
-    address = _external(mapping, external)
-    told = Map(mapping.nonce, mapping.protocol, mapping.internal.port, mapping.external_port, address)
-    return pcp.encode_response(pcp.Response(min(LONGEST_LIFETIME, mapped.lifetime), epoch, told))
-
-
-def _external(mapping: AnyMapping, external: IPv4Address | None) -> Address:
-    return mapping.internal.address if isinstance(mapping, Pinhole) else external or IPv4Address(0)
+    return pcp.encode_response(pcp.Response(min(MAX_LIFETIME, mapped.lifetime), epoch, payload, options))

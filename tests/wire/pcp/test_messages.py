@@ -1,4 +1,4 @@
-"""RFC 6887 and RFC 7753: requests, answers, options and errors, octet for octet."""
+"""RFC 6887 and RFC 7753: requests, responses, options and errors, octet for octet."""
 
 import contextlib
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.wire.malformed import Malformed, Rejected
+from igd.wire.malformed import InvalidRequest, Malformed
 from igd.wire.pcp.messages import (
-    LONG,
-    LONGEST_MESSAGE,
-    SHORT,
+    LONG_LIFETIME,
+    MAX_MESSAGE_SIZE,
+    SHORT_LIFETIME,
     ErrorResponse,
     Request,
     Response,
@@ -40,13 +40,13 @@ REMOTE6 = IPv6Address("2001:db8::9")
 NONCE = bytes.fromhex("babf6b11ac0c50a9153d76b0")
 
 MAPPED = " 00000000000000000000ffff "
-HEAD = "0201 0000 00000e10" + MAPPED + "0a4d0002"
+HEADER = "0201 0000 00000e10" + MAPPED + "0a4d0002"
 DELETE = "0201 0000 00000000" + MAPPED + "0a4d0002"
-HEAD_OF_PEER = "0202 0000 00000e10" + MAPPED + "0a4d0002"
-ANSWER = "0281 0000 00000e10 01020304 00000000 00000000 00000000"
+HEADER_OF_PEER = "0202 0000 00000e10" + MAPPED + "0a4d0002"
+RESPONSE_HEADER = "0281 0000 00000e10 01020304 00000000 00000000 00000000"
 TCP_6881 = "babf6b11ac0c50a9153d76b0 06 000000 1ae1 1ae1"
-WISH = TCP_6881 + MAPPED + "00000000"
-GIVEN = TCP_6881 + MAPPED + "c6336401"
+SUGGESTED = TCP_6881 + MAPPED + "00000000"
+GRANTED = TCP_6881 + MAPPED + "c6336401"
 FLOW = TCP_6881 + MAPPED + "c6336401 01bb 0000" + MAPPED + "cb007109"
 
 MAP = Map(NONCE, 6, 6881, 6881, ANY4)
@@ -60,18 +60,22 @@ FILTER6 = "03 00 0014 00 20 0000 20010db8000000000000000000000009"
 PORT_SET = "82 00 0005 0100 1ae1 01 000000"
 
 SUBNET = Filter(120, 443, IPv4Address("203.0.113.0"))
-EVERYBODY = Filter(0, 0, ANY4)
+ALL = Filter(0, 0, ANY4)
 
-# Captured, where a client is named.
+ALL_OPTIONS = Options(
+    IPv4Address("10.77.0.3"), prefer_failure=True, filters=(SUBNET,), port_set=PortSet(256, 6881, parity=True)
+)
+
+# The entries that name a client were captured from it.
 REQUESTS: dict[str, tuple[str, Request]] = {
-    "libtorrent maps": (HEAD + WISH, Request(3600, CLIENT, MAP)),
-    "libtorrent unmaps, with the external address": (DELETE + GIVEN, Request(0, CLIENT, ASSIGNED)),
+    "libtorrent maps": (HEADER + SUGGESTED, Request(3600, CLIENT, MAP)),
+    "libtorrent deletes, with the external address": (DELETE + GRANTED, Request(0, CLIENT, ASSIGNED)),
     "announce (§14.1)": ("0200 0000 00000000" + MAPPED + "0a4d0002", Request(0, CLIENT, Announce())),
-    "map over IPv6, no wish (§5)": (
+    "map over IPv6, no suggestion (§5)": (
         "0201 0000 00000078 fd770000000000000000000000000002" + TCP_6881 + "00000000000000000000000000000000",
         Request(120, CLIENT6, replace(MAP, external_address=ANY6)),
     ),
-    "unmap all (§15.1)": (
+    "delete all (§15.1)": (
         DELETE + "babf6b11ac0c50a9153d76b0 00 000000 0000 0000" + MAPPED + "00000000",
         Request(0, CLIENT, Map(NONCE, 0, 0, 0, ANY4)),
     ),
@@ -80,127 +84,130 @@ REQUESTS: dict[str, tuple[str, Request]] = {
         Request(0xFFFFFFFF, CLIENT, Map(b"\xff" * 12, 255, 65535, 65535, IPv6Address(2**128 - 1))),
     ),
     "third party (§13.1)": (
-        HEAD + WISH + THIRD_PARTY,
+        HEADER + SUGGESTED + THIRD_PARTY,
         Request(3600, CLIENT, MAP, Options(third_party=IPv4Address("10.77.0.3"))),
     ),
     "prefer failure (§13.2)": (
-        HEAD + WISH + PREFER_FAILURE,
+        HEADER + SUGGESTED + PREFER_FAILURE,
         Request(3600, CLIENT, MAP, Options(prefer_failure=True)),
     ),
-    "filter (§13.3)": (HEAD + WISH + FILTER, Request(3600, CLIENT, MAP, Options(filters=(SUBNET,)))),
-    "these filters and no others": (
-        HEAD + WISH + NO_FILTER + FILTER + FILTER,
-        Request(3600, CLIENT, MAP, Options(filters=(EVERYBODY, SUBNET, SUBNET))),
+    "filter (§13.3)": (HEADER + SUGGESTED + FILTER, Request(3600, CLIENT, MAP, Options(filters=(SUBNET,)))),
+    "remove filters, then filter": (
+        HEADER + SUGGESTED + NO_FILTER + FILTER + FILTER,
+        Request(3600, CLIENT, MAP, Options(filters=(ALL, SUBNET, SUBNET))),
     ),
-    "filter for IPv6": (
-        HEAD + WISH + FILTER6,
+    "IPv6 filter": (
+        HEADER + SUGGESTED + FILTER6,
         Request(3600, CLIENT, MAP, Options(filters=(Filter(32, 0, REMOTE6),))),
     ),
     "port set (RFC 7753)": (
-        HEAD + WISH + PORT_SET,
+        HEADER + SUGGESTED + PORT_SET,
         Request(3600, CLIENT, MAP, Options(port_set=PortSet(256, 6881, parity=True))),
     ),
     "all options": (
-        HEAD + WISH + THIRD_PARTY + PREFER_FAILURE + FILTER + PORT_SET,
+        HEADER + SUGGESTED + THIRD_PARTY + PREFER_FAILURE + FILTER + PORT_SET,
         Request(
             3600,
             CLIENT,
             MAP,
-            Options(IPv4Address("10.77.0.3"), True, (SUBNET,), PortSet(256, 6881, parity=True)),  # noqa: FBT003
+            ALL_OPTIONS,
         ),
     ),
 }
 
 RESPONSES: dict[str, tuple[str, Response]] = {
-    "mapped, or the mapping has changed (§14.2)": (ANSWER + GIVEN, Response(3600, EPOCH, ASSIGNED)),
+    "mapped, or updated (§14.2)": (RESPONSE_HEADER + GRANTED, Response(3600, EPOCH, ASSIGNED)),
     "restarted (§14.1)": (
         "0280 0000 00000000 01020304 00000000 00000000 00000000",
         Response(0, EPOCH, Announce()),
     ),
     "mapped with all options": (
-        ANSWER + GIVEN + THIRD_PARTY + PREFER_FAILURE + FILTER + PORT_SET,
+        RESPONSE_HEADER + GRANTED + THIRD_PARTY + PREFER_FAILURE + FILTER + PORT_SET,
         Response(
             3600,
             EPOCH,
             ASSIGNED,
-            Options(IPv4Address("10.77.0.3"), True, (SUBNET,), PortSet(256, 6881, parity=True)),  # noqa: FBT003
+            ALL_OPTIONS,
         ),
     ),
-    "a pinhole": (
-        ANSWER + TCP_6881 + "fd770000000000000000000000000002",
+    "pinhole": (
+        RESPONSE_HEADER + TCP_6881 + "fd770000000000000000000000000002",
         Response(3600, EPOCH, replace(MAP, external_address=CLIENT6)),
     ),
 }
 
-# Requests that fail, from 10.77.0.2, and how: §8.2, and the sections that the names tell
-FAILING: dict[str, tuple[str, Result]] = {
+# Invalid requests from 10.77.0.2, and the result of each (§8.2, and the sections in the names)
+INVALID: dict[str, tuple[str, Result]] = {
     "version 1": ("0101", Result.UNSUPP_VERSION),
-    "version 3, and anything else (§9)": ("0301 0000 00000e10 00", Result.UNSUPP_VERSION),
-    "version 0, where NAT-PMP is off": ("0000", Result.UNSUPP_VERSION),
+    "version 3, any content (§9)": ("0301 0000 00000e10 00", Result.UNSUPP_VERSION),
+    "version 0": ("0000", Result.UNSUPP_VERSION),
     "an opcode of another version": ("017f", Result.UNSUPP_VERSION),
-    "a map without its address": (HEAD + TCP_6881, Result.MALFORMED_REQUEST),
-    "a map of a head only": (HEAD, Result.MALFORMED_REQUEST),
-    "an octet too much": (HEAD + WISH + "00", Result.MALFORMED_REQUEST),
-    "an octet too few": ((HEAD + WISH)[:-2], Result.MALFORMED_REQUEST),
-    "1104 octets": (HEAD + WISH + "ff000000" * 261, Result.MALFORMED_REQUEST),
-    "too long before any other error": ("0263 0000 00000000" + "00" * 1096, Result.MALFORMED_REQUEST),
-    "another's address": (HEAD.replace("0a4d0002", "0a4d0003") + WISH, Result.ADDRESS_MISMATCH),
-    "IPv4 that is not mapped": (HEAD.replace("ffff", "0000") + WISH, Result.ADDRESS_MISMATCH),
-    "another's address before the opcode": ("0263 0000 00000000" + "00" * 16, Result.ADDRESS_MISMATCH),
-    "another's address before the options": (
-        HEAD.replace("0a4d0002", "0a4d0003") + WISH + "7f000000",
+    "a map without its address": (HEADER + TCP_6881, Result.MALFORMED_REQUEST),
+    "a map of only a header": (HEADER, Result.MALFORMED_REQUEST),
+    "an octet too many": (HEADER + SUGGESTED + "00", Result.MALFORMED_REQUEST),
+    "an octet too few": ((HEADER + SUGGESTED)[:-2], Result.MALFORMED_REQUEST),
+    "1104 octets": (HEADER + SUGGESTED + "ff000000" * 261, Result.MALFORMED_REQUEST),
+    "the size precedes all other errors": ("0263 0000 00000000" + "00" * 1096, Result.MALFORMED_REQUEST),
+    "another address": (HEADER.replace("0a4d0002", "0a4d0003") + SUGGESTED, Result.ADDRESS_MISMATCH),
+    "an IPv4 address that is not IPv4-mapped": (HEADER.replace("ffff", "0000") + SUGGESTED, Result.ADDRESS_MISMATCH),
+    "the address precedes the opcode": ("0263 0000 00000000" + "00" * 16, Result.ADDRESS_MISMATCH),
+    "the address precedes the options": (
+        HEADER.replace("0a4d0002", "0a4d0003") + SUGGESTED + "7f000000",
         Result.ADDRESS_MISMATCH,
     ),
-    "opcode 3, authentication": (HEAD.replace("0201", "0203"), Result.UNSUPP_OPCODE),
-    "opcode 127": (HEAD.replace("0201", "027f"), Result.UNSUPP_OPCODE),
-    "opcode 2, peer (§12)": (HEAD_OF_PEER + FLOW, Result.UNSUPP_OPCODE),
-    "a peer of a head only": (HEAD_OF_PEER, Result.UNSUPP_OPCODE),
-    "a peer as long as a map": (HEAD_OF_PEER + WISH, Result.UNSUPP_OPCODE),
-    "a peer with a filter": (HEAD_OF_PEER + FLOW + FILTER, Result.UNSUPP_OPCODE),
-    "a peer with an option longer than the message": (HEAD_OF_PEER + FLOW + "ff000001", Result.UNSUPP_OPCODE),
-    "a peer of all protocols, one port": (
-        HEAD_OF_PEER + FLOW.replace("06 000000", "00 000000"),
+    "opcode 3, authentication": (HEADER.replace("0201", "0203"), Result.UNSUPP_OPCODE),
+    "opcode 127": (HEADER.replace("0201", "027f"), Result.UNSUPP_OPCODE),
+    "opcode 2, PEER (§12)": (HEADER_OF_PEER + FLOW, Result.UNSUPP_OPCODE),
+    "PEER of only a header": (HEADER_OF_PEER, Result.UNSUPP_OPCODE),
+    "PEER of the size of MAP": (HEADER_OF_PEER + SUGGESTED, Result.UNSUPP_OPCODE),
+    "PEER with a filter": (HEADER_OF_PEER + FLOW + FILTER, Result.UNSUPP_OPCODE),
+    "PEER with an option longer than the message": (HEADER_OF_PEER + FLOW + "ff000001", Result.UNSUPP_OPCODE),
+    "PEER of all protocols, one port": (
+        HEADER_OF_PEER + FLOW.replace("06 000000", "00 000000"),
         Result.UNSUPP_OPCODE,
     ),
-    "a peer and an octet too much": (HEAD_OF_PEER + FLOW + "00", Result.MALFORMED_REQUEST),
-    "an option that must be known (§7.3)": (HEAD + WISH + "7f000000", Result.UNSUPP_OPTION),
-    "option 0": (HEAD + WISH + "00000000", Result.UNSUPP_OPTION),
+    "PEER with an octet too many": (HEADER_OF_PEER + FLOW + "00", Result.MALFORMED_REQUEST),
+    "an unknown option, mandatory to process (§7.3)": (HEADER + SUGGESTED + "7f000000", Result.UNSUPP_OPTION),
+    "option 0": (HEADER + SUGGESTED + "00000000", Result.UNSUPP_OPTION),
     "third party for announce": (REQUESTS["announce (§14.1)"][0] + THIRD_PARTY, Result.UNSUPP_OPTION),
-    "an option longer than the message": (HEAD + WISH + "ff000001", Result.MALFORMED_OPTION),
-    "a length past the end": (HEAD + WISH + "03 00 ffff", Result.MALFORMED_OPTION),
-    "the structure before what cannot be known": (HEAD + WISH + "7f000000 03000014", Result.MALFORMED_OPTION),
-    "third party of 4 octets": (HEAD + WISH + "01000004 0a4d0003", Result.MALFORMED_OPTION),
-    "third party twice": (HEAD + WISH + THIRD_PARTY + THIRD_PARTY, Result.MALFORMED_OPTION),
-    "third party is the client (§13.1)": (HEAD + WISH + "01000010" + MAPPED + "0a4d0002", Result.MALFORMED_REQUEST),
-    "prefer failure with content": (HEAD + WISH + "02000004 00000000", Result.MALFORMED_OPTION),
-    "prefer failure twice": (HEAD + WISH + PREFER_FAILURE * 2, Result.MALFORMED_OPTION),
+    "an option longer than the message": (HEADER + SUGGESTED + "ff000001", Result.MALFORMED_OPTION),
+    "an option length beyond the message": (HEADER + SUGGESTED + "03 00 ffff", Result.MALFORMED_OPTION),
+    "the structure precedes unknown options": (HEADER + SUGGESTED + "7f000000 03000014", Result.MALFORMED_OPTION),
+    "third party of 4 octets": (HEADER + SUGGESTED + "01000004 0a4d0003", Result.MALFORMED_OPTION),
+    "third party twice": (HEADER + SUGGESTED + THIRD_PARTY + THIRD_PARTY, Result.MALFORMED_OPTION),
+    "third party is the client (§13.1)": (
+        HEADER + SUGGESTED + "01000010" + MAPPED + "0a4d0002",
+        Result.MALFORMED_REQUEST,
+    ),
+    "prefer failure with content": (HEADER + SUGGESTED + "02000004 00000000", Result.MALFORMED_OPTION),
+    "prefer failure twice": (HEADER + SUGGESTED + PREFER_FAILURE * 2, Result.MALFORMED_OPTION),
     "prefer failure without a port (§13.2)": (
-        HEAD + WISH.replace("1ae1 1ae1", "1ae1 0000") + PREFER_FAILURE,
+        HEADER + SUGGESTED.replace("1ae1 1ae1", "1ae1 0000") + PREFER_FAILURE,
         Result.MALFORMED_OPTION,
     ),
-    "filter of 16 octets": (HEAD + WISH + "03000010" + "00" * 16, Result.MALFORMED_OPTION),
-    "filter, /95 of IPv4 (§13.3)": (HEAD + WISH + FILTER.replace("78", "5f"), Result.MALFORMED_OPTION),
-    "filter, /1 of IPv4": (HEAD + WISH + FILTER.replace("78", "01"), Result.MALFORMED_OPTION),
-    "filter, /129 of IPv4": (HEAD + WISH + FILTER.replace("78", "81"), Result.MALFORMED_OPTION),
-    "filter, /129 of IPv6": (HEAD + WISH + FILTER6.replace("00 20", "00 81"), Result.MALFORMED_OPTION),
-    "one bad filter of two": (HEAD + WISH + FILTER + FILTER.replace("78", "01"), Result.MALFORMED_OPTION),
-    "filter for what is deleted": (DELETE + WISH + FILTER, Result.MALFORMED_OPTION),
-    "no filter for what is deleted": (DELETE + WISH + NO_FILTER, Result.MALFORMED_OPTION),
-    "port set of 4 octets (RFC 7753)": (HEAD + WISH + "82000004 01001ae1", Result.MALFORMED_OPTION),
-    "port set of no ports": (HEAD + WISH + PORT_SET.replace("0100", "0000"), Result.MALFORMED_OPTION),
-    "port set from another port": (HEAD + WISH + PORT_SET.replace("1ae1", "1ae0"), Result.MALFORMED_OPTION),
-    "port set twice": (HEAD + WISH + PORT_SET + PORT_SET, Result.MALFORMED_OPTION),
-    "all protocols, one port (§11.3)": (HEAD + WISH.replace("06 000000", "00 000000"), Result.MALFORMED_REQUEST),
+    "filter of 16 octets": (HEADER + SUGGESTED + "03000010" + "00" * 16, Result.MALFORMED_OPTION),
+    "filter, /95 of IPv4 (§13.3)": (HEADER + SUGGESTED + FILTER.replace("78", "5f"), Result.MALFORMED_OPTION),
+    "filter, /1 of IPv4": (HEADER + SUGGESTED + FILTER.replace("78", "01"), Result.MALFORMED_OPTION),
+    "filter, /129 of IPv4": (HEADER + SUGGESTED + FILTER.replace("78", "81"), Result.MALFORMED_OPTION),
+    "filter, /129 of IPv6": (HEADER + SUGGESTED + FILTER6.replace("00 20", "00 81"), Result.MALFORMED_OPTION),
+    "one invalid filter of two": (HEADER + SUGGESTED + FILTER + FILTER.replace("78", "01"), Result.MALFORMED_OPTION),
+    "filter in a deletion": (DELETE + SUGGESTED + FILTER, Result.MALFORMED_OPTION),
+    "remove filters in a deletion": (DELETE + SUGGESTED + NO_FILTER, Result.MALFORMED_OPTION),
+    "port set of 4 octets (RFC 7753)": (HEADER + SUGGESTED + "82000004 01001ae1", Result.MALFORMED_OPTION),
+    "port set of size 0": (HEADER + SUGGESTED + PORT_SET.replace("0100", "0000"), Result.MALFORMED_OPTION),
+    "port set from another port": (HEADER + SUGGESTED + PORT_SET.replace("1ae1", "1ae0"), Result.MALFORMED_OPTION),
+    "port set twice": (HEADER + SUGGESTED + PORT_SET + PORT_SET, Result.MALFORMED_OPTION),
+    "all protocols, one port (§11.3)": (HEADER + SUGGESTED.replace("06 000000", "00 000000"), Result.MALFORMED_REQUEST),
 }
 
-SILENT = {
-    "nothing": "",
-    "a version alone": "02",
-    "another version alone": "01",
+DROPPED = {
+    "empty": "",
+    "only a version": "02",
+    "only another version": "01",
     "a version and an opcode": "0201",
-    "a head one octet short": (HEAD.replace(" ", ""))[:-2],
-    "our own answer": ANSWER + GIVEN,
-    "an answer of another version": "0181",
+    "a header one octet short": (HEADER.replace(" ", ""))[:-2],
+    "a response": RESPONSE_HEADER + GRANTED,
+    "a response of another version": "0181",
 }
 
 
@@ -208,45 +215,45 @@ def octets(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def rejection(datagram: bytes, source: Address = CLIENT) -> Rejected:
-    with pytest.raises(Rejected) as rejected:
+def rejection(datagram: bytes, source: Address = CLIENT) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as invalid:
         decode_request(datagram, source, EPOCH)
-    return rejected.value
+    return invalid.value
 
 
 @pytest.mark.parametrize(("text", "request_"), REQUESTS.values(), ids=REQUESTS)
-def test_requests_both_ways(text: str, request_: Request) -> None:
+def test_requests_are_encoded_and_decoded(text: str, request_: Request) -> None:
     assert decode_request(octets(text), request_.client, EPOCH) == request_
     assert encode_request(request_) == octets(text)
 
 
 @pytest.mark.parametrize(("text", "response"), RESPONSES.values(), ids=RESPONSES)
-def test_answers_both_ways(text: str, response: Response) -> None:
+def test_responses_are_encoded_and_decoded(text: str, response: Response) -> None:
     assert decode_response(octets(text)) == response
     assert encode_response(response) == octets(text)
 
 
-# What fails
+# Errors
 
 
-@pytest.mark.parametrize(("text", "result"), FAILING.values(), ids=FAILING)
-def test_a_request_that_cannot_be_understood_comes_back_with_its_error(text: str, result: Result) -> None:
-    """§8.2: a copy, at most 1100 octets, padded to whole words; and at least a head."""
+@pytest.mark.parametrize(("text", "result"), INVALID.values(), ids=INVALID)
+def test_an_invalid_request_has_an_error_response_that_copies_it(text: str, result: Result) -> None:
+    """§8.2: a copy of 1100 octets at most and of a header at least, padded to a multiple of 4 octets."""
     datagram = octets(text)
-    answer = rejection(datagram).answer
-    assert answer is not None
-    head = bytes((2, 0x80 | datagram[1], 0, result)) + LONG.to_bytes(4, "big") + EPOCH.to_bytes(4, "big")
-    copy = datagram[12:LONGEST_MESSAGE].ljust(12, b"\0")
-    assert answer == head + copy + bytes(-len(copy) % 4)
+    response = rejection(datagram).response
+    assert response is not None
+    header = bytes((2, 0x80 | datagram[1], 0, result)) + LONG_LIFETIME.to_bytes(4, "big") + EPOCH.to_bytes(4, "big")
+    copy = datagram[12:MAX_MESSAGE_SIZE].ljust(12, b"\0")
+    assert response == header + copy + bytes(-len(copy) % 4)
 
 
-@pytest.mark.parametrize("text", SILENT.values(), ids=SILENT)
-def test_what_is_no_request_at_all_has_no_answer(text: str) -> None:
-    assert rejection(octets(text)).answer is None
+@pytest.mark.parametrize("text", DROPPED.values(), ids=DROPPED)
+def test_a_datagram_that_is_not_a_request_is_dropped(text: str) -> None:
+    assert rejection(octets(text)).response is None
 
 
 @pytest.mark.parametrize(("text", "request_"), REQUESTS.values(), ids=REQUESTS)
-def test_a_request_cut_off_anywhere_fails_or_has_lost_options(text: str, request_: Request) -> None:
+def test_a_truncated_request_is_invalid_or_lacks_options(text: str, request_: Request) -> None:
     datagram = octets(text)
     for length in range(len(datagram)):
         outcome = decoded(datagram[:length], request_.client)
@@ -254,15 +261,15 @@ def test_a_request_cut_off_anywhere_fails_or_has_lost_options(text: str, request
             assert replace(outcome, options=request_.options) == request_
             assert outcome.options != request_.options
         elif length < 24:
-            assert outcome.answer is None
+            assert outcome.response is None
         else:
-            answer = decode_response(outcome.answer or b"")
-            assert isinstance(answer, ErrorResponse)
-            assert answer.result in {Result.MALFORMED_REQUEST, Result.MALFORMED_OPTION}
+            response = decode_response(outcome.response or b"")
+            assert isinstance(response, ErrorResponse)
+            assert response.result in {Result.MALFORMED_REQUEST, Result.MALFORMED_OPTION}
 
 
 @pytest.mark.parametrize(("text", "_"), RESPONSES.values(), ids=RESPONSES)
-def test_an_answer_cut_off_anywhere_is_malformed_or_has_lost_options(text: str, _: Response) -> None:
+def test_a_truncated_response_is_malformed_or_lacks_options(text: str, _: Response) -> None:
     datagram = octets(text)
     whole = decode_response(datagram)
     for length in range(len(datagram)):
@@ -270,78 +277,83 @@ def test_an_answer_cut_off_anywhere_is_malformed_or_has_lost_options(text: str, 
             assert decode_response(datagram[:length]) != whole
 
 
-PASSING = {Result.NETWORK_FAILURE, Result.NO_RESOURCES, Result.USER_EX_QUOTA, Result.CANNOT_PROVIDE_EXTERNAL}
+SHORT_LIFETIME_ERRORS = {
+    Result.NETWORK_FAILURE,
+    Result.NO_RESOURCES,
+    Result.USER_EX_QUOTA,
+    Result.CANNOT_PROVIDE_EXTERNAL,
+}
 
 
 @pytest.mark.parametrize("result", [result for result in Result if result is not Result.SUCCESS])
-def test_a_request_that_is_understood_and_refused_comes_back_without_the_address(result: Result) -> None:
-    """§7.2: then the reserved bits are 0; the options all come back (§7.3)."""
+def test_an_error_response_to_a_parsed_request_lacks_the_client_address(result: Result) -> None:
+    """§7.2: the reserved bits are 0; all options are copied (§7.3)."""
     datagram = octets(REQUESTS["all options"][0])
-    answer = encode_error(datagram, result, EPOCH)
-    seconds = SHORT if result in PASSING else LONG
-    assert answer[:12] == bytes((2, 0x81, 0, result)) + seconds.to_bytes(4, "big") + EPOCH.to_bytes(4, "big")
-    assert answer[12:24] == bytes(12)
-    assert answer[24:] == datagram[24:]
-    assert decode_response(answer) == ErrorResponse(result, seconds, EPOCH, 1, MAP)
+    response = encode_error(datagram, result, EPOCH)
+    seconds = SHORT_LIFETIME if result in SHORT_LIFETIME_ERRORS else LONG_LIFETIME
+    assert response[:12] == bytes((2, 0x81, 0, result)) + seconds.to_bytes(4, "big") + EPOCH.to_bytes(4, "big")
+    assert response[12:24] == bytes(12)
+    assert response[24:] == datagram[24:]
+    assert decode_response(response) == ErrorResponse(result, seconds, EPOCH, 1, MAP)
 
 
-def test_an_error_can_be_told_to_last_as_long_as_its_reason() -> None:
-    answer = encode_error(octets(HEAD + WISH), Result.CANNOT_PROVIDE_EXTERNAL, EPOCH, lifetime=77)
-    assert decode_response(answer) == ErrorResponse(Result.CANNOT_PROVIDE_EXTERNAL, 77, EPOCH, 1, MAP)
+def test_an_error_can_have_another_lifetime() -> None:
+    response = encode_error(octets(HEADER + SUGGESTED), Result.CANNOT_PROVIDE_EXTERNAL, EPOCH, lifetime=77)
+    assert decode_response(response) == ErrorResponse(Result.CANNOT_PROVIDE_EXTERNAL, 77, EPOCH, 1, MAP)
 
 
-# What is passed over
+# What is ignored
 
 
-def test_options_that_may_be_passed_over_are() -> None:
+def test_unknown_optional_options_are_ignored() -> None:
     unknown = "80000000 ff000003 ffffff00 c0000000"
-    assert decode_request(octets(HEAD + WISH + unknown), CLIENT, EPOCH) == Request(3600, CLIENT, MAP)
+    assert decode_request(octets(HEADER + SUGGESTED + unknown), CLIENT, EPOCH) == Request(3600, CLIENT, MAP)
     announce, request = REQUESTS["announce (§14.1)"]
     assert decode_request(octets(announce + PORT_SET), CLIENT, EPOCH) == request
 
 
-def test_options_come_in_any_order_but_filters_keep_theirs() -> None:
+def test_options_come_in_any_order_and_filters_keep_theirs() -> None:
     shuffled = PORT_SET + FILTER + PREFER_FAILURE + NO_FILTER + THIRD_PARTY
-    assert decode_request(octets(HEAD + WISH + shuffled), CLIENT, EPOCH).options == Options(
+    assert decode_request(octets(HEADER + SUGGESTED + shuffled), CLIENT, EPOCH).options == Options(
         third_party=IPv4Address("10.77.0.3"),
         prefer_failure=True,
-        filters=(SUBNET, EVERYBODY),
+        filters=(SUBNET, ALL),
         port_set=PortSet(256, 6881, parity=True),
     )
 
 
-def test_reserved_bits_and_padding_are_passed_over() -> None:
-    request = HEAD.replace("0201 0000", "0201 ffff") + WISH.replace("06 000000", "06 ffffff")
+def test_reserved_bits_and_padding_are_ignored() -> None:
+    request = HEADER.replace("0201 0000", "0201 ffff") + SUGGESTED.replace("06 000000", "06 ffffff")
     options = "02 ff 0000" + FILTER.replace("00 78", "ff 78") + "82 ff 0005 0100 1ae1 fe ffffff"
     assert decode_request(octets(request + options), CLIENT, EPOCH).options == Options(
         prefer_failure=True, filters=(SUBNET,), port_set=PortSet(256, 6881, parity=False)
     )
 
 
-def test_a_message_of_1100_octets_is_not_too_long() -> None:
-    datagram = octets(HEAD + WISH + "ff000000" * 260)
-    assert len(datagram) == LONGEST_MESSAGE
+def test_a_message_of_1100_octets_is_accepted() -> None:
+    datagram = octets(HEADER + SUGGESTED + "ff000000" * 260)
+    assert len(datagram) == MAX_MESSAGE_SIZE
     assert decode_request(datagram, CLIENT, EPOCH) == Request(3600, CLIENT, MAP)
 
 
-def test_a_client_passes_over_options_that_it_does_not_know() -> None:
-    """§7.3: even those that a server would have to process."""
-    assert decode_response(octets(ANSWER + GIVEN + "7f000000 ff000000")) == Response(3600, EPOCH, ASSIGNED)
+def test_a_client_ignores_unknown_options() -> None:
+    """§7.3: including those that are mandatory to process."""
+    assert decode_response(octets(RESPONSE_HEADER + GRANTED + "7f000000 ff000000")) == Response(3600, EPOCH, ASSIGNED)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        HEAD + WISH,
-        "0081 0000" + ANSWER[9:] + GIVEN,
-        ANSWER,
-        ANSWER + GIVEN + "00",
-        ANSWER + GIVEN + "ff000000" * 261,
-        ANSWER.replace("0281", "02ff"),
+        HEADER + SUGGESTED,
+        "0081 0000" + RESPONSE_HEADER[9:] + GRANTED,
+        RESPONSE_HEADER,
+        RESPONSE_HEADER + GRANTED + "00",
+        RESPONSE_HEADER + GRANTED + "ff000000" * 261,
+        RESPONSE_HEADER.replace("0281", "02ff"),
     ],
-    ids=["a request", "another version", "too short", "not in words", "too long", "an opcode that is none"],
+    ids=["a request", "another version", "too short", "not a multiple of 4", "too long", "an unknown opcode"],
 )
-def test_what_is_no_answer_is_malformed_to_a_client(text: str) -> None:
+def test_a_datagram_that_is_not_a_response_is_malformed(text: str) -> None:
     with pytest.raises(Malformed):
         decode_response(octets(text))
 
@@ -349,14 +361,14 @@ def test_what_is_no_answer_is_malformed_to_a_client(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "response"),
     [
-        ("0281 0001 00000708", ErrorResponse(Result.UNSUPP_VERSION, LONG, EPOCH, 1, None)),
-        ("02e3 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG, EPOCH, 0x63, None)),
-        ("0282 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG, EPOCH, 2, None)),
-        ("0281 00ff 0000001e", ErrorResponse(255, SHORT, EPOCH, 1, None)),
+        ("0281 0001 00000708", ErrorResponse(Result.UNSUPP_VERSION, LONG_LIFETIME, EPOCH, 1, None)),
+        ("02e3 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG_LIFETIME, EPOCH, 0x63, None)),
+        ("0282 0004 00000708", ErrorResponse(Result.UNSUPP_OPCODE, LONG_LIFETIME, EPOCH, 2, None)),
+        ("0281 00ff 0000001e", ErrorResponse(255, SHORT_LIFETIME, EPOCH, 1, None)),
     ],
-    ids=["another version", "another opcode", "peer", "a code that is none yet"],
+    ids=["unsupported version", "unsupported opcode", "PEER", "an unassigned result code"],
 )
-def test_errors_without_a_payload_are_read(text: str, response: ErrorResponse) -> None:
+def test_errors_without_a_payload_are_decoded(text: str, response: ErrorResponse) -> None:
     assert decode_response(octets(text + "01020304 00000000 00000000 00000000")) == response
 
 
@@ -373,25 +385,25 @@ def test_errors_without_a_payload_are_read(text: str, response: ErrorResponse) -
         ("20010db8000000000000000000000009", REMOTE6),
     ],
 )
-def test_addresses_both_ways(text: str, address: Address) -> None:
+def test_addresses_are_encoded_and_decoded(text: str, address: Address) -> None:
     assert decode_address(octets(text)) == address
     assert encode_address(address) == octets(text)
 
 
-def test_a_source_in_either_notation_is_the_same_client() -> None:
+def test_an_ipv4_mapped_source_is_the_same_client() -> None:
     mapped = IPv6Address("::ffff:10.77.0.2")
-    assert decode_request(octets(HEAD + WISH), mapped, EPOCH).client == CLIENT
+    assert decode_request(octets(HEADER + SUGGESTED), mapped, EPOCH).client == CLIENT
 
 
 def test_an_address_with_a_zone_is_the_same_client() -> None:
     head = "0201 0000 00000e10 fe800000000000000000000000000002"
-    assert decode_request(octets(head + WISH), IPv6Address("fe80::2%wg0"), EPOCH).client == IPv6Address("fe80::2")
+    assert decode_request(octets(head + SUGGESTED), IPv6Address("fe80::2%wg0"), EPOCH).client == IPv6Address("fe80::2")
 
 
 @pytest.mark.parametrize(
     ("each", "network"),
     [
-        (EVERYBODY, None),
+        (ALL, None),
         (Filter(0, 443, REMOTE6), None),
         (SUBNET, IPv4Network("203.0.113.0/24")),
         (Filter(96, 0, REMOTE), IPv4Network("0.0.0.0/0")),
@@ -406,27 +418,27 @@ def test_the_network_of_a_filter(each: Filter, network: IPv4Network | IPv6Networ
     assert each.network == network
 
 
-def test_the_first_octet_decides() -> None:
+def test_the_first_octet_selects_the_protocol() -> None:
     assert not any(is_natpmp(octets(text)) for text, _ in REQUESTS.values())
 
 
-# Fuzzed: junk, junk behind a sound beginning, and sound messages with octets changed, cut or repeated
+# Fuzzing: random octets, random octets after a valid beginning, and valid messages changed or truncated
 
 
-def decoded(datagram: bytes, source: Address) -> Request | Rejected:
+def decoded(datagram: bytes, source: Address) -> Request | InvalidRequest:
     try:
         return decode_request(datagram, source, EPOCH)
-    except Rejected as rejected:
-        return rejected
+    except InvalidRequest as invalid:
+        return invalid
 
 
-def of(tables: Iterable[str]) -> st.SearchStrategy[bytes]:
-    return st.sampled_from([octets(text) for text in tables])
+def of(texts: Iterable[str]) -> st.SearchStrategy[bytes]:
+    return st.sampled_from([octets(text) for text in texts])
 
 
 valid = of(text for text, _ in (*REQUESTS.values(), *RESPONSES.values()))
-beginnings = of(["", "02", HEAD, HEAD + WISH, HEAD_OF_PEER + FLOW, ANSWER + GIVEN])
-tails = st.lists(
+prefixes = of(["", "02", HEADER, HEADER + SUGGESTED, HEADER_OF_PEER + FLOW, RESPONSE_HEADER + GRANTED])
+suffixes = st.lists(
     st.one_of(st.binary(max_size=24), of([THIRD_PARTY, PREFER_FAILURE, FILTER, NO_FILTER, FILTER6, PORT_SET]))
 ).map(b"".join)
 
@@ -439,23 +451,23 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(datagram[: draw(st.integers(0, len(datagram)))] if draw(st.booleans()) else datagram)
 
 
-junk = st.one_of(st.binary(), st.builds(bytes.__add__, beginnings, tails), mutated())
+datagrams = st.one_of(st.binary(), st.builds(bytes.__add__, prefixes, suffixes), mutated())
 
 
-@given(junk)
-def test_any_octets_are_a_request_or_rejected_without_amplification(datagram: bytes) -> None:
+@given(datagrams)
+def test_any_octets_are_a_request_or_invalid_without_amplification(datagram: bytes) -> None:
     outcome = decoded(datagram, CLIENT)
     if isinstance(outcome, Request):
         assert decode_request(encode_request(outcome), CLIENT, EPOCH) == outcome
-        answer = encode_response(Response(1, EPOCH, outcome.payload, outcome.options))
-        assert len(answer) <= len(datagram)
-    elif outcome.answer is not None:
-        assert len(outcome.answer) <= min(LONGEST_MESSAGE, max(24, len(datagram) + 3))
-        assert isinstance(decode_response(outcome.answer), ErrorResponse)
+        response = encode_response(Response(1, EPOCH, outcome.payload, outcome.options))
+        assert len(response) <= len(datagram)
+    elif outcome.response is not None:
+        assert len(outcome.response) <= min(MAX_MESSAGE_SIZE, max(24, len(datagram) + 3))
+        assert isinstance(decode_response(outcome.response), ErrorResponse)
 
 
-@given(junk)
-def test_any_octets_are_an_answer_or_malformed(datagram: bytes) -> None:
+@given(datagrams)
+def test_any_octets_are_a_response_or_malformed(datagram: bytes) -> None:
     with contextlib.suppress(Malformed):
         response = decode_response(datagram)
         if isinstance(response, Response):
@@ -495,10 +507,10 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 @given(requests())
-def test_every_message_goes_both_ways(request: Request) -> None:
+def test_every_message_is_encoded_and_decoded(request: Request) -> None:
     datagram = encode_request(request)
     assert decode_request(datagram, request.client, EPOCH) == request
     response = Response(request.lifetime, EPOCH, request.payload, request.options)
-    answer = encode_response(response)
-    assert len(answer) == len(datagram)
-    assert decode_response(answer) == response
+    encoded = encode_response(response)
+    assert len(encoded) == len(datagram)
+    assert decode_response(encoded) == response

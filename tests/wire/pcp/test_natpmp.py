@@ -1,4 +1,4 @@
-"""RFC 6886: requests, answers and errors, octet for octet."""
+"""RFC 6886: requests, responses and errors, octet for octet."""
 
 import contextlib
 from ipaddress import IPv4Address
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.core.mapping import TransportProtocol
-from igd.wire.malformed import Malformed, Rejected
+from igd.wire.malformed import InvalidRequest, Malformed
 from igd.wire.pcp.natpmp import (
     AddressRequest,
     AddressResponse,
@@ -20,25 +20,25 @@ from igd.wire.pcp.natpmp import (
     Result,
     decode_request,
     decode_response,
+    empty_response,
     encode_request,
     encode_response,
     is_natpmp,
-    refuse,
 )
 
 EPOCH = 0x01020304
 
-# Captured, where a client is named.
+# The entries that name a client were captured from it.
 REQUESTS: dict[str, tuple[str, Request]] = {
-    "natpmpc: the address": ("0000", AddressRequest()),
+    "natpmpc: external address": ("0000", AddressRequest()),
     "natpmpc -a 8080 80 tcp 3600": ("0002 0000 0050 1f90 00000e10", MapRequest(TransportProtocol.TCP, 80, 8080, 3600)),
     "natpmpc -a 0 7 udp 0": ("0001 0000 0007 0000 00000000", MapRequest(TransportProtocol.UDP, 7, 0, 0)),
     "libtorrent maps": ("0002 0000 1ae1 1ae1 00000e10", MapRequest(TransportProtocol.TCP, 6881, 6881, 3600)),
-    "libtorrent unmaps, with an external port": (
+    "libtorrent deletes, with an external port": (
         "0001 0000 1ae1 1ae1 00000000",
         MapRequest(TransportProtocol.UDP, 6881, 6881, 0),
     ),
-    "unmap all of TCP (§3.4)": ("0002 0000 0000 0000 00000000", MapRequest(TransportProtocol.TCP, 0, 0, 0)),
+    "delete all of TCP (§3.4)": ("0002 0000 0000 0000 00000000", MapRequest(TransportProtocol.TCP, 0, 0, 0)),
     "the largest numbers": (
         "0001 0000 ffff ffff ffffffff",
         MapRequest(TransportProtocol.UDP, 65535, 65535, 0xFFFFFFFF),
@@ -46,11 +46,14 @@ REQUESTS: dict[str, tuple[str, Request]] = {
 }
 
 RESPONSES: dict[str, tuple[str, Response]] = {
-    "the address, and its announcement": (
+    "external address, and its announcement": (
         "0080 0000 01020304 c6336401",
         AddressResponse(Result.SUCCESS, EPOCH, IPv4Address("198.51.100.1")),
     ),
-    "no address": ("0080 0003 01020304 00000000", AddressResponse(Result.NETWORK_FAILURE, EPOCH, IPv4Address(0))),
+    "no external address": (
+        "0080 0003 01020304 00000000",
+        AddressResponse(Result.NETWORK_FAILURE, EPOCH, IPv4Address(0)),
+    ),
     "mapped, UDP": (
         "0081 0000 01020304 0007 1f90 00001c20",
         MapResponse(TransportProtocol.UDP, Result.SUCCESS, EPOCH, 7, 8080, 7200),
@@ -59,7 +62,7 @@ RESPONSES: dict[str, tuple[str, Response]] = {
         "0082 0000 01020304 0050 1f91 00000e10",
         MapResponse(TransportProtocol.TCP, Result.SUCCESS, EPOCH, 80, 8081, 3600),
     ),
-    "unmapped": (
+    "deleted": (
         "0082 0000 01020304 0050 0000 00000000",
         MapResponse(TransportProtocol.TCP, Result.SUCCESS, EPOCH, 80, 0, 0),
     ),
@@ -71,79 +74,79 @@ RESPONSES: dict[str, tuple[str, Response]] = {
         "0081 0004 01020304 0007 0000 00000000",
         MapResponse(TransportProtocol.UDP, Result.OUT_OF_RESOURCES, EPOCH, 7, 0, 0),
     ),
-    "a code that is none yet": (
+    "an unassigned result code": (
         "0082 01ff 01020304 0050 0000 00000000",
         MapResponse(TransportProtocol.TCP, 511, EPOCH, 80, 0, 0),
     ),
 }
 
-# Request -> the answer, if there is one
-REJECTED: dict[str, tuple[str, str | None]] = {
-    "nothing": ("", None),
-    "a version alone": ("00", None),
+# Datagram -> its response, if there is one
+INVALID: dict[str, tuple[str, str | None]] = {
+    "empty": ("", None),
+    "only a version": ("00", None),
     "a mapping without its lifetime": ("0001 0000 0007 1f90", None),
     "a mapping one octet short": ("0002 0000 0007 1f90 000000", None),
-    "our own answer": ("0080 0000 01020304 c6336401", None),
-    "an answer of another version": ("0181 0000", None),
-    "an opcode that is none": ("0003", "0083 0005"),
-    "one with an octet too few for the code": ("0003 ff", "0083 0005"),
-    "one with content": ("007f 1234 56789abc def0", "00ff 0005 56789abc def0"),
+    "a response": ("0080 0000 01020304 c6336401", None),
+    "a response of another version": ("0181 0000", None),
+    "an unknown opcode": ("0003", "0083 0005"),
+    "an unknown opcode, shorter than the response": ("0003 ff", "0083 0005"),
+    "an unknown opcode with content": ("007f 1234 56789abc def0", "00ff 0005 56789abc def0"),
     "version 1": ("0100", "0080 0001 01020304"),
     "version 255, any opcode": ("ff7f 0000 00000000", "0080 0001 01020304"),
 }
 
 
 @pytest.mark.parametrize(("octets", "request_"), REQUESTS.values(), ids=REQUESTS)
-def test_requests_both_ways(octets: str, request_: Request) -> None:
+def test_requests_are_encoded_and_decoded(octets: str, request_: Request) -> None:
     assert decode_request(bytes.fromhex(octets), EPOCH) == request_
     assert encode_request(request_) == bytes.fromhex(octets)
 
 
 @pytest.mark.parametrize(("octets", "response"), RESPONSES.values(), ids=RESPONSES)
-def test_answers_both_ways(octets: str, response: Response) -> None:
+def test_responses_are_encoded_and_decoded(octets: str, response: Response) -> None:
     assert decode_response(bytes.fromhex(octets)) == response
     assert encode_response(response) == bytes.fromhex(octets)
 
 
-@pytest.mark.parametrize(("octets", "answer"), REJECTED.values(), ids=REJECTED)
-def test_what_is_no_request_has_the_answer_of_section_3_5(octets: str, answer: str | None) -> None:
-    with pytest.raises(Rejected) as rejected:
+@pytest.mark.parametrize(("octets", "response"), INVALID.values(), ids=INVALID)
+def test_an_invalid_request_has_the_response_of_section_3_5(octets: str, response: str | None) -> None:
+    with pytest.raises(InvalidRequest) as invalid:
         decode_request(bytes.fromhex(octets), EPOCH)
-    assert rejected.value.answer == (None if answer is None else bytes.fromhex(answer))
+    assert invalid.value.response == (None if response is None else bytes.fromhex(response))
 
 
-def test_octets_after_a_request_are_passed_over() -> None:
+def test_octets_after_a_request_are_ignored() -> None:
     for octets, request in REQUESTS.values():
         assert decode_request(bytes.fromhex(octets) + b"more", EPOCH) == request
 
 
-def test_reserved_bits_are_passed_over() -> None:
+def test_reserved_bits_are_ignored() -> None:
     assert decode_request(bytes.fromhex("0001 ffff 0007 1f90 00000e10"), EPOCH) == MapRequest(
         TransportProtocol.UDP, 7, 8080, 3600
     )
 
 
 @pytest.mark.parametrize(("octets", "_"), REQUESTS.values(), ids=REQUESTS)
-def test_a_request_cut_off_anywhere_has_no_answer(octets: str, _: Request) -> None:
+def test_a_truncated_request_has_no_response(octets: str, _: Request) -> None:
     datagram = bytes.fromhex(octets)
     for length in range(len(datagram)):
-        with pytest.raises(Rejected) as rejected:
+        with pytest.raises(InvalidRequest) as invalid:
             decode_request(datagram[:length], EPOCH)
-        assert rejected.value.answer is None
+        assert invalid.value.response is None
 
 
 @pytest.mark.parametrize(("octets", "_"), RESPONSES.values(), ids=RESPONSES)
-def test_an_answer_cut_off_anywhere_is_malformed(octets: str, _: Response) -> None:
+def test_a_truncated_response_is_malformed(octets: str, _: Response) -> None:
     datagram = bytes.fromhex(octets)
     for length in range(len(datagram)):
         with pytest.raises(Malformed):
             decode_response(datagram[:length])
 
 
-def test_a_refusal_names_the_internal_port_and_is_zero_otherwise() -> None:
+def test_an_empty_response_has_the_internal_port_and_zeroes() -> None:
     mapping = MapRequest(TransportProtocol.TCP, 80, 8080, 3600)
-    assert refuse(mapping, Result.NOT_AUTHORIZED, EPOCH) == RESPONSES["refused"][1]
-    assert refuse(AddressRequest(), Result.NETWORK_FAILURE, EPOCH) == RESPONSES["no address"][1]
+    assert empty_response(mapping, Result.NOT_AUTHORIZED, EPOCH) == RESPONSES["refused"][1]
+    assert empty_response(AddressRequest(), Result.NETWORK_FAILURE, EPOCH) == RESPONSES["no external address"][1]
 
 
 @pytest.mark.parametrize(
@@ -153,27 +156,27 @@ def test_a_refusal_names_the_internal_port_and_is_zero_otherwise() -> None:
         ("0080 0001 01020304", OtherResponse(0, Result.UNSUPPORTED_VERSION)),
         ("0000 0001 01020304", OtherResponse(0, Result.UNSUPPORTED_VERSION)),
     ],
-    ids=["another opcode", "another version", "another version, as the figure of §3.5 has it"],
+    ids=["unsupported opcode", "unsupported version", "unsupported version, as in the figure of §3.5"],
 )
-def test_a_client_is_told_what_the_server_lacks(octets: str, response: OtherResponse) -> None:
+def test_an_unsupported_version_or_opcode_is_decoded(octets: str, response: OtherResponse) -> None:
     assert decode_response(bytes.fromhex(octets)) == response
 
 
 @pytest.mark.parametrize("octets", ["0280 0001 00000708", *(octets for octets, _ in REQUESTS.values())])
-def test_what_is_no_answer_is_malformed_to_a_client(octets: str) -> None:
+def test_a_datagram_that_is_not_a_response_is_malformed(octets: str) -> None:
     with pytest.raises(Malformed):
         decode_response(bytes.fromhex(octets))
 
 
-def test_the_first_octet_decides() -> None:
+def test_the_first_octet_selects_the_protocol() -> None:
     assert is_natpmp(b"\x00\x00")
     assert not is_natpmp(b"")
     assert not any(is_natpmp(bytes((version, 0))) for version in range(1, 256))
 
 
-# Fuzzed: junk, junk behind a sound beginning, and sound requests with octets changed
+# Fuzzing: random octets, random octets after a valid beginning, and valid messages with octets changed
 
-beginnings = st.sampled_from([b"", b"\x00", b"\x00\x01", b"\x00\x02\x00\x00", b"\x00\x03"])
+prefixes = st.sampled_from([b"", b"\x00", b"\x00\x01", b"\x00\x02\x00\x00", b"\x00\x03"])
 valid = st.sampled_from([bytes.fromhex(octets) for octets, _ in (*REQUESTS.values(), *RESPONSES.values())])
 
 
@@ -185,27 +188,27 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(datagram)
 
 
-junk = st.one_of(st.binary(), st.builds(bytes.__add__, beginnings, st.binary()), mutated())
+datagrams = st.one_of(st.binary(), st.builds(bytes.__add__, prefixes, st.binary()), mutated())
 
 
-def decoded(datagram: bytes) -> Request | Rejected:
+def decoded(datagram: bytes) -> Request | InvalidRequest:
     try:
         return decode_request(datagram, EPOCH)
-    except Rejected as rejected:
-        return rejected
+    except InvalidRequest as invalid:
+        return invalid
 
 
-@given(junk)
-def test_any_octets_are_a_request_or_rejected_without_amplification(datagram: bytes) -> None:
+@given(datagrams)
+def test_any_octets_are_a_request_or_invalid_without_amplification(datagram: bytes) -> None:
     outcome = decoded(datagram)
-    if isinstance(outcome, Rejected):
-        assert outcome.answer is None or len(outcome.answer) <= max(8, len(datagram))
+    if isinstance(outcome, InvalidRequest):
+        assert outcome.response is None or len(outcome.response) <= max(8, len(datagram))
     else:
         assert decode_request(encode_request(outcome), EPOCH) == outcome
 
 
-@given(junk)
-def test_any_octets_are_an_answer_or_malformed(datagram: bytes) -> None:
+@given(datagrams)
+def test_any_octets_are_a_response_or_malformed(datagram: bytes) -> None:
     with contextlib.suppress(Malformed):
         response = decode_response(datagram)
         if not isinstance(response, OtherResponse):
@@ -213,7 +216,9 @@ def test_any_octets_are_an_answer_or_malformed(datagram: bytes) -> None:
 
 
 @given(st.sampled_from(TransportProtocol), st.integers(0, 65535), st.integers(0, 65535), st.integers(0, 0xFFFFFFFF))
-def test_every_mapping_goes_both_ways(protocol: TransportProtocol, internal: int, external: int, seconds: int) -> None:
+def test_every_mapping_is_encoded_and_decoded(
+    protocol: TransportProtocol, internal: int, external: int, seconds: int
+) -> None:
     request = MapRequest(protocol, internal, external, seconds)
     assert decode_request(encode_request(request), EPOCH) == request
     response = MapResponse(protocol, Result.SUCCESS, seconds, internal, external, seconds)
