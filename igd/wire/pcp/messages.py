@@ -198,18 +198,14 @@ def encode_response(response: Response) -> bytes:
     return datagram
 
 
-def encode_error(
-    request: bytes, result: Result, epoch: int, *, lifetime: int | None = None, parsed: bool = True
-) -> bytes:
+def encode_error(request: bytes, result: Result, epoch: int, *, parsed: bool = True) -> bytes:
     """Encode the error response to a request datagram: a copy of it with the header of a response (§8.2).
 
-    `lifetime` is in seconds, None for that of §7.4. If the request was not `parsed` successfully, the reserved bits
-    repeat the end of the client's address (§7.2).
+    If the request was not `parsed` successfully, the reserved bits repeat the end of the client's address (§7.2).
     """
     copy = request[:MAX_MESSAGE_SIZE].ljust(_HEADER_SIZE, b"\0")
     copy += bytes(-len(copy) % 4)
-    if lifetime is None:
-        lifetime = SHORT_LIFETIME if result in SHORT_LIFETIME_ERRORS else LONG_LIFETIME
+    lifetime = SHORT_LIFETIME if result in SHORT_LIFETIME_ERRORS else LONG_LIFETIME
     header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | request[1], result, lifetime, epoch)
     return header + copy[_HEADER_SIZE:] if parsed else header[:_RESERVED] + copy[_RESERVED:]
 

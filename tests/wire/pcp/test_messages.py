@@ -297,11 +297,6 @@ def test_an_error_response_to_a_parsed_request_lacks_the_client_address(result: 
     assert decode_response(response) == ErrorResponse(result, seconds, EPOCH, 1, MAP)
 
 
-def test_an_error_can_have_another_lifetime() -> None:
-    response = encode_error(octets(HEADER + SUGGESTED), Result.CANNOT_PROVIDE_EXTERNAL, EPOCH, lifetime=77)
-    assert decode_response(response) == ErrorResponse(Result.CANNOT_PROVIDE_EXTERNAL, 77, EPOCH, 1, MAP)
-
-
 # What is ignored
 
 
