@@ -16,12 +16,15 @@ from pathlib import Path
 
 from benchmarks.soap import CLIENT, GATEWAY, LEASE_SECONDS, PATIENCE, Control, add, ask
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
-from igd.firewall.netlink import (
+from igd.firewall.netlink import Netlink
+from igd.firewall.nf_tables import NFT_MSG, NFTA_RULE
+from igd.firewall.nfnetlink import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NLA_F_NESTED,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
     Message,
-    Netlink,
     attribute,
     body,
     text,
@@ -200,15 +203,21 @@ def copy_rules(gateway: Gateway, count: int) -> None:
     with gateway.lab.srv.entered():
         netlink = Netlink()
     try:
-        rules = [body(payload) for payload in netlink.dump(_rule_message(GETRULE, text(TABLE, "miniupnpd")))]
-        samples = [rule for rule in rules if sample in rule[EXPRESSIONS]]
+        rules = [
+            body(payload)
+            for payload in netlink.dump(_rule_message(NFT_MSG.GETRULE, text(NFTA_RULE.TABLE, "miniupnpd")))
+        ]
+        samples = [rule for rule in rules if sample in rule[NFTA_RULE.EXPRESSIONS]]
         assert len(samples) == 2 * len(TransportProtocol), "one that redirects, one that lets in"
         copies = [
             _rule_message(
-                NEWRULE,
-                *(attribute(kind, rule[kind]) for kind in (TABLE, CHAIN)),
-                attribute(EXPRESSIONS | NLA_F_NESTED, rule[EXPRESSIONS].replace(sample, port.to_bytes(2, "big"))),
-                *(attribute(kind, rule[kind]) for kind in (USERDATA,) if kind in rule),
+                NFT_MSG.NEWRULE,
+                *(attribute(kind, rule[kind]) for kind in (NFTA_RULE.TABLE, NFTA_RULE.CHAIN)),
+                attribute(
+                    NFTA_RULE.EXPRESSIONS | NLA_F_NESTED,
+                    rule[NFTA_RULE.EXPRESSIONS].replace(sample, port.to_bytes(2, "big")),
+                ),
+                *(attribute(kind, rule[kind]) for kind in (NFTA_RULE.USERDATA,) if kind in rule),
             )
             for port in range(_FIRST_FILLED_PORT, _FIRST_FILLED_PORT + count // len(TransportProtocol))
             for rule in samples
@@ -221,13 +230,10 @@ def copy_rules(gateway: Gateway, count: int) -> None:
 
 _SAMPLE = 0xABCD  # two bytes that are nowhere else in its rules
 _BATCH = 2000
-NEWRULE, GETRULE = 6, 7  # linux/netfilter/nf_tables.h, and NFTA_RULE_*:
-TABLE, CHAIN, EXPRESSIONS, USERDATA = 1, 2, 4, 7
-NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 
 
 def _rule_message(kind: int, *parts: bytes) -> Message:
-    flags = NLM_F_CREATE | NLM_F_APPEND if kind == NEWRULE else 0
+    flags = NLM_F_CREATE | NLM_F_APPEND if kind == NFT_MSG.NEWRULE else 0
     return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET, b"".join(parts), flags)
 
 

@@ -21,9 +21,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Pinhole, PortMapping, Remote, TransportProtocol
-from igd.firewall.netlink import Message, Netlink, NetlinkError, attribute, attributes, body, nested, u8, u32
+from igd.firewall.netlink import Netlink, NetlinkError
+from igd.firewall.nfnetlink import NFNL_SUBSYS_CTNETLINK, Message, attribute, attributes, body, nested, u8, u32
 
-NFNL_SUBSYS_CTNETLINK = 1
 GET, DELETE = 1, 2
 
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_MARK, CTA_ID, CTA_ZONE, CTA_MARK_MASK, CTA_FILTER = 1, 2, 8, 12, 18, 21, 25

@@ -12,7 +12,7 @@ from igd.firewall.conntrack import Conntrack
 from igd.firewall.forward.forward import Forward
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
-from igd.firewall.netlink import NFPROTO_INET
+from igd.firewall.nfnetlink import NFPROTO_INET
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules.xtables import nft_tables
 from igd.firewall.pretend import Pretend

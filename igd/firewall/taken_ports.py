@@ -51,7 +51,7 @@ class TakenPorts:
         try:
             self._dnat.refresh(self._addresses())
             if self._others is not None:
-                self._others.know(nft_tables() or ())
+                self._others.update(nft_tables() or ())
         except FirewallError as error:
             _log.warning("the operator's own redirections are not known: %s", error)
 
@@ -59,7 +59,7 @@ class TakenPorts:
         """Tell whether this external port is led elsewhere already; FirewallError."""
         if self._dnat.holds(protocol, port):
             return True
-        return self._others is not None and self._others.taken_by_another(protocol, port, self._addresses())
+        return self._others is not None and self._others.hold(protocol, port, self._addresses())
 
     def close(self) -> None:
         """Close the socket."""

@@ -12,15 +12,14 @@ import struct
 from collections.abc import Collection
 from typing import NamedTuple
 
-from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError, body, decode
+from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError
+from igd.firewall.nf_tables import NFT_MSG, NFTA_GEN, NFTA_TABLE
+from igd.firewall.nfnetlink import body, decode
 from igd.firewall.site import OURS
 
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7
-NEWSETELEM, DELSETELEM, NEWGEN = 12, 14, 15
-ELEMENTS = {NEWSETELEM, DELSETELEM}
-TABLE_NAME = 1  # of every kind of message but NEWGEN
-PROCESS_NAME = 3  # of NEWGEN
+ELEMENTS = {NFT_MSG.NEWSETELEM, NFT_MSG.DELSETELEM}
 
 SO_ATTACH_FILTER = 26
 
@@ -101,16 +100,16 @@ class Watch:
     def _read(self, data: bytes, heard: Heard) -> Heard:
         for answer in decode(data):
             kind, found = answer.kind & 0xFF, body(answer.payload)
-            if kind == NEWGEN:
-                author = [_name(found.get(PROCESS_NAME, b""))]
+            if kind == NFT_MSG.NEWGEN:
+                author = [_name(found.get(NFTA_GEN.PROC_NAME, b""))]
                 heard = Heard(
                     heard.ours + author * (self._ours in self._touched),
                     heard.forward + author * bool(self._touched & self._forward),
                     heard.rules or self._rules,
                 )
                 self._touched, self._rules = set(), False
-            elif TABLE_NAME in found:
-                name = _name(found[TABLE_NAME])
+            elif NFTA_TABLE.NAME in found:
+                name = _name(found[NFTA_TABLE.NAME])
                 self._touched.add((answer.payload[0], name))
                 self._rules |= kind not in ELEMENTS and not name.startswith(OURS)
         return heard

@@ -16,7 +16,8 @@ import pytest
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Lease, Pinhole, Remote, TransportProtocol
 from igd.firewall import conntrack
 from igd.firewall.conntrack import Conntrack, Course, Flow, parse
-from igd.firewall.netlink import Message, Netlink, NetlinkError, attribute, nested, u8, u32
+from igd.firewall.netlink import Netlink, NetlinkError
+from igd.firewall.nfnetlink import Message, attribute, nested, u8, u32
 from igd.firewall.site import MARK
 from tests.firewall.reaching import PATIENCE, caller, entry, listener
 from tests.firewall.three_hosts import (

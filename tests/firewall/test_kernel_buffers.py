@@ -52,7 +52,7 @@ async def test_what_is_too_much_for_one_transaction_is_made_true_one_by_one(
         sent.append(len(data))
         send(data)
 
-    monkeypatch.setattr(table._netlink, "_grow", lambda *_: None)  # noqa: SLF001
+    monkeypatch.setattr(table._netlink, "_enlarge", lambda *_: None)  # noqa: SLF001
     monkeypatch.setattr(table._netlink, "_send", sending)  # noqa: SLF001
     _shrink(table, socket.SO_SNDBUF, 2500)
     assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refused)]

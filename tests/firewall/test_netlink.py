@@ -11,16 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.firewall.netlink import (
+from igd.firewall.netlink import BatchError, Netlink, NetlinkError
+from igd.firewall.nfnetlink import (
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
     NLMSG_DONE,
     NLMSG_ERROR,
     Answer,
-    BatchError,
     Message,
-    Netlink,
-    NetlinkError,
     attribute,
     attributes,
     decode,
@@ -151,7 +149,8 @@ def test_without_the_capability_the_kernel_refuses() -> None:
     """What it says is EPERM, for a transaction and a dump alike, and never silence."""
     program = """
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import Message, Netlink
+from igd.firewall.netlink import Netlink
+from igd.firewall.nfnetlink import Message
 netlink, message = Netlink(), Message(10 << 8 | 16, 0)
 for ask in (lambda: netlink.transact(10, [message]), lambda: netlink.dump(message)):
     try:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4
+from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
 from igd.firewall.watch import UNKNOWN, Heard, Watch

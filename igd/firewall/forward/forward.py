@@ -4,7 +4,7 @@ import logging
 
 from igd.firewall.forward.iptables_jump import ForwardJump
 from igd.firewall.forward.nft_rule import ForwardRule, named
-from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
 from igd.firewall.operator_rules.saved_rules import Rule, Rules, parse
 from igd.firewall.operator_rules.verdict import Obstacle, find_obstacle, packets

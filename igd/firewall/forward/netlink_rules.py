@@ -1,7 +1,6 @@
-"""Rules in chains of nftables that are not ours, as bytes of netlink: read, put first, take out.
+"""Reads, inserts and deletes rules in the operator's nftables chains, by netlink.
 
-Source of numbers: linux/netfilter/nf_tables.h; of comments, which the kernel only keeps for nft to print:
-NFTNL_UDATA_RULE_COMMENT in libnftnl/udata.h.
+The format of comments is libnftnl's (udata.h); the kernel only stores them for nft.
 """
 
 import socket
@@ -9,13 +8,15 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from igd.firewall.netlink import (
+from igd.firewall.netlink import Netlink
+from igd.firewall.nf_tables import NFT_MSG, NFT_TABLE_F, NFTA_CHAIN, NFTA_EXPR, NFTA_LIST, NFTA_RULE, NFTA_TABLE
+from igd.firewall.nfnetlink import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
+    NLM_F_CREATE,
     Message,
-    Netlink,
     attribute,
     attributes,
     body,
@@ -25,14 +26,7 @@ from igd.firewall.netlink import (
 
 FAMILIES = {"ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6, "inet": NFPROTO_INET}
 
-GETTABLE, GETCHAIN, NEWRULE, GETRULE, DELRULE = 1, 4, 6, 7, 8
-NLM_F_CREATE = 0x400
-
-TABLE_NAME, TABLE_FLAGS = 1, 2  # NFTA_TABLE_*
-TABLE_OWNER = 0x2  # NFT_TABLE_F_OWNER, since Linux 5.12
-CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK = 1, 3, 4  # NFTA_CHAIN_*
-RULE_TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS, RULE_USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
-UDATA_COMMENT = 0
+UDATA_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
 
 _LENGTH = struct.Struct("=H")
 _FLAGS = struct.Struct(">I")
@@ -73,32 +67,32 @@ class NftRule(NamedTuple):
 
 def chains(netlink: Netlink) -> dict[NftChain, bool]:
     """Give every chain, and whether it is a base chain: one that packets reach without a jump."""
-    dumped = ((payload[0], body(payload)) for payload in netlink.dump(_message(GETCHAIN, socket.AF_UNSPEC)))
+    dumped = ((payload[0], body(payload)) for payload in netlink.dump(_message(NFT_MSG.GETCHAIN, socket.AF_UNSPEC)))
     return {
-        NftChain(family, _string(found[CHAIN_TABLE]), _string(found[CHAIN_NAME])): CHAIN_HOOK in found
+        NftChain(family, _string(found[NFTA_CHAIN.TABLE]), _string(found[NFTA_CHAIN.NAME])): NFTA_CHAIN.HOOK in found
         for family, found in dumped
     }
 
 
 def is_owned(netlink: Netlink, chain: NftChain) -> bool:
     """Say whether the chain's table may be edited through one netlink socket alone, which made it."""
-    for payload in netlink.dump(_message(GETTABLE, socket.AF_UNSPEC)):
+    for payload in netlink.dump(_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC)):
         found = body(payload)
-        if (payload[0], _string(found[TABLE_NAME])) == (chain.family, chain.table):
-            return bool(_FLAGS.unpack(found[TABLE_FLAGS])[0] & TABLE_OWNER)
+        if (payload[0], _string(found[NFTA_TABLE.NAME])) == (chain.family, chain.table):
+            return bool(_FLAGS.unpack(found[NFTA_TABLE.FLAGS])[0] & NFT_TABLE_F.OWNER)
     return False
 
 
 def commented(netlink: Netlink, comment: str) -> list[NftRule]:
     """Give the rules of all tables that bear this comment."""
     needle = comment.encode()  # hosts have ten thousands of rules, and few are worth taking apart
-    dumped = (payload for payload in netlink.dump(_message(GETRULE, socket.AF_UNSPEC)) if needle in payload)
+    dumped = (payload for payload in netlink.dump(_message(NFT_MSG.GETRULE, socket.AF_UNSPEC)) if needle in payload)
     return [rule for rule in map(_decoded, dumped) if rule.comment == comment]
 
 
 def rules(netlink: Netlink, chain: NftChain) -> Iterator[NftRule]:
     """Give the rules of one chain in order, taken apart as they are asked for."""
-    return map(_decoded, netlink.dump(_message(GETRULE, chain.family, *_of(chain))))
+    return map(_decoded, netlink.dump(_message(NFT_MSG.GETRULE, chain.family, *_of(chain))))
 
 
 def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
@@ -108,20 +102,20 @@ def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
 
 def deletion(rule: NftRule) -> Message:
     """Give the message that takes out this rule."""
-    return _message(DELRULE, rule.chain.family, *_of(rule.chain), attribute(RULE_HANDLE, rule.handle))
+    return _message(NFT_MSG.DELRULE, rule.chain.family, *_of(rule.chain), attribute(NFTA_RULE.HANDLE, rule.handle))
 
 
 def insertion(chain: NftChain, expressions: Iterable[Expression], comment: str) -> Message:
     """Give the message that puts in a rule before all others of the chain."""
     said = comment.encode() + b"\0"
-    userdata = attribute(RULE_USERDATA, bytes([UDATA_COMMENT, len(said)]) + said)
-    steps = nested(RULE_EXPRESSIONS, *map(_encoded, expressions))
+    userdata = attribute(NFTA_RULE.USERDATA, bytes([UDATA_COMMENT, len(said)]) + said)
+    steps = nested(NFTA_RULE.EXPRESSIONS, *map(_encoded, expressions))
     # First, because without NLM_F_APPEND
-    return _message(NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
+    return _message(NFT_MSG.NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
 
 
 def _of(chain: NftChain) -> tuple[bytes, bytes]:
-    return text(RULE_TABLE, chain.table), text(RULE_CHAIN, chain.name)
+    return text(NFTA_RULE.TABLE, chain.table), text(NFTA_RULE.CHAIN, chain.name)
 
 
 def _message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Message:
@@ -130,15 +124,16 @@ def _message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Message:
 
 def _decoded(payload: bytes) -> NftRule:
     found = body(payload)
-    chain = NftChain(payload[0], _string(found[RULE_TABLE]), _string(found[RULE_CHAIN]))
+    chain = NftChain(payload[0], _string(found[NFTA_RULE.TABLE]), _string(found[NFTA_RULE.CHAIN]))
     expressions = [
-        Expression(_string(item[1]), attributes(item.get(2, b""))) for item in _items(found.get(RULE_EXPRESSIONS, b""))
+        Expression(_string(item[NFTA_EXPR.NAME]), attributes(item.get(NFTA_EXPR.DATA, b"")))
+        for item in _items(found.get(NFTA_RULE.EXPRESSIONS, b""))
     ]
-    return NftRule(chain, found[RULE_HANDLE], expressions, _comment(found.get(RULE_USERDATA, b"")))
+    return NftRule(chain, found[NFTA_RULE.HANDLE], expressions, _comment(found.get(NFTA_RULE.USERDATA, b"")))
 
 
 def _items(data: bytes) -> Iterator[dict[int, bytes]]:
-    """Take a list apart; an item of expressions has name 1 and attributes 2."""
+    """Yield the items of a list."""
     while len(data) >= 4:
         length = _LENGTH.unpack_from(data)[0]
         yield attributes(data[4:length])
@@ -147,7 +142,7 @@ def _items(data: bytes) -> Iterator[dict[int, bytes]]:
 
 def _encoded(expression: Expression) -> bytes:
     values = (attribute(kind, value) for kind, value in expression.values.items())
-    return nested(1, text(1, expression.name), nested(2, *values))
+    return nested(NFTA_LIST.ELEM, text(NFTA_EXPR.NAME, expression.name), nested(NFTA_EXPR.DATA, *values))
 
 
 def _comment(userdata: bytes) -> str | None:

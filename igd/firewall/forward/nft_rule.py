@@ -19,16 +19,27 @@ from itertools import takewhile
 from igd.firewall.backend import FirewallError
 from igd.firewall.forward import netlink_rules
 from igd.firewall.forward.netlink_rules import FAMILIES, Expression, NftChain, NftRule
-from igd.firewall.netlink import NFPROTO_IPV4, NFPROTO_IPV6, Netlink, attribute, u32
+from igd.firewall.netlink import Netlink
+from igd.firewall.nf_tables import (
+    NFT_CMP,
+    NFT_CT,
+    NFT_META,
+    NFT_REGISTERS,
+    NFT_VERDICTS,
+    NFTA_BITWISE,
+    NFTA_CMP,
+    NFTA_CT,
+    NFTA_DATA,
+    NFTA_IMMEDIATE,
+    NFTA_META,
+    NFTA_VERDICT,
+)
+from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, attribute, u32
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
-META_IIFNAME, META_OIFNAME = 6, 7  # NFT_META_*
-CT_MARK = 3
-NF_ACCEPT = 1
-REG_VERDICT, REG_1 = 0, 1
 IFNAMSIZ = 16
 
 # iptables-nft's: the families and tables in which it works, and its base chains
@@ -57,7 +68,7 @@ class ForwardRule:
         self._chain = named(site.forward_chain)
         self._comment = f"igd {site.wireguard}"
         self._looked = False  # for what an earlier run left in a chain that is no longer named: 10 us for each rule
-        self._wanted = [_accept(key, site.wireguard, site.mark) for key in (META_OIFNAME, META_IIFNAME)]
+        self._wanted = [_accept(key, site.wireguard, site.mark) for key in (NFT_META.OIFNAME, NFT_META.IIFNAME)]
         self._lines = [
             f'{way} "{site.wireguard}" ct mark & {site.mark:#x} == {site.mark:#x} accept comment "{self._comment}"'
             for way in ("oifname", "iifname")
@@ -158,24 +169,32 @@ def _says(found: Iterable[Expression], wanted: Iterable[Expression]) -> bool:
 _KINDS = ("meta", "cmp", "ct", "bitwise", "cmp", "immediate")
 
 
-def _accept(key: int, interface: str, mark: int) -> list[Expression]:
-    """Give the steps of a rule, of _KINDS.
-
-    meta: destination 1, key 2. cmp: source 1, operation 2 (0: equal), data 3. ct: destination 1, key 2. bitwise:
-    source 1, destination 2, length 3, mask 4, xor 5. immediate: destination 1, data 2 (verdict 2 with code 1).
-    """
+def _accept(key: NFT_META, interface: str, mark: int) -> list[Expression]:
+    """Return the expressions of a rule that accepts marked packets of this interface, of the types in _KINDS."""
     name = interface.encode(errors="surrogateescape").ljust(IFNAMSIZ, b"\0")
     bit = struct.pack("=I", mark)  # registers are in host order
-    steps = (
-        {1: _u32(REG_1), 2: _u32(key)},
-        {1: _u32(REG_1), 2: _u32(0), 3: attribute(1, name)},
-        {1: _u32(REG_1), 2: _u32(CT_MARK)},
-        {1: _u32(REG_1), 2: _u32(REG_1), 3: _u32(4), 4: attribute(1, bit), 5: attribute(1, bytes(4))},
-        {1: _u32(REG_1), 2: _u32(0), 3: attribute(1, bit)},
-        {1: _u32(REG_VERDICT), 2: attribute(2, u32(1, NF_ACCEPT))},
+    accept = attribute(NFTA_DATA.VERDICT, u32(NFTA_VERDICT.CODE, NFT_VERDICTS.NF_ACCEPT))
+    register, equal = _u32(NFT_REGISTERS.REG_1), _u32(NFT_CMP.EQ)
+    steps: tuple[dict[int, bytes], ...] = (
+        {NFTA_META.DREG: register, NFTA_META.KEY: _u32(key)},
+        {NFTA_CMP.SREG: register, NFTA_CMP.OP: equal, NFTA_CMP.DATA: _value(name)},
+        {NFTA_CT.DREG: register, NFTA_CT.KEY: _u32(NFT_CT.MARK)},
+        {
+            NFTA_BITWISE.SREG: register,
+            NFTA_BITWISE.DREG: register,
+            NFTA_BITWISE.LEN: _u32(4),
+            NFTA_BITWISE.MASK: _value(bit),
+            NFTA_BITWISE.XOR: _value(bytes(4)),
+        },
+        {NFTA_CMP.SREG: register, NFTA_CMP.OP: equal, NFTA_CMP.DATA: _value(bit)},
+        {NFTA_IMMEDIATE.DREG: _u32(NFT_REGISTERS.REG_VERDICT), NFTA_IMMEDIATE.DATA: accept},
     )
     return [Expression(kind, values) for kind, values in zip(_KINDS, steps, strict=True)]
 
 
 def _u32(value: int) -> bytes:
     return struct.pack(">I", value)
+
+
+def _value(data: bytes) -> bytes:
+    return attribute(NFTA_DATA.VALUE, data)

@@ -1,7 +1,7 @@
-"""The sets and maps of our nftables table, and what is in them, as bytes.
+"""The sets and maps of our nftables table, and their elements. Bytes only.
 
-Source of numbers: linux/netfilter/nf_tables.h; those of data types and of comments are nft's own (nft's datatype.h,
-libnftnl's udata.h), which the kernel only keeps for nft to print.
+The numbers of data types and the format of comments are nft's own (nft's datatype.h, libnftnl's udata.h); the kernel
+only stores them for nft.
 """
 
 import struct
@@ -10,21 +10,22 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, TransportProtocol
-from igd.firewall.netlink import attribute, nested, text, u32, u64
-from igd.firewall.nft.remotes import Sources, let_in
+from igd.firewall.nf_tables import NFT_SET, NFTA_DATA, NFTA_LIST, NFTA_SET, NFTA_SET_DESC, NFTA_SET_ELEM, NFTA_SET_FIELD
+from igd.firewall.nfnetlink import attribute, nested, text, u32, u64
+from igd.firewall.nft.remotes import SourceRange, admitted_sources
 from igd.firewall.site import kernel_timeout
 
-NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_CONCAT = 0x04, 0x08, 0x10, 0x80
+COMMENT_SIZE = 127  # nft allows 128 with the NUL
+_UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft cannot escape them
 
-SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN, SET_DATA_TYPE, SET_DATA_LEN, SET_DESC = 2, 3, 4, 5, 6, 7, 9
-ELEM_KEY, ELEM_DATA, ELEM_TIMEOUT, ELEM_USERDATA, ELEM_KEY_END = 1, 2, 4, 6, 10
-
-COMMENT_SIZE = 127  # nft takes 128 with the NUL
-_UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft has no escape for them
+# Every element needs these: 60,000 are encoded at once, and in Python 3.11 an enum's member is slow to look up.
+_ELEM, _VALUE = NFTA_LIST.ELEM, NFTA_DATA.VALUE
+_KEY, _KEY_END, _DATA = NFTA_SET_ELEM.KEY, NFTA_SET_ELEM.KEY_END, NFTA_SET_ELEM.DATA
+_TIMEOUT, _USERDATA = NFTA_SET_ELEM.TIMEOUT, NFTA_SET_ELEM.USERDATA
 
 
 class DataType(NamedTuple):
-    """A data type: nft's number, and its bytes; in a concatenation each fills up 4."""
+    """A data type: nft's number, and its size in bytes; in a concatenation each is padded to 4 bytes."""
 
     number: int
     size: int
@@ -35,7 +36,7 @@ IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = DataType(7, 4), DataType(8, 16)
 
 @dataclass(frozen=True, slots=True)
 class NftSet:
-    """A set, or with `data` a map. Intervals are in concatenations alone, where they want Linux 5.6."""
+    """A set, or with `data` a map. Only concatenations have intervals, which need Linux 5.6."""
 
     name: str
     key: tuple[DataType, ...]
@@ -44,25 +45,28 @@ class NftSet:
     interval: bool = False
 
     def declaration(self) -> bytes:
-        """Give the attributes of a message that creates it, apart from table and id."""
-        kinds = ((self.data, NFT_SET_MAP), (self.timeout, NFT_SET_TIMEOUT))
+        """Return the attributes of a message that creates the set, except table and id."""
+        kinds = (
+            (self.data, NFT_SET.MAP),
+            (self.timeout, NFT_SET.TIMEOUT),
+            (self.interval, NFT_SET.INTERVAL | NFT_SET.CONCAT),
+        )
         flags = sum(flag for wanted, flag in kinds if wanted)
-        flags |= (NFT_SET_INTERVAL | NFT_SET_CONCAT) * self.interval
-        parts = [text(SET_NAME, self.name), u32(SET_FLAGS, flags)]
-        parts += [u32(SET_KEY_TYPE, _number(self.key)), u32(SET_KEY_LEN, _length(self.key))]
+        parts = [text(NFTA_SET.NAME, self.name), u32(NFTA_SET.FLAGS, flags)]
+        parts += [u32(NFTA_SET.KEY_TYPE, _number(self.key)), u32(NFTA_SET.KEY_LEN, _length(self.key))]
         if self.data:
-            parts += [u32(SET_DATA_TYPE, _number(self.data)), u32(SET_DATA_LEN, _length(self.data))]
+            parts += [u32(NFTA_SET.DATA_TYPE, _number(self.data)), u32(NFTA_SET.DATA_LEN, _length(self.data))]
         if self.interval:
             parts.append(self._description())
         return b"".join(parts)
 
     def _description(self) -> bytes:
-        """Give the sizes of the fields, by which the kernel chooses the kind of set: concat 2, a list (1) of len 1.
+        """Return the sizes of the fields, by which the kernel chooses the kind of set.
 
-        Without the flag of nested attributes, as the kernel tells it.
+        Without NLA_F_NESTED, as the kernel returns it: `OwnTable.matches` compares both.
         """
-        fields = b"".join(attribute(1, u32(1, field.size)) for field in self.key)
-        return attribute(SET_DESC, attribute(2, fields))
+        fields = b"".join(attribute(NFTA_LIST.ELEM, u32(NFTA_SET_FIELD.LEN, field.size)) for field in self.key)
+        return attribute(NFTA_SET.DESC, attribute(NFTA_SET_DESC.CONCAT, fields))
 
 
 _TRANSLATED = (IPV4_ADDR, INET_SERVICE)
@@ -79,85 +83,87 @@ SETS = (EXTERNAL, MAPPINGS, RESTRICTED, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
 
 
 def keys(mapping: AnyMapping) -> tuple[NftSet, list[bytes]]:
-    """Give the set that holds the mapping, and what names its elements there: one, or several disjoint intervals."""
-    places = (MAPPINGS, RESTRICTED) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
-    key, sources = _key(mapping), let_in(mapping)
+    """Return the set that holds the mapping, and the keys of its elements: one, or several disjoint intervals."""
+    plain, restricted = (MAPPINGS, RESTRICTED) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
+    key, sources = _mapping_key(mapping), admitted_sources(mapping)
     if sources:
-        return places[1], [_interval(key, each) for each in sources]
-    return places[0], [_value(ELEM_KEY, key)]
+        return restricted, [_interval(key, each) for each in sources]
+    return plain, [_value(_KEY, key)]
 
 
 def additions(entry: Entry, now: float) -> tuple[NftSet, list[bytes]]:
-    """Give the set that holds the entry's mapping, and its elements as they are added."""
-    held_by, named = keys(entry.mapping)
-    data = _value(ELEM_DATA, _endpoint(entry.mapping.internal)) if held_by.data else b""
-    about = _about(entry, now)
-    return held_by, [element(key, data, about) for key in named]
+    """Return the set that holds the entry's mapping, and the elements to add to it."""
+    nft_set, element_keys = keys(entry.mapping)
+    data = _value(_DATA, _endpoint(entry.mapping.internal)) if nft_set.data else b""
+    rest = _timeout_and_comment(entry, now)
+    return nft_set, [element(key, data, rest) for key in element_keys]
 
 
-def sender(mapping: AnyMapping) -> bytes:
-    """Give what names the mapping's element in OUTBOUND."""
-    return _value(ELEM_KEY, _endpoint(mapping.internal))
+def outbound_key(mapping: AnyMapping) -> bytes:
+    """Return the key of the mapping's element in OUTBOUND."""
+    return _value(_KEY, _endpoint(mapping.internal))
 
 
-def outbound(entry: Entry, external: IPv4Address, now: float) -> bytes:
-    """Give the element for OUTBOUND by which the internal endpoint sends from the mapping's external one."""
+def outbound_element(entry: Entry, external: IPv4Address, now: float) -> bytes:
+    """Return the element of OUTBOUND that translates the internal endpoint to the mapping's external one."""
     data = _endpoint(Endpoint(external, entry.mapping.external_port))
-    return element(sender(entry.mapping), _value(ELEM_DATA, data), _about(entry, now))
+    return element(outbound_key(entry.mapping), _value(_DATA, data), _timeout_and_comment(entry, now))
 
 
-def address(external: IPv4Address) -> bytes:
-    """Give what names an address in EXTERNAL."""
-    return _value(ELEM_KEY, external.packed)
+def address_key(external: IPv4Address) -> bytes:
+    """Return the key of an address in EXTERNAL."""
+    return _value(_KEY, external.packed)
 
 
 def port_key(protocol: TransportProtocol, number: int) -> bytes:
-    """Give what names a protocol and port in MAPPINGS."""
-    return _value(ELEM_KEY, _port(protocol, number))
+    """Return the key of a protocol and port in MAPPINGS."""
+    return _value(_KEY, _port(protocol, number))
 
 
-def restricted_beginning(protocol: TransportProtocol, number: int) -> bytes:
-    """Give the bytes that are in a message about RESTRICTED where it holds this protocol and port, and only there.
+def restricted_prefix(protocol: TransportProtocol, number: int) -> bytes:
+    """Return bytes that a message about RESTRICTED contains exactly if the set has this protocol and port.
 
-    Nothing else in such a message is an attribute of a key's length, and comments have no unprintable bytes.
+    No other attribute in such a message has a key's length, and comments contain only printable bytes.
     """
     length = _length(RESTRICTED.key)
-    return attribute(1, bytes(length))[:-length] + _port(protocol, number)
+    return attribute(NFTA_DATA.VALUE, bytes(length))[:-length] + _port(protocol, number)
 
 
 def element(*parts: bytes) -> bytes:
-    """Give an item (1) of a list of elements."""
-    return nested(1, *parts)
+    """Return an item of a list of elements."""
+    return nested(_ELEM, *parts)
 
 
 def comment(mapping: AnyMapping) -> str:
-    """Say whose mapping it is, in what nft prints and reads back: printable ASCII without quote and backslash."""
-    said = f"{mapping.peer[:8]} {mapping.description}".strip()
-    return said.translate(_UNPRINTABLE).encode("ascii", "replace").decode()[:COMMENT_SIZE]
+    """Return peer and description in characters that nft prints and reads back: ASCII without quote and backslash."""
+    words = f"{mapping.peer[:8]} {mapping.description}".strip()
+    return words.translate(_UNPRINTABLE).encode("ascii", "replace").decode()[:COMMENT_SIZE]
 
 
-def _about(entry: Entry, now: float) -> bytes:
-    """Give what every element of a mapping has: its timeout, and a comment (type 0, size, text with a NUL)."""
-    said = comment(entry.mapping).encode() + b"\0"
-    comments = attribute(ELEM_USERDATA, bytes([0, len(said)]) + said)
-    return u64(ELEM_TIMEOUT, kernel_timeout(entry.lease, now)) + comments
+def _timeout_and_comment(entry: Entry, now: float) -> bytes:
+    """Return the attributes that all elements of a mapping share. A comment is type 0, size, text with a NUL."""
+    words = comment(entry.mapping).encode() + b"\0"
+    userdata = attribute(_USERDATA, bytes([0, len(words)]) + words)
+    return u64(_TIMEOUT, kernel_timeout(entry.lease, now)) + userdata
 
 
-def _key(mapping: AnyMapping) -> bytes:
-    """Give the mapping's key as its place has it, and in a restricted place its beginning."""
-    of_port = _port(mapping.protocol, mapping.external_port)
-    return of_port if isinstance(mapping, PortMapping) else mapping.internal.address.packed + of_port
+def _mapping_key(mapping: AnyMapping) -> bytes:
+    """Return the mapping's key in MAPPINGS or PINHOLES, which is the first part of its keys in a restricted set."""
+    port = _port(mapping.protocol, mapping.external_port)
+    return port if isinstance(mapping, PortMapping) else mapping.internal.address.packed + port
 
 
 def _port(protocol: TransportProtocol, number: int) -> bytes:
     return struct.pack(">B3xH2x", protocol, number)
 
 
-def _interval(key: bytes, sources: Sources) -> bytes:
-    """Give the ends of an interval: the mapping's own key and some sources."""
-    ends = (Endpoint(sources.first, sources.first_port), Endpoint(sources.last, sources.last_port))
-    start, end = (key + _endpoint(one) for one in ends)
-    return _value(ELEM_KEY, start) + _value(ELEM_KEY_END, end)
+def _interval(key: bytes, sources: SourceRange) -> bytes:
+    """Return the first and the last key of an interval: the mapping's own key with a range of sources."""
+    first, last = (
+        key + _endpoint(end)
+        for end in (Endpoint(sources.first, sources.first_port), Endpoint(sources.last, sources.last_port))
+    )
+    return _value(_KEY, first) + _value(_KEY_END, last)
 
 
 def _endpoint(endpoint: Endpoint) -> bytes:
@@ -165,11 +171,11 @@ def _endpoint(endpoint: Endpoint) -> bytes:
 
 
 def _value(kind: int, data: bytes) -> bytes:
-    return nested(kind, attribute(1, data))
+    return nested(kind, attribute(_VALUE, data))
 
 
 def _number(types: tuple[DataType, ...]) -> int:
-    """Give nft's number of a concatenation: 6 bits for each type."""
+    """Return nft's number of a concatenation: 6 bits for each type."""
     number = 0
     for each in types:
         number = number << 6 | each.number

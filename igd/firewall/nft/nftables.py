@@ -1,4 +1,4 @@
-"""The default backend: one table of our own, by netlink; a change costs the same however many mappings there are.
+"""The default backend: one nftables table, edited by netlink; a change costs the same for any number of mappings.
 
     table inet igd_wg0 {
         set external { type ipv4_addr; }
@@ -34,23 +34,29 @@
         }
     }
 
--80 is dstnat + 20: the operator's own DNATs come first (firewalld's are at + 10), and a packet that they took never
-gets here.
-redirect: to the first address of wg0 in the kernel's order; of several of IPv6 that is the one added last. Answers
-leave from the anycast address (RFC 7723). It ends the walk, so that these flows get no mark.
-The rule for sockets: a socket of the server itself is there (transparent is 0 or 1, and no value without a socket).
-Those behind it: the mark is set before the lookup and taken back after the last miss. Only the first packet of a flow
-comes here, before anybody else sees the flow, so that the mark is on our flows alone. The shorter ways are closed: nft
-prints "look up, then mark" in the other order and would load it as such, and a test of a map's keys that leaves their
-values alone is refused before Linux 6.5. `ip protocol` beside `meta l4proto`: with two ports in one key nft 1.0.6 does
-not see in the latter that there is a transport protocol. Pinholes are not translated, and hide nothing of the server's.
-srcnat - 1: before the operator's MASQUERADE. Peers that reach each other through the public address answer to the
-server, or their answers would take the short way without it. Restricted mappings are in `outbound` too: their remotes
-are those who may call, not those whom the peer calls, and the external port is the peer's alone in any case.
+Priority -80 is dstnat + 20: the operator's own DNATs come first (firewalld's are at + 10), and packets that they
+translate never reach this chain.
 
-Everything here is what nft 1.0.6 prints and reads back, because operators save `nft list ruleset` as their firewall.
-Source of numbers: linux/netfilter/nf_tables.h. Works since Linux 5.10, hence no update of an element's timeout in place
-(6.12), and no destroy-if-there (6.3). An own table, which is no part of what is saved, wants Linux 6.9.
+redirect goes to the first address of wg0 in the kernel's order; among several IPv6 addresses that is the one added
+last. Answers leave from the anycast address (RFC 7723). redirect ends the chain, so these flows get no mark.
+
+The socket rule skips packets for which the server itself has a socket (transparent is 0 or 1, and has no value without
+a socket).
+
+The rules behind it set the mark before the lookup and clear it after the last miss. Only the first packet of a flow
+passes here, before any other rule can see the flow's mark, so that only our flows carry it. Shorter ways do not work:
+nft prints "look up, then mark" in the other order and would load it as such, and kernels before 6.5 refuse a lookup of
+a map's keys without its values. `ip protocol` instead of `meta l4proto`: with two ports in one key, nft 1.0.6 does not
+recognize that the latter is a transport protocol. Pinholes are not translated, and cannot hide the server's sockets.
+
+Priority srcnat - 1 is before the operator's MASQUERADE. With hairpin, peers that reach each other through the public
+address must answer to the server, because a direct answer would bypass the translation. `outbound` includes restricted
+mappings: their remotes restrict incoming flows, not the ones that the peer opens, and the external port belongs to the
+peer in any case.
+
+nft 1.0.6 prints and reads back everything here, because operators save `nft list ruleset` as their firewall. It works
+from Linux 5.10, therefore without updates of an element's timeout (6.12) and without "destroy" (6.3). An own table,
+which is not part of what operators save, needs Linux 6.9.
 """
 
 import errno
@@ -59,28 +65,13 @@ from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import (
-    NFNL_SUBSYS_NFTABLES,
-    NFPROTO_INET,
-    BatchError,
-    Message,
-    Netlink,
-    NetlinkError,
-    body,
-)
+from igd.firewall.netlink import BatchError, Netlink, NetlinkError
+from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body
 from igd.firewall.nft import elements
 from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, NftSet
-from igd.firewall.nft.own_table import (
-    DELSETELEM,
-    GETCHAIN,
-    GETSET,
-    GETTABLE,
-    TABLE_NAME,
-    TABLE_OWNER,
-    Attributes,
-    OwnTable,
-)
-from igd.firewall.nft.source_ports import Plan, SourcePorts
+from igd.firewall.nft.own_table import Attributes, OwnTable
+from igd.firewall.nft.source_ports import Selection, SourcePorts
 from igd.firewall.site import Site
 
 
@@ -90,44 +81,46 @@ class Nftables:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._table = OwnTable(site)
-        self._external: IPv4Address | None = None  # from where peers with preserved ports send
+        self._external: IPv4Address | None = None  # the source address of peers with preserved source ports
         self._source_ports = SourcePorts()
         self._netlink = Netlink()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Hold exactly `entries` for packets to `addresses`, whatever was there of ours before, in one transaction.
+        """Hold exactly `entries` for packets to `addresses`, in one transaction.
 
-        Preserved source ports are those of the first address, and of the first entry that leads to an endpoint.
+        Preserved source ports belong to the first address, and to the first entry of each internal endpoint.
         """
         addresses, entries = list(addresses), list(entries)
         self._external = next(iter(addresses), None)
         self._source_ports = SourcePorts()
-        plan = self._plan([Change(None, entry) for entry in entries])
-        held: dict[NftSet, list[bytes]] = {EXTERNAL: [elements.element(elements.address(each)) for each in addresses]}
+        selection = self._select([Change(None, entry) for entry in entries])
+        contents: dict[NftSet, list[bytes]] = {
+            EXTERNAL: [elements.element(elements.address_key(each)) for each in addresses]
+        }
         for entry in entries:
-            held_by, added = elements.additions(entry, now)
-            held.setdefault(held_by, []).extend(added)
-        everything = [message for each in held.items() for message in self._table.additions(*each)]
-        self._transact([*self._fresh_start(), *self._table.rules(), *everything, *self._outbound(plan, now)])
-        self._source_ports.accept(plan)
+            nft_set, added = elements.additions(entry, now)
+            contents.setdefault(nft_set, []).extend(added)
+        additions = [message for each in contents.items() for message in self._table.additions(*each)]
+        self._transact([*self._empty_table(), *self._table.rules(), *additions, *self._outbound(selection, now)])
+        self._source_ports.accept(selection)
 
     def remove_all(self) -> None:
-        """Take our table out of the kernel; nothing there is not an error."""
-        self._transact(self._table.removed())
+        """Delete our table; its absence is not an error."""
+        self._transact(self._table.removal())
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Carry out `changes` in one transaction; `now` is the moment on the clock of the leases.
+        """Carry out `changes` in one transaction.
 
-        An entry that the kernel's own timeout took away already counts as deleted.
+        An element that already ended by the kernel's timeout counts as deleted.
         """
-        plan = self._plan(changes)
+        selection = self._select(changes)
         messages = [message for change in changes for message in self._change(change, now)]
-        self._transact_what_is_there([*messages, *self._outbound(plan, now)])
-        self._source_ports.accept(plan)
+        self._transact_tolerantly([*messages, *self._outbound(selection, now)])
+        self._source_ports.accept(selection)
 
     @property
     def port(self) -> int:
-        """The address of the netlink socket from which the table is changed."""
+        """The address of the netlink socket that edits the table."""
         return self._netlink.port
 
     def close(self) -> None:
@@ -135,29 +128,34 @@ class Nftables:
         self._netlink.close()
 
     def _change(self, change: Change, now: float) -> Iterator[Message]:
-        # A renewal too deletes and adds: kernels before 6.12 accept an add of what is there, and leave its timeout.
+        # A renewal deletes and adds too: kernels before 6.12 accept the addition of an existing element, but leave its
+        # timeout as it is.
         if change.before is not None:
             yield from self._table.deletions(*elements.keys(change.before.mapping))
         if change.after is not None:
             yield from self._table.additions(*elements.additions(change.after, now))
 
-    def _plan(self, changes: Sequence[Change]) -> Plan:
-        return self._source_ports.plan(changes if self._site.preserve_source_port and self._external else ())
+    def _select(self, changes: Sequence[Change]) -> Selection:
+        return self._source_ports.select(changes if self._site.preserve_source_port and self._external else ())
 
-    def _outbound(self, plan: Plan, now: float) -> Iterator[Message]:
-        gone = [elements.sender(change.before.mapping) for change in plan.changes if change.before]
-        come = [change.after for change in plan.changes if change.after]
-        yield from self._table.deletions(OUTBOUND, gone)
+    def _outbound(self, selection: Selection, now: float) -> Iterator[Message]:
+        """Yield the messages that change the elements of OUTBOUND."""
+        deleted = [elements.outbound_key(change.before.mapping) for change in selection.changes if change.before]
+        added = [change.after for change in selection.changes if change.after]
+        yield from self._table.deletions(OUTBOUND, deleted)
         if self._external is not None:
             external = self._external
-            yield from self._table.additions(OUTBOUND, [elements.outbound(each, external, now) for each in come])
+            yield from self._table.additions(
+                OUTBOUND, [elements.outbound_element(each, external, now) for each in added]
+            )
 
-    def _transact_what_is_there(self, messages: Sequence[Message]) -> None:
+    def _transact_tolerantly(self, messages: Sequence[Message]) -> None:
+        """Carry out a transaction, without those of its deletions whose element no longer exists."""
         while True:
             try:
                 return self._transact(messages)
             except BatchError as error:
-                # A delete of what is gone fails the whole transaction, so again without those. Ends: each time fewer.
+                # One failed deletion fails the transaction. Each repetition has fewer messages, so this ends.
                 gone = {bad.index for bad in error.errors if bad.errno == errno.ENOENT and _deletes(messages, bad)}
                 if len(gone) < len(error.errors):
                     raise
@@ -174,29 +172,29 @@ class Nftables:
                 raise FirewallError(f"{error}: an own table needs Linux 6.9") from error
             raise
 
-    def _fresh_start(self) -> list[Message]:
-        """Give the messages after which table, sets and chains are there, and nothing in them.
+    def _empty_table(self) -> list[Message]:
+        """Return the messages after which the table has its sets and chains, and nothing in them.
 
-        What is right stays, and is emptied: only then no packet is lost. A chain that takes another's place is asked
-        before it, and is empty until the moment in which that one becomes empty, so that the first packet of a flow can
-        come too early for the one and too late for the other (seen: 1 new flow of 60 was lost, with one replacement
-        after another; with a new map in the old one's place 1 of 2,000).
+        A table of the right shape is flushed, not replaced, because a replacement loses packets: the new chain is
+        called before the old one and stays empty until the moment in which the old one becomes empty, so the first
+        packet of a flow can pass the new one too early and the old one too late (measured: 1 of 60 new flows lost
+        during continuous replacements; 1 of 2,000 when only the map was replaced).
         """
-        if self._table.stands(self._ours(GETTABLE), self._ours(GETSET), self._ours(GETCHAIN)):
-            return self._table.emptied()
-        return [*self._table.removed(), *self._table.new()]
+        if self._table.matches(*map(self._dump, (NFT_MSG.GETTABLE, NFT_MSG.GETSET, NFT_MSG.GETCHAIN))):
+            return self._table.flush()
+        return [*self._table.removal(), *self._table.creation()]
 
     def _owner(self) -> int | None:
-        """Give the netlink address of the program that alone may edit our table, if there is one."""
-        owners = [each[TABLE_OWNER] for each in self._ours(GETTABLE) if TABLE_OWNER in each]
+        """Return the netlink address of the program that owns our table, or None."""
+        owners = [each[NFTA_TABLE.OWNER] for each in self._dump(NFT_MSG.GETTABLE) if NFTA_TABLE.OWNER in each]
         return int.from_bytes(owners[0], "big") if owners else None
 
-    def _ours(self, kind: int) -> list[Attributes]:
-        """Give the attributes of our table, or of the sets or chains in it."""
+    def _dump(self, kind: NFT_MSG) -> list[Attributes]:
+        """Return the attributes of our table, or of its sets or chains, whose table name is the same attribute."""
         name = self._table.name.encode() + b"\0"
         dumped = self._netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET))
-        return [each for each in map(body, dumped) if each[TABLE_NAME] == name]
+        return [each for each in map(body, dumped) if each[NFTA_TABLE.NAME] == name]
 
 
 def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:
-    return error.index is not None and messages[error.index].kind & 0xFF == DELSETELEM
+    return error.index is not None and messages[error.index].kind & 0xFF == NFT_MSG.DELSETELEM

@@ -1,4 +1,4 @@
-"""Who may come in by a restricted mapping, without a source in it twice: the kernel's intervals must not overlap."""
+"""The sources that a restricted mapping admits, as disjoint ranges: intervals of the kernel's sets must not overlap."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
@@ -7,13 +7,13 @@ from typing import NamedTuple
 from igd.core.mapping import AnyMapping, Remote
 
 Bounds = tuple[int, int]
-"""The first and the last of some addresses in a row, as numbers."""
+"""The first and the last address of a range, as numbers."""
 
 _HIGHEST_PORT = 0xFFFF
 
 
-class Sources(NamedTuple):
-    """Addresses in a row, and there one port or all of them."""
+class SourceRange(NamedTuple):
+    """A range of addresses, with one source port or all of them."""
 
     first: IPv4Address | IPv6Address
     last: IPv4Address | IPv6Address
@@ -21,24 +21,24 @@ class Sources(NamedTuple):
     last_port: int
 
 
-def let_in(mapping: AnyMapping) -> tuple[Sources, ...]:
-    """Give disjoint sources that are exactly those of the mapping's remotes; none where everybody may come in."""
-    everybody = any(remote.network.prefixlen == 0 and not remote.port for remote in mapping.remotes)
-    return () if everybody or not mapping.remotes else tuple(disjoint(mapping.remotes))
+def admitted_sources(mapping: AnyMapping) -> tuple[SourceRange, ...]:
+    """Return disjoint ranges that cover exactly the mapping's remotes; none if it admits every source."""
+    every_source = any(remote.network.prefixlen == 0 and not remote.port for remote in mapping.remotes)
+    return () if every_source or not mapping.remotes else tuple(disjoint(mapping.remotes))
 
 
-def disjoint(remotes: Sequence[Remote]) -> Iterator[Sources]:
-    """Give the pairs of address and port that are in the remotes, each once; they are of one IP version."""
+def disjoint(remotes: Sequence[Remote]) -> Iterator[SourceRange]:
+    """Yield ranges that contain each address and port of the remotes once; all remotes have one IP version."""
     wide = _united(remotes, 0)
     kind = type(remotes[0].network[0]) if remotes else IPv4Address
-    yield from (Sources(kind(first), kind(last), 0, _HIGHEST_PORT) for first, last in wide)
+    yield from (SourceRange(kind(first), kind(last), 0, _HIGHEST_PORT) for first, last in wide)
     for port in sorted({remote.port for remote in remotes} - {0}):
         for bounds in _united(remotes, port):
-            yield from (Sources(kind(first), kind(last), port, port) for first, last in _without(bounds, wide))
+            yield from (SourceRange(kind(first), kind(last), port, port) for first, last in _without(bounds, wide))
 
 
 def _united(remotes: Iterable[Remote], port: int) -> list[Bounds]:
-    """Give the addresses of the remotes with this port, in order."""
+    """Return the merged address ranges of the remotes with this port, in ascending order."""
     united: list[Bounds] = []
     for first, last in sorted((int(r.network[0]), int(r.network[-1])) for r in remotes if r.port == port):
         if united and first <= united[-1][1] + 1:
@@ -49,7 +49,7 @@ def _united(remotes: Iterable[Remote], port: int) -> list[Bounds]:
 
 
 def _without(bounds: Bounds, others: Iterable[Bounds]) -> Iterator[Bounds]:
-    """Give what `others`, which are in order, leave of `bounds`."""
+    """Yield the parts of `bounds` outside of `others`, which are in ascending order."""
     begin, end = bounds
     for first, last in others:
         if begin <= last and first <= end:

@@ -1,64 +1,66 @@
-"""From which mapping's external port an internal endpoint sends: of several that lead to it, the oldest's."""
+"""Which mapping's external port an internal endpoint sends from: that of the oldest of its mappings."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from igd.core.mapping import Change, Endpoint, Entry, PortMapping, TransportProtocol
 
-Line = tuple[Entry, ...]
-"""The UDP port mappings that lead to one endpoint, oldest first."""
+Candidates = tuple[Entry, ...]
+"""The UDP port mappings to one internal endpoint, oldest first; the endpoint sends from the first one's port."""
 
 
-class Plan(NamedTuple):
-    """What changes would do: the lines as they would be, and the changes of who stands first in them."""
+class Selection(NamedTuple):
+    """What changes of mappings would cause: the new candidates of each endpoint, and the changes of the first ones."""
 
-    lines: dict[Endpoint, Line]
+    candidates: dict[Endpoint, Candidates]
     changes: list[Change]
 
 
 class SourcePorts:
-    """The lines of mappings before each endpoint; a renewal keeps its place, and who leads elsewhere queues up anew."""
+    """The candidates of each internal endpoint.
+
+    A renewal keeps its place. A mapping that moves to another endpoint becomes that one's youngest candidate.
+    """
 
     def __init__(self) -> None:
-        self._lines: dict[Endpoint, Line] = {}
+        self._candidates: dict[Endpoint, Candidates] = {}
 
-    def plan(self, changes: Iterable[Change]) -> Plan:
-        """Say what these changes would do, and do nothing."""
-        lines: dict[Endpoint, Line] = {}
+    def select(self, changes: Iterable[Change]) -> Selection:
+        """Return what these changes would cause, without applying it."""
+        candidates: dict[Endpoint, Candidates] = {}
         for change in changes:
-            for endpoint in {_leads_to(change.before), _leads_to(change.after)} - {None}:
-                assert endpoint is not None, "just taken out"
-                line = lines.get(endpoint, self._lines.get(endpoint, ()))
-                lines[endpoint] = _changed(line, change, endpoint)
-        firsts = [Change(_first(self._lines.get(endpoint, ())), _first(line)) for endpoint, line in lines.items()]
-        return Plan(lines, [change for change in firsts if change.before != change.after])
+            for endpoint in {_udp_endpoint(change.before), _udp_endpoint(change.after)} - {None}:
+                assert endpoint is not None, "None was removed from the set"
+                present = candidates.get(endpoint, self._candidates.get(endpoint, ()))
+                candidates[endpoint] = _changed(present, change, endpoint)
+        firsts = [
+            Change(_first(self._candidates.get(endpoint, ())), _first(new)) for endpoint, new in candidates.items()
+        ]
+        return Selection(candidates, [change for change in firsts if change.before != change.after])
 
-    def accept(self, plan: Plan) -> None:
-        """Do what was planned last."""
-        for endpoint, line in plan.lines.items():
-            self._lines.pop(endpoint, None)
-            if line:
-                self._lines[endpoint] = line
+    def accept(self, selection: Selection) -> None:
+        """Apply the last selection."""
+        for endpoint, candidates in selection.candidates.items():
+            self._candidates.pop(endpoint, None)
+            if candidates:
+                self._candidates[endpoint] = candidates
 
 
-def _leads_to(entry: Entry | None) -> Endpoint | None:
-    if (
-        entry is None
-        or not isinstance(entry.mapping, PortMapping)
-        or entry.mapping.protocol is not TransportProtocol.UDP
-    ):
+def _udp_endpoint(entry: Entry | None) -> Endpoint | None:
+    """Return the internal endpoint of a UDP port mapping; None for all others."""
+    if entry is None or not isinstance(entry.mapping, PortMapping):
         return None
-    return entry.mapping.internal
+    return entry.mapping.internal if entry.mapping.protocol is TransportProtocol.UDP else None
 
 
-def _changed(line: Line, change: Change, endpoint: Endpoint) -> Line:
+def _changed(candidates: Candidates, change: Change, endpoint: Endpoint) -> Candidates:
     before, after = change.before, change.after
-    if after is None or _leads_to(after) != endpoint:
-        return tuple(entry for entry in line if before is None or entry.mapping.key != before.mapping.key)
-    if before is None or _leads_to(before) != endpoint:
-        return (*line, after)
-    return tuple(after if entry.mapping.key == after.mapping.key else entry for entry in line)
+    if after is None or _udp_endpoint(after) != endpoint:
+        return tuple(entry for entry in candidates if before is None or entry.mapping.key != before.mapping.key)
+    if before is None or _udp_endpoint(before) != endpoint:
+        return (*candidates, after)
+    return tuple(after if entry.mapping.key == after.mapping.key else entry for entry in candidates)
 
 
-def _first(line: Line) -> Entry | None:
-    return line[0] if line else None
+def _first(candidates: Candidates) -> Entry | None:
+    return candidates[0] if candidates else None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.operator_rules import nft_rules, saved_rules, xtables
 from igd.firewall.operator_rules.packet import Version
 from igd.firewall.operator_rules.saved_rules import Rules

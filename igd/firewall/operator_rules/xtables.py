@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, Message, Netlink, NetlinkError, body
-
-NFT_MSG_GETTABLE = 1
-NFTA_TABLE_NAME = 1
+from igd.firewall.netlink import Netlink, NetlinkError
+from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, Message, body
 
 # No netfilter at all; netfilter without this subsystem (nfnetlink_rcv_msg)
 _NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
@@ -68,13 +67,13 @@ def nft_tables() -> list[tuple[int, str]] | None:
         if error.errno in _NO_NF_TABLES:
             return None
         raise
-    return [(payload[0], body(payload)[NFTA_TABLE_NAME].rstrip(b"\0").decode()) for payload in found]
+    return [(payload[0], body(payload)[NFTA_TABLE.NAME].rstrip(b"\0").decode()) for payload in found]
 
 
 def _dump_tables() -> list[bytes]:
     netlink = Netlink()
     try:
-        return netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, socket.AF_UNSPEC))
+        return netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG.GETTABLE, socket.AF_UNSPEC))
     finally:
         netlink.close()
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from igd.firewall.forward.forward import Forward
-from igd.firewall.netlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
+from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
 from tests.firewall.three_hosts import (

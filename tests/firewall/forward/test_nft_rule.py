@@ -10,7 +10,8 @@ import pytest
 from igd.firewall.backend import FirewallError
 from igd.firewall.forward.netlink_rules import NftChain, insertion
 from igd.firewall.forward.nft_rule import ForwardRule, named
-from igd.firewall.netlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_IPV6, Message, Netlink, text, u32
+from igd.firewall.netlink import Netlink
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_IPV6, Message, text, u32
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
 from tests.firewall.three_hosts import PEERS, new_namespace, run

@@ -90,11 +90,11 @@ def test_a_second_one_is_told_that_there_is_a_first(
 OWNER = """
 import sys
 from ipaddress import IPv4Address
-from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, Protocol
+from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
 
-mapping = PortMapping(Protocol.UDP, 8043, Endpoint(IPv4Address("10.100.0.2"), 80), "peer")
+mapping = PortMapping(TransportProtocol.UDP, 8043, Endpoint(IPv4Address("10.100.0.2"), 80), "peer")
 backend = Nftables(Site("ext0", "wg0", (), own_table=True))
 backend.replace_all([IPv4Address(sys.argv[1])], [Entry(mapping, Lease(500))], 0)
 print("ready", flush=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from igd.core.mapping import Change, Entry, Remote
 from igd.firewall.nft import elements as elements_
 from igd.firewall.nft.nftables import Nftables
-from igd.firewall.nft.remotes import let_in
+from igd.firewall.nft.remotes import admitted_sources
 from tests.firewall.calling import call, waiting
 from tests.firewall.listings import SITE, elements, held, listing, marks
 from tests.firewall.reaching import Transport, entry
@@ -81,9 +81,9 @@ def kernel_says(entries: list[Entry]) -> None:
     for mapping in (each.mapping for each in entries):
         key = mapping.protocol.name.lower(), mapping.external_port
         endpoint = str(mapping.internal.address), mapping.internal.port
-        for each in let_in(mapping):
+        for each in admitted_sources(mapping):
             some[*key, str(each.first), str(each.last), each.first_port, each.last_port] = endpoint
-        if not let_in(mapping):
+        if not admitted_sources(mapping):
             everybody[key] = endpoint
     assert {key: value[:2] for key, value in held().items()} == everybody
     assert intervals() == some

@@ -22,8 +22,8 @@ ADDRESSES = (ELSEWHERE, EXTERNAL)
 
 
 def taken(others: OtherTables, protocol: TransportProtocol, port: int, addresses: Iterable[IPv4Address]) -> bool:
-    others.know(nft_tables() or ())
-    return others.taken_by_another(protocol, port, addresses)
+    others.update(nft_tables() or ())
+    return others.hold(protocol, port, addresses)
 
 
 def restricted(port: int) -> Entry:

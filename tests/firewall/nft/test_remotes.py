@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.core.mapping import Endpoint, PortMapping, Remote, TransportProtocol
-from igd.firewall.nft.remotes import Sources, disjoint, let_in
+from igd.firewall.nft.remotes import SourceRange, admitted_sources, disjoint
 
 BASE = IPv4Network("10.0.0.0/28")
 PORTS = (1, 2, 65535)
@@ -55,9 +55,9 @@ def test_ipv6_as_well() -> None:
     inside = Remote(IPv6Network("2001:db8:4000::1/128"), 7)
     first, last = around.network[0], around.network[-1]
     assert list(disjoint([around, wide, inside])) == [
-        Sources(wide.network[0], wide.network[-1], 0, 65535),
-        Sources(first, wide.network[0] - 1, 5, 5),
-        Sources(wide.network[-1] + 1, last, 5, 5),
+        SourceRange(wide.network[0], wide.network[-1], 0, 65535),
+        SourceRange(first, wide.network[0] - 1, 5, 5),
+        SourceRange(wide.network[-1] + 1, last, 5, 5),
     ]
 
 
@@ -67,7 +67,7 @@ def mapping(*remotes: Remote) -> PortMapping:
 
 def test_who_lets_in_everybody_restricts_nothing() -> None:
     everywhere = IPv4Network("0.0.0.0/0")
-    assert let_in(mapping()) == ()
-    assert let_in(mapping(Remote(BASE, 5), Remote(everywhere))) == ()
-    assert let_in(mapping(Remote(everywhere, 5))) == (Sources(everywhere[0], everywhere[-1], 5, 5),)
-    assert let_in(mapping(Remote(BASE))) == (Sources(BASE[0], BASE[-1], 0, 65535),)
+    assert admitted_sources(mapping()) == ()
+    assert admitted_sources(mapping(Remote(BASE, 5), Remote(everywhere))) == ()
+    assert admitted_sources(mapping(Remote(everywhere, 5))) == (SourceRange(everywhere[0], everywhere[-1], 5, 5),)
+    assert admitted_sources(mapping(Remote(BASE))) == (SourceRange(BASE[0], BASE[-1], 0, 65535),)
