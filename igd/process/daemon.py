@@ -25,6 +25,7 @@ from igd.endpoints.port_control import PortControl
 from igd.endpoints.upnp_http import PAGE, UPnPHttp
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.operator_rules.advice import Advisor
 from igd.firewall.site import Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.gateway import Gateway
@@ -180,8 +181,9 @@ class Daemon:
         stack.callback(self._watch.close)
         ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
         ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-        self._taken_ports = TakenPorts(site, lambda: self._outside.addresses.matched, ports, [self._interfaces.address])
+        self._taken_ports = TakenPorts(site, lambda: self._outside.addresses.matched)
         stack.callback(self._taken_ports.close)
+        self._advisor = Advisor(site, ports, [self._interfaces.address])
         self._own_ports = OwnPorts(self._interfaces.external_interface)
         stack.callback(self._own_ports.close)
         gateway = Gateway(
@@ -204,9 +206,9 @@ class Daemon:
         )
         await self._outside.read()
         self._lost = self._begin_epoch() or store.begun_anew
-        await asyncio.to_thread(self._taken_ports.look_for_ports)
+        await asyncio.to_thread(self._taken_ports.refresh)
         await asyncio.gather(
-            maintenance.start(stored, *self._outside.addresses), asyncio.to_thread(self._taken_ports.advise)
+            maintenance.start(stored, *self._outside.addresses), asyncio.to_thread(self._advisor.advise)
         )
         return gateway, maintenance
 
@@ -214,6 +216,10 @@ class Daemon:
         """Tell whether packets to this external port go elsewhere already; FirewallError, OSError."""
         own = any(self._own_ports.in_use(protocol, address, port) for address in self._outside.addresses.matched)
         return own or self._taken_ports.hold(protocol, port)
+
+    def _look_at_rules(self) -> None:
+        self._taken_ports.refresh()
+        self._advisor.advise()
 
     async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
         interface, address, config = self._settings.interface, self._interfaces.address, self._settings.config
@@ -262,7 +268,7 @@ class Daemon:
                 loops.keep_announcing(discovery),
                 loops.keep_rules(self._ledger, self._watch, others_changed),
                 loops.keep_legacy_rules(self._ledger, self._legacy.changed, others_changed),
-                loops.keep_looking(others_changed, self._taken_ports.look),
+                loops.keep_looking(others_changed, self._look_at_rules),
                 self._hear_links(changed),
             )
         ]

@@ -1,5 +1,6 @@
-"""Which line lets through what the operator's firewall may drop; it is his, so that he is told and nothing is done."""
+"""Advises the operator which lines let through what their firewall may drop; nothing is changed by igd itself."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -11,17 +12,36 @@ from igd.firewall.operator_rules.conditions import Truth, matches
 from igd.firewall.operator_rules.packet import Packet, Version, packets, requests
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.verdict import find_obstacle
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import Site
+
+_log = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 Port = tuple[TransportProtocol, int]
 
 
-def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
-    """Look at this machine's firewalls and give one sentence for each thing that they may keep from working.
+class Advisor:
+    """Warns the operator of what the firewall may keep from working, and of each thing once for as long as it lasts.
 
-    `ports` are those of the server that peers talk to, `own` its addresses inside the tunnel. What cannot be read is
-    one more sentence.
+    `ports` are those of the server that peers use, `own` its addresses inside the tunnel.
+    """
+
+    def __init__(self, site: Site, ports: Iterable[Port], own: Iterable[Address]) -> None:
+        self._site = site
+        self._ports = tuple(ports)
+        self._own = tuple(own)
+        self._warnings = RecurringWarnings(_log)
+
+    def advise(self) -> None:
+        """Read the operator's rules and log what they may drop; may block, and runs programs."""
+        self._warnings.log(advice(self._site, self._ports, self._own))
+
+
+def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
+    """Read this machine's firewalls and return one sentence for each thing that they may keep from working.
+
+    `ports` and `own` are those of an Advisor. A rule set that cannot be read adds a sentence.
     """
     try:
         incoming, forwarded = rule_sets.chains("input"), rule_sets.chains("forward")
@@ -30,18 +50,18 @@ def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> li
     unread = dict.fromkeys(incoming.unread + forwarded.unread)
     return [
         *(f"a part of the firewall cannot be looked at, and may drop what peers need: {reason}" for reason in unread),
-        *about_input(site, incoming.found, ports, own),
-        *about_forward(site, forwarded.found),
+        *input_advice(site, incoming.found, ports, own),
+        *forward_advice(site, forwarded.found),
     ]
 
 
-def about_input(site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
-    """Give one sentence for each port of the server that peers may not reach, with the lines that would help."""
+def input_advice(site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
+    """Return one sentence for each port of the server that the chains may block, with the lines that would open it."""
     chains, own = list(chains), list(own)
-    return [sentence for port in ports for sentence in _about_port(site, chains, port, own)]
+    return [sentence for port in ports for sentence in _port_advice(site, chains, port, own)]
 
 
-def _about_port(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[str]:
+def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[str]:
     found = {
         _remedy(site, chain, version, port): obstacle.where
         for chain in chains
@@ -54,17 +74,17 @@ def _about_port(site: Site, chains: list[Chain], port: Port, own: list[Address])
         yield f"peers may not reach {name} of this server, because of ({where}); this lets them in: {lines}"
 
 
-def about_forward(site: Site, chains: Iterable[Chain]) -> list[str]:
-    """Give one sentence for each chain of nft's that may drop mapped flows; of iptables' we take care ourselves."""
+def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
+    """Return one sentence for each nft chain that may drop mapped flows; igd itself edits iptables' chains."""
     return [
         sentence
         for chain in chains
         if chain.program == "nft" and site.forward_chain != _path(chain)
-        for sentence in _about_chain(site, chain)
+        for sentence in _chain_advice(site, chain)
     ]
 
 
-def _about_chain(site: Site, chain: Chain) -> Iterator[str]:
+def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
     for version in _versions(site, chain):
         obstacle = find_obstacle(chain.rules, packets(site, version), chain.name)
         if obstacle is not None:

@@ -9,6 +9,7 @@ from igd.firewall.operator_rules import rule_sets
 from igd.firewall.operator_rules.conditions import Truth, matches, port_ranges
 from igd.firewall.operator_rules.packet import Packet, arriving
 from igd.firewall.operator_rules.saved_rules import Condition, Rule, Rules
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import Site, label
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class OperatorsDnat:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._taken: dict[TransportProtocol, _Bits] = dict.fromkeys(TransportProtocol, 0)
-        self._unread: list[str] = []
+        self._unread = RecurringWarnings(_log, "redirections of the operator's own may be overlooked: %s")
 
     def refresh(self, addresses: Iterable[IPv4Address]) -> None:
         """Look at what is done to packets to these external addresses; FirewallError: all stays as it was.
@@ -37,9 +38,7 @@ class OperatorsDnat:
         """
         addresses = tuple(addresses)
         found, unread = rule_sets.chains("prerouting")
-        for reason in set(unread) - set(self._unread):
-            _log.warning("redirections of the operator's own may be overlooked: %s", reason)
-        self._unread = unread
+        self._unread.log(unread)
         chains = [(chain.rules, chain.name) for chain in found if 4 in chain.versions]
         together = dict.fromkeys(TransportProtocol, 0)
         for rules, name in chains:

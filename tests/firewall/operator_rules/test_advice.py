@@ -11,7 +11,7 @@ import pytest
 
 from igd.core.mapping import TransportProtocol
 from igd.firewall.operator_rules import xtables
-from igd.firewall.operator_rules.advice import about_forward, about_input, advice
+from igd.firewall.operator_rules.advice import advice, forward_advice, input_advice
 from igd.firewall.operator_rules.nft_rules import parse
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.site import Site
@@ -172,18 +172,18 @@ def firewalld(capture: str) -> list[Chain]:
 
 def test_firewalld_with_peers_and_the_internet_in_one_zone() -> None:
     """Not --add-port, which would open it to the internet too."""
-    (sentence,) = about_input(SITE, firewalld("shared"), [PORTS[0]], OWN)
+    (sentence,) = input_advice(SITE, firewalld("shared"), [PORTS[0]], OWN)
     rich = 'firewall-cmd --permanent --zone=public --add-rich-rule=\'rule family="{}" source address="{}" {}\''
     port = 'port port="1900" protocol="udp" accept'
     assert lines_of(sentence) == [
         f"{rich.format('ipv4', '10.100.0.0/24', port)} && firewall-cmd --reload",
         f"{rich.format('ipv6', '2001:470:100::/64', port)} && firewall-cmd --reload",
     ]
-    assert about_input(SITE, firewalld("shared-followed"), [PORTS[0], PORTS[2]], OWN) == []
+    assert input_advice(SITE, firewalld("shared-followed"), [PORTS[0], PORTS[2]], OWN) == []
 
 
 def test_firewalld_with_a_zone_for_peers() -> None:
-    sentences = about_input(SITE, firewalld("own-zone"), PORTS, OWN)
+    sentences = input_advice(SITE, firewalld("own-zone"), PORTS, OWN)
     assert [lines_of(sentence) for sentence in sentences] == [
         ["firewall-cmd --permanent --zone=internal --add-port=5351/udp && firewall-cmd --reload"],
         ["firewall-cmd --permanent --zone=internal --add-port=2869/tcp && firewall-cmd --reload"],
@@ -220,8 +220,8 @@ def test_of_a_chain_that_the_configuration_names_nothing_is_said() -> None:
 def test_of_iptables_forward_nothing_is_said() -> None:
     """There we put in a jump ourselves."""
     (chain,) = firewalld("shared")
-    assert about_forward(SITE, [chain._replace(program="iptables-nft", name="filter_FORWARD")]) == []
-    assert len(about_forward(SITE, [chain._replace(name="filter_FORWARD")])) == 1
+    assert forward_advice(SITE, [chain._replace(program="iptables-nft", name="filter_FORWARD")]) == []
+    assert len(forward_advice(SITE, [chain._replace(name="filter_FORWARD")])) == 1
 
 
 @pytest.mark.root
