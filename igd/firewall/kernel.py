@@ -1,4 +1,4 @@
-"""The one backend that the daemon builds: mappings, the way through FORWARD, and the flows of connection tracking."""
+"""The backend that the daemon builds: it combines mappings, the forward chains and connection tracking."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -22,11 +22,11 @@ from igd.firewall.watch import Watch
 OwnChange = Callable[[], AbstractContextManager[None]]
 
 LEGACY: tuple[tuple[Literal[4, 6], str], ...] = ((4, "nat"), (6, "nat"), (4, "filter"), (6, "filter"))
-"""The tables of iptables-legacy in which something of ours may be, by IP version and name."""
+"""The tables of iptables-legacy that may contain rules of ours, by IP version and name."""
 
 
 class Kernel:
-    """A Backend (igd.firewall.backend) made of three: what leads packets, what lets them pass, and what they left."""
+    """A Backend (igd.firewall.backend): translates packets, has forward chains accept them, and ends their flows."""
 
     def __init__(self, mappings: MappingBackend, site: Site) -> None:
         self.mappings = mappings
@@ -36,28 +36,28 @@ class Kernel:
         self._addresses: tuple[IPv4Address, ...] = ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Hold exactly `entries`, see that FORWARD lets them pass, and end the flows of what is no more.
+        """Hold exactly `entries`, ensure that forward chains accept them, and end the flows of all other mappings.
 
-        Also those that went past a mapping while it was not there, and would go on doing so.
+        Also end the untranslated flows that would keep packets from the mappings.
         """
         self._addresses = tuple(addresses)
         entries = list(entries)
         self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._peers)
-        self._conntrack.settle((), [entry.mapping for entry in entries], self._addresses)
+        self._conntrack.end_flows((), [entry.mapping for entry in entries], self._addresses)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Carry out `changes`; flows that a mapping has lost end, and flows that would keep packets from it too."""
+        """Carry out `changes`; end the flows of lost mappings, and the flows that would keep packets from new ones."""
         self.mappings.apply(changes, now)
-        self._conntrack.settle(_lost(changes), _new(changes), self._addresses)
+        self._conntrack.end_flows(_lost(changes), _new(changes), self._addresses)
 
     def let_pass(self) -> None:
-        """See that FORWARD lets flows pass."""
+        """Ensure that forward chains accept mapped flows."""
         self.forward.ensure()
 
     def remove_all(self) -> None:
-        """Take out mappings and all that let them pass, and end their flows; whatever fails, the rest is done."""
+        """Remove the mappings and our forward rules, and end the flows; if one step fails, the others still run."""
         with ExitStack() as stack:
             stack.callback(self._conntrack.flush_stale, (), self._peers)
             stack.callback(self.forward.remove)
@@ -70,15 +70,17 @@ class Kernel:
 
 
 def _lost(changes: Iterable[Change]) -> list[AnyMapping]:
-    """The mappings that are gone, or lead elsewhere now, or others."""
-    return [change.before.mapping for change in changes if change.before and not _same_way(change.before, change.after)]
+    """Return the mappings that were deleted, or changed their internal endpoint or remotes."""
+    return [
+        change.before.mapping for change in changes if change.before and not _same_ends(change.before, change.after)
+    ]
 
 
 def _new(changes: Iterable[Change]) -> list[AnyMapping]:
-    return [change.after.mapping for change in changes if change.after and not _same_way(change.after, change.before)]
+    return [change.after.mapping for change in changes if change.after and not _same_ends(change.after, change.before)]
 
 
-def _same_way(one: Entry, other: Entry | None) -> bool:
+def _same_ends(one: Entry, other: Entry | None) -> bool:
     if other is None:
         return False
     return (one.mapping.internal, one.mapping.remotes) == (other.mapping.internal, other.mapping.remotes)
@@ -91,10 +93,10 @@ _MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], MappingBackend]] = {
 
 
 def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
-    """Build this backend for one site; FirewallError where it cannot work.
+    """Build this backend for one site; FirewallError if it cannot work.
 
-    What another backend left behind, because it was killed and then the choice changed, goes first. `legacy` is not to
-    take our own changes for others'.
+    First remove what an earlier run with another backend left because it was killed. `legacy` learns which changes of
+    iptables-legacy are our own.
     """
     if choice == "pretend":
         return Pretend()
@@ -105,18 +107,18 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
 
 
 def watch(backend: Backend, site: Site) -> Watch:
-    """Hear of others' changes of nftables; NetlinkError."""
+    """Return a watch for other programs' changes of nftables; NetlinkError."""
     own = backend.mappings.port if isinstance(backend, Kernel) and isinstance(backend.mappings, Nftables) else 0
     forward = backend.forward.tables if isinstance(backend, Kernel) else set()
     return Watch((NFPROTO_INET, label(site.wireguard)), forward, own)
 
 
 def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv6Network, ...]) -> None:
-    """Take everything of ours for this interface out of the kernel, whichever backend it was; FirewallError.
+    """Remove everything of ours for this interface from the kernel, for every backend; FirewallError.
 
-    Its flows too: those with this mark that lead into these networks.
+    Also end the flows with this mark into the networks `led_to`.
     """
-    # The external interface is not asked about: removing does not depend on the way that packets take.
+    # Removal does not depend on the external interface.
     site = Site("", interface, led_to, mark)
     with ExitStack() as stack:
         for choice in _known():
@@ -124,7 +126,7 @@ def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv
 
 
 def _known() -> list[detect.Backend]:
-    """The backends that may have left something in this kernel."""
+    """Return the backends that this kernel supports, whose rules an earlier run may have left."""
     return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
 
 

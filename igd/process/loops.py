@@ -74,10 +74,10 @@ async def keep_rules(ledger: Ledger, watch: Watch, others_changed: asyncio.Event
     whoever touches our table has it replaced.
     """
     while True:
-        heard = watch.heard()
+        heard = watch.read()
         if heard.ours or heard.forward:
             await (ledger.repair() if heard.ours else ledger.let_pass())
-            again = watch.heard()  # our own edit of FORWARD, if there was one, which may hide somebody else's
+            again = watch.read()  # our own edit of FORWARD, if there was one, which may hide somebody else's
             if heard.ours or again.forward:
                 authors = ", ".join(sorted({*heard.ours, *heard.forward}))
                 log.warning("the firewall was changed by %s: ours is put right", authors)

@@ -15,7 +15,7 @@ import pytest
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Lease, Pinhole, Remote, TransportProtocol
 from igd.firewall import conntrack
-from igd.firewall.conntrack import Conntrack, Course, Flow, parse
+from igd.firewall.conntrack import Conntrack, Flow, Translation, parse
 from igd.firewall.netlink import Netlink, NetlinkError
 from igd.firewall.nfnetlink import Message, attribute, nested, u8, u32
 from igd.firewall.site import MARK
@@ -59,15 +59,15 @@ class Made(NamedTuple):
     mark: int = MARK
 
     @property
-    def course(self) -> Course:
-        """The way that it takes."""
+    def translation(self) -> Translation:
+        """The translation of the flow."""
         outside = Endpoint(self.address, self.port)
-        return Course(self.protocol, outside, self.inside or outside)
+        return Translation(self.protocol, outside, self.inside or outside)
 
     def message(self, source_port: int) -> Message:
         """Give the message that makes it; no two with the same source port."""
         remote = Endpoint(REMOTES[self.address.version], source_port)
-        protocol, outside, inside = self.course
+        protocol, outside, inside = self.translation
         tuples = _tuple(1, protocol, remote, outside) + _tuple(2, protocol, inside, remote)
         family = socket.AF_INET if self.address.version == 4 else socket.AF_INET6
         return Message(NEW, family, tuples + u32(7, 600) + u32(8, self.mark), flags=0x600)
@@ -146,29 +146,29 @@ def flows_there() -> list[Flow]:
         return [flow for flow in map(parse, netlink.dump(Message(GET, socket.AF_UNSPEC))) if flow is not None]
 
 
-def there() -> set[tuple[Course, int]]:
-    return {(flow.course, flow.mark) for flow in flows_there()}
+def there() -> set[tuple[Translation, int]]:
+    return {(flow.translation, flow.mark) for flow in flows_there()}
 
 
-def described(flows: Iterable[Made]) -> set[tuple[Course, int]]:
-    return {(flow.course, flow.mark) for flow in flows}
+def described(flows: Iterable[Made]) -> set[tuple[Translation, int]]:
+    return {(flow.translation, flow.mark) for flow in flows}
 
 
-def test_settle_ends_just_what_the_lost_mappings_let_in(tracker: Conntrack, kernel: str) -> None:
+def test_end_flows_ends_just_what_the_lost_mappings_let_in(tracker: Conntrack, kernel: str) -> None:
     make([OURS, OURS6, OURS, OURS6, *LEFT_ALONE])
     assert len(flows_there()) == 4 + len(LEFT_ALONE)
-    tracker.settle(LOST, [], [EXTERNAL])
+    tracker.end_flows(LOST, [], [EXTERNAL])
     assert there() == described(LEFT_ALONE)
     sweeps = [int(number) for number in platform.release().split(".")[:2]] >= [6, 11]
-    assert tracker._sweeps == (sweeps and kernel == "from 6.11")  # noqa: SLF001
+    assert tracker._deletes_by_filter == (sweeps and kernel == "from 6.11")  # noqa: SLF001
 
 
 @every_kernel
-def test_settle_again_ends_as_much(tracker: Conntrack) -> None:
+def test_end_flows_again_ends_as_much(tracker: Conntrack) -> None:
     """What a refusal taught is kept."""
     for _time in range(2):
         make([OURS, OURS6])
-        tracker.settle(LOST, [], [EXTERNAL])
+        tracker.end_flows(LOST, [], [EXTERNAL])
         assert there() == set()
 
 
@@ -176,32 +176,32 @@ def test_settle_again_ends_as_much(tracker: Conntrack) -> None:
 def test_a_port_mappings_flows_need_no_mark(tracker: Conntrack) -> None:
     """Operators overwrite marks."""
     make([OURS._replace(mark=0)])
-    tracker.settle(LOST, [], [OTHER_PUBLIC, EXTERNAL])
+    tracker.end_flows(LOST, [], [OTHER_PUBLIC, EXTERNAL])
     assert there() == set()
 
 
 @every_kernel
 @pytest.mark.parametrize("extra", [1, 20, 50])
-def test_settle_takes_any_number_of_mappings(tracker: Conntrack, extra: int) -> None:
+def test_end_flows_takes_any_number_of_mappings(tracker: Conntrack, extra: int) -> None:
     make([OURS, OURS6, *LEFT_ALONE])
     more = [one.mapping for number in range(extra) for one in (entry(9100 + number), pinhole(9100 + number))]
-    tracker.settle(LOST + more, [], [EXTERNAL])
+    tracker.end_flows(LOST + more, [], [EXTERNAL])
     assert there() == described(LEFT_ALONE)
 
 
 @every_kernel
 def test_nothing_to_settle_is_nothing_to_do(tracker: Conntrack) -> None:
     make([OURS, OURS6, *LEFT_ALONE])
-    tracker.settle([], [], [EXTERNAL])
-    tracker.settle([entry(8043, 80).mapping], [], [])
-    tracker.settle([], [pinhole(8043).mapping], [EXTERNAL])
+    tracker.end_flows([], [], [EXTERNAL])
+    tracker.end_flows([entry(8043, 80).mapping], [], [])
+    tracker.end_flows([], [pinhole(8043).mapping], [EXTERNAL])
     assert there() == described([OURS, OURS6, *LEFT_ALONE])
 
 
 @every_kernel
 def test_a_port_that_changed_hands_twice(tracker: Conntrack) -> None:
     make([OURS, *LEFT_ALONE])
-    tracker.settle([entry(8043, 80).mapping, entry(8043, 81).mapping], [], [EXTERNAL])
+    tracker.end_flows([entry(8043, 80).mapping, entry(8043, 81).mapping], [], [EXTERNAL])
     assert there() == described(flow for flow in LEFT_ALONE if flow != OURS._replace(inside=Endpoint(PEER, 81)))
 
 
@@ -210,7 +210,7 @@ def test_narrowed_remotes_end_the_flows_of_all(tracker: Conntrack) -> None:
     """Of those who still may come in too; their next packet gets a new one."""
     make([OURS, OURS6, *LEFT_ALONE])
     nobody = [Remote(IPv4Network("192.0.2.0/24")), Remote(IPv6Network("2001:db8:1::/48"))]
-    tracker.settle([replace(one, remotes=(who,)) for one, who in zip(LOST, nobody, strict=True)], [], [EXTERNAL])
+    tracker.end_flows([replace(one, remotes=(who,)) for one, who in zip(LOST, nobody, strict=True)], [], [EXTERNAL])
     assert there() == described(LEFT_ALONE)
 
 
@@ -221,7 +221,7 @@ def test_a_new_mapping_ends_what_no_redirection_leads_elsewhere(tracker: Conntra
     tcp = past._replace(protocol=TransportProtocol.TCP)
     make([past, past._replace(mark=1), tcp, *left_alone])
     new: list[AnyMapping] = [entry(8043, 80).mapping, entry(8043, 80, "tcp").mapping, pinhole(8043).mapping]
-    tracker.settle([], new, [EXTERNAL])
+    tracker.end_flows([], new, [EXTERNAL])
     assert there() == described([tcp, *left_alone])
 
 
@@ -229,7 +229,7 @@ def test_a_new_mapping_ends_what_no_redirection_leads_elsewhere(tracker: Conntra
 def test_a_mapping_that_leads_elsewhere_now_is_lost_and_new(tracker: Conntrack) -> None:
     other = OURS._replace(port=8044)
     make([OURS, Made(8043, None, mark=0), other])
-    tracker.settle([entry(8043, 80).mapping], [entry(8043, 81).mapping], [EXTERNAL])
+    tracker.end_flows([entry(8043, 80).mapping], [entry(8043, 81).mapping], [EXTERNAL])
     assert there() == described([other])
 
 
@@ -280,7 +280,7 @@ def test_another_mark_bit_is_anothers(tracker: Conntrack) -> None:
     make([OURS, OURS6])
     with contextlib.closing(Conntrack(mark=0x40)) as other:
         other.flush_stale([])
-        other.settle([pinhole(8043).mapping], [], [])
+        other.end_flows([pinhole(8043).mapping], [], [])
         assert there() == described([OURS, OURS6])
     tracker.flush_stale([])
     assert there() == set()
@@ -291,12 +291,12 @@ def test_the_criteria_are_the_kernels(tracker: Conntrack) -> None:
     make([OURS, OURS, OURS6, *LEFT_ALONE])
     udp = TransportProtocol.UDP
     for family, criteria, expected in (
-        (socket.AF_INET, conntrack._on(OURS.course), 2),  # noqa: SLF001
-        (socket.AF_INET, conntrack._on(LEFT_ALONE[0].course), 1),  # noqa: SLF001
-        (socket.AF_INET, conntrack._to(Course(udp, Endpoint(OTHER_PUBLIC, 8043), Endpoint(PEER, 1))), 1),  # noqa: SLF001
+        (socket.AF_INET, conntrack._with_translation(OURS.translation), 2),  # noqa: SLF001
+        (socket.AF_INET, conntrack._with_translation(LEFT_ALONE[0].translation), 1),  # noqa: SLF001
+        (socket.AF_INET, conntrack._to(Translation(udp, Endpoint(OTHER_PUBLIC, 8043), Endpoint(PEER, 1))), 1),  # noqa: SLF001
         (socket.AF_INET, conntrack._to_address(OTHER_PUBLIC), 1),  # noqa: SLF001
-        (socket.AF_INET6, conntrack._to(OURS6._replace(port=8044).course), 1),  # noqa: SLF001
-        (socket.AF_INET6, conntrack._marked(MARK >> 1), 1),  # noqa: SLF001
+        (socket.AF_INET6, conntrack._to(OURS6._replace(port=8044).translation), 1),  # noqa: SLF001
+        (socket.AF_INET6, conntrack._with_mark(MARK >> 1), 1),  # noqa: SLF001
         (socket.AF_UNSPEC, b"", 3 + len(LEFT_ALONE)),
     ):
         assert len(tracker._dump(family, criteria)) == expected  # noqa: SLF001
@@ -306,17 +306,17 @@ def test_a_sweep_whose_filter_is_not_known_ends_nothing(tracker: Conntrack, monk
     """So that nobody's flows are lost where an older kernel is."""
     monkeypatch.setattr(conntrack, "CTA_FILTER", 60)
     make([OURS, OURS6, *LEFT_ALONE])
-    assert not tracker._swept([OURS.course])  # noqa: SLF001
+    assert not tracker._delete_by_filter([OURS.translation])  # noqa: SLF001
     assert there() == described([OURS, OURS6, *LEFT_ALONE])
 
 
 def test_a_flow_that_ends_by_itself_meanwhile_is_no_error(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleting it twice is deleting what has gone."""
     dump = tracker._dump  # noqa: SLF001
-    monkeypatch.setattr(tracker, "_sweeps", False)
+    monkeypatch.setattr(tracker, "_deletes_by_filter", False)
     monkeypatch.setattr(tracker, "_dump", lambda family, criteria: dump(family, criteria) * 2)
     make([OURS, OURS, OURS6])
-    tracker.settle(LOST, [], [EXTERNAL])
+    tracker.end_flows(LOST, [], [EXTERNAL])
     assert there() == set()
 
 
@@ -324,29 +324,29 @@ def test_a_refusal_for_another_reason_is_an_error(tracker: Conntrack) -> None:
     os.seteuid(65534)  # nobody
     try:
         with pytest.raises(NetlinkError) as caught:
-            tracker.settle(LOST, [], [EXTERNAL])
+            tracker.end_flows(LOST, [], [EXTERNAL])
     finally:
         os.seteuid(0)
     assert caught.value.errno == errno.EPERM
-    assert tracker._sweeps  # noqa: SLF001
+    assert tracker._deletes_by_filter  # noqa: SLF001
 
 
 def test_a_refusal_to_end_what_was_found_is_an_error(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conntrack, "DELETE", 77)
+    monkeypatch.setattr(conntrack, "IPCTNL_MSG_CT_DELETE", 77)
     make([OURS])
     with pytest.raises(NetlinkError) as caught:
-        tracker.settle(LOST, [], [EXTERNAL])
+        tracker.end_flows(LOST, [], [EXTERNAL])
     assert caught.value.errno == errno.EINVAL
 
 
 def test_twenty_thousand_flows(tracker: Conntrack) -> None:
     others = [
-        one._replace(port=port, inside=Endpoint(one.course.inside.address, port))
+        one._replace(port=port, inside=Endpoint(one.translation.reply_src.address, port))
         for port in range(10_000, 20_000)
         for one in (OURS, OURS6)
     ]
     make([OURS, OURS6, *others])
-    tracker.settle(LOST, [], [EXTERNAL])
+    tracker.end_flows(LOST, [], [EXTERNAL])
     assert there() == described(others)
     tracker.flush_stale([])
     assert there() == set()
@@ -409,9 +409,9 @@ def test_only_a_lost_mappings_packets_no_longer_arrive(hosts: ThreeHosts, masque
             assert peer.recv(64) == text
         run("nft", "flush", "chain", "ip", "test", "arriving")
         for remote, text in remotes:
-            remote.send(text)  # without settling, all go on
+            remote.send(text)  # without end_flows, all go on
             assert peer.recv(64) == text
-        tracker.settle([entry(8043, 80).mapping], [], [EXTERNAL])
+        tracker.end_flows([entry(8043, 80).mapping], [], [EXTERNAL])
         for remote, text in remotes:
             remote.send(text)
             assert (own if text == b"8043" else peer).recv(64) == text
@@ -433,9 +433,9 @@ def test_only_a_lost_pinholes_packets_no_longer_arrive(hosts: ThreeHosts) -> Non
             assert remote.recv(64) == b"answer"
         run("nft", "flush chain ip6 test forward; add rule ip6 test forward ct state established accept")
         for way, remote in remotes.items():
-            remote.send(b"%d" % way[2])  # without settling, all go on
+            remote.send(b"%d" % way[2])  # without end_flows, all go on
             assert peers[way[:2]].recv(64) == b"%d" % way[2]
-        tracker.settle([pinhole(8043).mapping], [], [EXTERNAL])
+        tracker.end_flows([pinhole(8043).mapping], [], [EXTERNAL])
         remotes[lost].send(b"lost")
         for way in others:
             remotes[way].send(b"%d" % way[2])
@@ -450,7 +450,7 @@ def test_a_closed_ports_connection_is_reset(hosts: ThreeHosts) -> None:
         run("nft", "flush", "chain", "ip", "test", "arriving")
         remote.send(b"still here")
         assert end.recv(64) == b"still here"
-        tracker.settle([entry(8043, 80, "tcp").mapping], [], [EXTERNAL])
+        tracker.end_flows([entry(8043, 80, "tcp").mapping], [], [EXTERNAL])
         remote.send(b"and now?")
         with pytest.raises(ConnectionResetError):
             remote.recv(64)
@@ -461,7 +461,7 @@ def test_who_may_still_come_in_keeps_his_connection(hosts: ThreeHosts) -> None:
     """When remotes are narrowed, all flows end; the next packet's way is the old one."""
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
     with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts) as (remote, end):
-        tracker.settle([entry(8043, 80, "tcp").mapping], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
+        tracker.end_flows([entry(8043, 80, "tcp").mapping], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
         assert there() == set()
         remote.send(b"still here")
         assert end.recv(64) == b"still here"
@@ -482,7 +482,7 @@ def test_a_remote_that_was_already_sending_reaches_a_new_mapping(hosts: ThreeHos
             with pytest.raises(ConnectionRefusedError):  # after the addition too
                 remote.recv(64)
             run("nft", f"add rule ip test arriving udp dport 8043 dnat to {PEER}:80")
-        tracker.settle([], [entry(8043, 80).mapping], [EXTERNAL])
+        tracker.end_flows([], [entry(8043, 80).mapping], [EXTERNAL])
         remote.send(b"hello")
         assert peer.recv(64) == b"hello"
 

@@ -10,13 +10,13 @@ import pytest
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
-from igd.firewall.watch import UNKNOWN, Heard, Watch
+from igd.firewall.watch import UNKNOWN, ForeignChanges, Watch
 from tests.firewall.reaching import entry
 from tests.firewall.three_hosts import PEERS, new_namespace, run
 
 pytestmark = pytest.mark.root
 
-NOTHING = Heard([], [], rules=False)
+NOTHING = ForeignChanges([], [], rules=False)
 
 
 @pytest.fixture
@@ -35,52 +35,52 @@ def watch(backend: Nftables) -> Iterator[Watch]:
 @pytest.mark.parametrize(
     ("command", "heard"),
     [
-        ("nft flush ruleset", Heard(["nft"], [], rules=False)),
-        ("nft delete table inet igd_wg0", Heard(["nft"], [], rules=False)),
-        ("nft flush chain inet igd_wg0 prerouting", Heard(["nft"], [], rules=False)),
-        ("nft add element inet igd_wg0 external { 1.1.1.1 }", Heard(["nft"], [], rules=False)),
-        ("iptables-nft -P FORWARD DROP", Heard([], ["iptables-nft"], rules=True)),
-        ("iptables-nft -t nat -A POSTROUTING -j MASQUERADE", Heard([], [], rules=True)),
-        ("nft add table inet filter", Heard([], [], rules=True)),
+        ("nft flush ruleset", ForeignChanges(["nft"], [], rules=False)),
+        ("nft delete table inet igd_wg0", ForeignChanges(["nft"], [], rules=False)),
+        ("nft flush chain inet igd_wg0 prerouting", ForeignChanges(["nft"], [], rules=False)),
+        ("nft add element inet igd_wg0 external { 1.1.1.1 }", ForeignChanges(["nft"], [], rules=False)),
+        ("iptables-nft -P FORWARD DROP", ForeignChanges([], ["iptables-nft"], rules=True)),
+        ("iptables-nft -t nat -A POSTROUTING -j MASQUERADE", ForeignChanges([], [], rules=True)),
+        ("nft add table inet filter", ForeignChanges([], [], rules=True)),
         ("nft add table inet igd_wg1", NOTHING),
     ],
 )
-def test_what_others_do_is_told_apart(watch: Watch, command: str, heard: Heard) -> None:
+def test_what_others_do_is_told_apart(watch: Watch, command: str, heard: ForeignChanges) -> None:
     run(*command.split())
     assert select.select([watch], [], [], 5)[0]
-    found = watch.heard()
-    assert Heard(sorted(set(found.ours)), sorted(set(found.forward)), found.rules) == heard
-    assert watch.heard() == NOTHING
+    found = watch.read()
+    assert ForeignChanges(sorted(set(found.ours)), sorted(set(found.forward)), found.rules) == heard
+    assert watch.read() == NOTHING
 
 
 def test_what_sets_hold_is_no_rule(watch: Watch) -> None:
     run("nft", "add table ip bans; add set ip bans banned { type ipv4_addr; }")
-    assert watch.heard() == Heard([], [], rules=True)
+    assert watch.read() == ForeignChanges([], [], rules=True)
     run("nft", "add element ip bans banned { 9.9.9.9 }")
-    assert watch.heard() == NOTHING
+    assert watch.read() == NOTHING
 
 
 def test_our_own_changes_are_ours(watch: Watch, backend: Nftables) -> None:
     backend.replace_all([IPv4Address("60.60.60.2")], [], 0.0)
     backend.remove_all()
     backend.replace_all([IPv4Address("60.60.60.1")], [], 0.0)
-    assert watch.heard() == NOTHING
+    assert watch.read() == NOTHING
 
 
 def test_however_much_we_change_others_are_heard(watch: Watch, backend: Nftables) -> None:
     many = [entry(port) for port in range(1024, 21024)]
     backend.replace_all([IPv4Address("60.60.60.1")], many, 0.0)
-    assert watch.heard() == NOTHING
+    assert watch.read() == NOTHING
     run("nft", "delete", "element", "inet", "igd_wg0", "mappings", "{ udp . 1024 }")
     backend.replace_all([IPv4Address("60.60.60.1")], many, 0.0)
-    assert watch.heard() == Heard(["nft"], [], rules=False)
+    assert watch.read() == ForeignChanges(["nft"], [], rules=False)
 
 
 def test_more_than_can_be_heard_is_somebodys(watch: Watch) -> None:
     run("nft", "-f", "-", text="".join(f"add table ip many{number}\n" for number in range(1000)))
     run("nft", "flush", "ruleset")
-    heard = watch.heard()
+    heard = watch.read()
     assert UNKNOWN in heard.ours
     assert UNKNOWN in heard.forward
     assert heard.rules
-    assert watch.heard() == NOTHING
+    assert watch.read() == NOTHING

@@ -12,7 +12,7 @@ import pytest
 from igd.core.mapping import Entry
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
-from igd.firewall.watch import Heard, Watch
+from igd.firewall.watch import ForeignChanges, Watch
 from igd.process import loops
 from tests.gateway_harness import GatewayHarness
 
@@ -44,7 +44,7 @@ async def test_legacy_tables_that_cannot_be_looked_at_for_a_while_are_looked_at_
 class ScriptedWatch:
     """A Watch that hears one thing each time it is asked, and nothing at last."""
 
-    def __init__(self, *script: Heard) -> None:
+    def __init__(self, *script: ForeignChanges) -> None:
         self._readable, self._end = os.pipe()
         self._script = list(script)
         self.over = asyncio.Event()
@@ -54,7 +54,7 @@ class ScriptedWatch:
         """What is always readable."""
         return self._readable
 
-    def heard(self) -> Heard:
+    def read(self) -> ForeignChanges:
         """Tell what is next."""
         if self._script:
             return self._script.pop(0)
@@ -67,10 +67,10 @@ class ScriptedWatch:
         os.close(self._end)
 
 
-NOTHING = Heard([], [], rules=False)
-ELSEWHERE = Heard([], [], rules=True)
-FORWARD = Heard([], ["iptables-nft"], rules=True)
-OURS = Heard(["nft"], [], rules=False)
+NOTHING = ForeignChanges([], [], rules=False)
+ELSEWHERE = ForeignChanges([], [], rules=True)
+FORWARD = ForeignChanges([], ["iptables-nft"], rules=True)
+OURS = ForeignChanges(["nft"], [], rules=False)
 
 
 class CountingKernel(Pretend):
@@ -106,7 +106,7 @@ class CountingKernel(Pretend):
 async def test_as_little_is_done_as_has_to_be(  # noqa: PLR0913, PLR0917
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    script: list[Heard],
+    script: list[ForeignChanges],
     asked: list[str],
     looks: bool,  # noqa: FBT001
     warned: int,
