@@ -1,4 +1,4 @@
-"""A backend that remembers and touches nothing: `backend = "pretend"`, and tests of everything above the firewall."""
+"""A backend that only remembers, for `backend = "pretend"` and for tests of everything above the firewall."""
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
@@ -8,9 +8,9 @@ from igd.firewall.backend import FirewallError
 
 
 class Pretend:
-    """A Backend (igd.firewall.backend) that holds what it was told; `fail_next` makes the next change fail once.
+    """A Backend (igd.firewall.backend) that keeps the entries in memory; `fail_next` makes the next change fail once.
 
-    It is as strict as a kernel: closing what is not open, or opening what is, fails and changes nothing.
+    As in the kernel, closing a mapping that is not open, or opening one that is, fails and changes nothing.
     """
 
     def __init__(self) -> None:
@@ -19,34 +19,34 @@ class Pretend:
         self.fail_next: FirewallError | None = None
         self.closed = False
 
-    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - no leases here
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - the verb's signature; leases do not end here
         """Hold exactly `entries`."""
-        self._perhaps_fail()
+        self._fail_if_asked()
         self.addresses = frozenset(addresses)
         self.entries = {entry.mapping.key: entry for entry in entries}
 
-    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002
+    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - the verb's signature
         """Carry out all `changes` or none."""
-        self._perhaps_fail()
+        self._fail_if_asked()
         entries = dict(self.entries)
         for change in changes:
             _apply(entries, change)
         self.entries = entries
 
     def let_pass(self) -> None:
-        """Nothing is in the way."""
+        """Do nothing: no forward chain can drop anything."""
 
     def remove_all(self) -> None:
         """Hold nothing."""
-        self._perhaps_fail()
+        self._fail_if_asked()
         self.addresses = frozenset()
         self.entries = {}
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.closed = True
 
-    def _perhaps_fail(self) -> None:
+    def _fail_if_asked(self) -> None:
         failure, self.fail_next = self.fail_next, None
         if failure is not None:
             raise failure

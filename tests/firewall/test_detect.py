@@ -21,9 +21,9 @@ CASES: list[tuple[Facts, Backend, str]] = [
     (Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=()), "nftables", "no rules of iptables-legacy"),
     (Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=()), "nftables", "no rules of iptables-legacy"),
     (Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=("filter", "nat")), "iptables", "filter, nat"),
-    (Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=("nat",)), "nftables", "fits with both"),
-    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=()), "iptables", "does not speak nf_tables"),
-    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=("nat",)), "iptables", "does not speak nf_tables"),
+    (Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=("nat",)), "nftables", "works beside both"),
+    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=()), "iptables", "does not support nf_tables"),
+    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=("nat",)), "iptables", "does not support nf_tables"),
 ]
 
 
