@@ -1,1 +1,1 @@
-"""Deeds in the kernel; siblings never import each other, kernel.py composes them."""
+"""Reads and changes the kernel's firewall; kernel.py composes the parts."""

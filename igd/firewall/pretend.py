@@ -19,13 +19,13 @@ class Pretend:
         self.fail_next: FirewallError | None = None
         self.closed = False
 
-    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - the verb's signature; leases do not end here
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - the signature is Backend's
         """Hold exactly `entries`."""
         self._fail_if_asked()
         self.addresses = frozenset(addresses)
         self.entries = {entry.mapping.key: entry for entry in entries}
 
-    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - the verb's signature
+    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - the signature is Backend's
         """Carry out all `changes` or none."""
         self._fail_if_asked()
         entries = dict(self.entries)

@@ -33,7 +33,7 @@ _FLAGS = struct.Struct(">I")
 
 
 class NftChain(NamedTuple):
-    """The name of a chain; `family` is an NFPROTO_*."""
+    """The full name of a chain; `family` is an NFPROTO_*."""
 
     family: int
     table: str
@@ -45,14 +45,14 @@ class NftChain(NamedTuple):
 
 
 class Expression(NamedTuple):
-    """One step of a rule: its kind, and the values of its attributes as the kernel gives them."""
+    """One expression of a rule: its type, and its attributes as the kernel encodes them."""
 
     name: str
     values: dict[int, bytes]
 
 
 class NftRule(NamedTuple):
-    """A rule in the kernel; `comment` is what nft prints behind it."""
+    """A rule in the kernel; `comment` is the one that nft prints."""
 
     chain: NftChain
     handle: bytes
@@ -61,12 +61,12 @@ class NftRule(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of its expressions."""
+        """The types of its expressions."""
         return tuple(expression.name for expression in self.expressions)
 
 
 def chains(netlink: Netlink) -> dict[NftChain, bool]:
-    """Give every chain, and whether it is a base chain: one that packets reach without a jump."""
+    """Return every chain, and whether it is a base chain, which has a hook."""
     dumped = ((payload[0], body(payload)) for payload in netlink.dump(_message(NFT_MSG.GETCHAIN, socket.AF_UNSPEC)))
     return {
         NftChain(family, _string(found[NFTA_CHAIN.TABLE]), _string(found[NFTA_CHAIN.NAME])): NFTA_CHAIN.HOOK in found
@@ -75,7 +75,7 @@ def chains(netlink: Netlink) -> dict[NftChain, bool]:
 
 
 def is_owned(netlink: Netlink, chain: NftChain) -> bool:
-    """Say whether the chain's table may be edited through one netlink socket alone, which made it."""
+    """Return whether the chain's table has an owner: only the netlink socket that created it may edit it."""
     for payload in netlink.dump(_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC)):
         found = body(payload)
         if (payload[0], _string(found[NFTA_TABLE.NAME])) == (chain.family, chain.table):
@@ -84,33 +84,33 @@ def is_owned(netlink: Netlink, chain: NftChain) -> bool:
 
 
 def commented(netlink: Netlink, comment: str) -> list[NftRule]:
-    """Give the rules of all tables that bear this comment."""
-    needle = comment.encode()  # hosts have ten thousands of rules, and few are worth taking apart
+    """Return the rules with this comment in all tables."""
+    needle = comment.encode()  # decode only these of a host's tens of thousands of rules
     dumped = (payload for payload in netlink.dump(_message(NFT_MSG.GETRULE, socket.AF_UNSPEC)) if needle in payload)
     return [rule for rule in map(_decoded, dumped) if rule.comment == comment]
 
 
 def rules(netlink: Netlink, chain: NftChain) -> Iterator[NftRule]:
-    """Give the rules of one chain in order, taken apart as they are asked for."""
+    """Yield the rules of one chain in order, each decoded when it is requested."""
     return map(_decoded, netlink.dump(_message(NFT_MSG.GETRULE, chain.family, *_of(chain))))
 
 
 def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
-    """Carry out deletions and insertions as one transaction, or raise FirewallError and none."""
+    """Carry out deletions and insertions as one transaction, or raise FirewallError and change nothing."""
     netlink.transact(NFNL_SUBSYS_NFTABLES, messages)
 
 
 def deletion(rule: NftRule) -> Message:
-    """Give the message that takes out this rule."""
+    """Return the message that deletes this rule."""
     return _message(NFT_MSG.DELRULE, rule.chain.family, *_of(rule.chain), attribute(NFTA_RULE.HANDLE, rule.handle))
 
 
 def insertion(chain: NftChain, expressions: Iterable[Expression], comment: str) -> Message:
-    """Give the message that puts in a rule before all others of the chain."""
-    said = comment.encode() + b"\0"
-    userdata = attribute(NFTA_RULE.USERDATA, bytes([UDATA_COMMENT, len(said)]) + said)
+    """Return the message that inserts a rule as the first of the chain."""
+    words = comment.encode() + b"\0"
+    userdata = attribute(NFTA_RULE.USERDATA, bytes([UDATA_COMMENT, len(words)]) + words)
     steps = nested(NFTA_RULE.EXPRESSIONS, *map(_encoded, expressions))
-    # First, because without NLM_F_APPEND
+    # Without NLM_F_APPEND the rule becomes the first.
     return _message(NFT_MSG.NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
 
 
@@ -146,7 +146,7 @@ def _encoded(expression: Expression) -> bytes:
 
 
 def _comment(userdata: bytes) -> str | None:
-    """Find the comment among kind, length (one byte each), value, and the next."""
+    """Return the comment among entries of type, length (one byte each) and value."""
     while len(userdata) >= 2:
         kind, length = userdata[:2]
         if kind == UDATA_COMMENT:

@@ -1,13 +1,12 @@
-"""Where the operator drops in a chain of nftables' own and names it ("inet filter forward"): two rules of ours in it.
+"""Keeps two rules that accept mapped flows in the native nftables chain that `forward_chain` names.
 
     oifname "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"        (inserted as the first rules)
     iifname "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"
 
-By netlink, as nft itself would write them, so that a saved rule set loads again. They are known by their comment and
-what they consist of: iptables-nft keeps its comments in the same way, and its rules are not ours to touch here.
+They are encoded as nft itself encodes them, so that a saved rule set loads again. We recognize them by their comment
+and their expressions: iptables-nft stores comments in the same way, and its rules must not be edited here.
 
-What is always in the operator's way can be kept out of it: he may name a chain that holds nothing else, and jump to it
-from where he likes.
+Operators who do not want them among their own rules can name a separate chain, and jump to it from anywhere.
 """
 
 import logging
@@ -42,14 +41,14 @@ _log = logging.getLogger(__name__)
 
 IFNAMSIZ = 16
 
-# iptables-nft's: the families and tables in which it works, and its base chains
+# iptables-nft's families, tables and base chains
 _IPTABLES = {NFPROTO_IPV4: "iptables-nft", NFPROTO_IPV6: "ip6tables-nft"}
 _IPTABLES_TABLES = {"raw", "mangle", "nat", "filter", "security"}
 _IPTABLES_CHAINS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
 
 def named(forward_chain: str | None) -> NftChain | None:
-    """Give the chain that is named like "inet filter forward"; None where iptables' or none is named; FirewallError."""
+    """Return the chain of a name like "inet filter forward"; None for an iptables chain or no name; FirewallError."""
     words = (forward_chain or "").split()
     if len(words) <= 1:
         return None
@@ -62,12 +61,12 @@ def named(forward_chain: str | None) -> NftChain | None:
 
 
 class ForwardRule:
-    """Keeps our two rules at the beginning of the chain of nftables that the operator named, if he did."""
+    """Keeps our two rules at the beginning of the nftables chain that `forward_chain` names, if it names one."""
 
     def __init__(self, site: Site) -> None:
         self._chain = named(site.forward_chain)
         self._comment = f"igd {site.wireguard}"
-        self._looked = False  # for what an earlier run left in a chain that is no longer named: 10 us for each rule
+        self._cleaned = False  # no rules of an earlier run are left in other chains; checking takes 10 us for each rule
         self._wanted = [_accept(key, site.wireguard, site.mark) for key in (NFT_META.OIFNAME, NFT_META.IIFNAME)]
         self._lines = [
             f'{way} "{site.wireguard}" ct mark & {site.mark:#x} == {site.mark:#x} accept comment "{self._comment}"'
@@ -75,18 +74,18 @@ class ForwardRule:
         ]
 
     def ensure(self) -> list[str]:
-        """Have our rules first in that chain and in no other, whatever was there; give why they cannot be.
+        """Ensure that our rules are first in that chain and in no other; return the reasons if they cannot be.
 
-        Whether the chain drops is not asked: who names it wants them there. FirewallError where the kernel refuses, and
-        where the chain is iptables-nft's, which then could not read its own table any more.
+        They are inserted even if the chain does not drop. FirewallError if the kernel refuses them, and if the chain is
+        iptables-nft's, which could then no longer read its own table.
         """
         if xtables.nft_tables() is None:
             return self._missing()
-        if self._chain is None and self._looked:
+        if self._chain is None and self._cleaned:
             return []
         with closing(Netlink()) as netlink:
             present = self._ours(netlink)
-            self._looked = True
+            self._cleaned = True
             complaints = self._unusable(netlink)
             if self._chain is None or complaints:
                 _take_out(netlink, present)
@@ -95,13 +94,13 @@ class ForwardRule:
             return complaints
 
     def remove(self) -> None:
-        """Take our rules out, wherever they are; nothing there is not an error."""
+        """Delete our rules from every chain; their absence is not an error."""
         if xtables.nft_tables() is not None:
             with closing(Netlink()) as netlink:
                 _take_out(netlink, self._ours(netlink))
 
     def _ours(self, netlink: Netlink) -> list[NftRule]:
-        """Give what is there of ours, but for what only the owner of its table may touch."""
+        """Return our rules, except those in tables that only another program may edit."""
         made = [rule for rule in netlink_rules.commented(netlink, self._comment) if rule.kinds == _KINDS]
         return [rule for rule in made if not netlink_rules.is_owned(netlink, rule.chain)]
 
@@ -112,13 +111,13 @@ class ForwardRule:
         netlink_rules.edit(netlink, [*map(netlink_rules.deletion, present), *insertions])
 
     def _is_in_place(self, netlink: Netlink, chain: NftChain, present: list[NftRule]) -> bool:
-        """Whether our rules are there once, and first but for those of other instances."""
-        leading = takewhile(_is_an_instances, netlink_rules.rules(netlink, chain))
+        """Return whether our rules exist once, and before all except those of other instances."""
+        leading = takewhile(_is_of_any_instance, netlink_rules.rules(netlink, chain))
         first = [rule.expressions for rule in leading if rule.comment == self._comment]
-        return len(present) == len(first) == len(self._wanted) and all(map(_says, first, self._wanted))
+        return len(present) == len(first) == len(self._wanted) and all(map(_has, first, self._wanted))
 
     def _unusable(self, netlink: Netlink) -> list[str]:
-        """Give why our rules cannot be in the chain; FirewallError where they must not."""
+        """Return why our rules cannot be in the chain; raise FirewallError if they must not be."""
         chain = self._chain
         if chain is None:
             return []
@@ -147,9 +146,9 @@ def _take_out(netlink: Netlink, present: Sequence[NftRule]) -> None:
 
 
 def _is_iptables(chain: NftChain, *, is_base: bool) -> bool:
-    """Whether iptables-nft takes the chain for its own; in doubt, because the program is missing, it does.
+    """Return whether the chain is iptables-nft's; also if the program is missing, so that it cannot be known.
 
-    In its tables it passes over base chains of other names, and over a whole table with a rule that it cannot read.
+    iptables-nft ignores base chains of other names in its tables, and a whole table with a rule that it cannot read.
     """
     program = _IPTABLES.get(chain.family)
     if program is None or chain.table not in _IPTABLES_TABLES or (is_base and chain.name not in _IPTABLES_CHAINS):
@@ -157,12 +156,12 @@ def _is_iptables(chain: NftChain, *, is_base: bool) -> bool:
     return xtables.program(f"{program}-save") is None or xtables.saved(program, chain.table) is not None
 
 
-def _is_an_instances(rule: NftRule) -> bool:
+def _is_of_any_instance(rule: NftRule) -> bool:
     return (rule.comment or "").startswith("igd ") and rule.kinds == _KINDS
 
 
-def _says(found: Iterable[Expression], wanted: Iterable[Expression]) -> bool:
-    """Whether a rule of our making says just this; newer kernels tell more of an expression than they were told."""
+def _has(found: Iterable[Expression], wanted: Iterable[Expression]) -> bool:
+    """Return whether a rule of ours has these attributes; newer kernels return more of them than they received."""
     return all(w.values.items() <= f.values.items() for f, w in zip(found, wanted, strict=True))
 
 

@@ -1,1 +1,1 @@
-"""The table of nftables that is ours."""
+"""The nftables backend, and the nftables tables of other instances."""

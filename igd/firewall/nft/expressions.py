@@ -82,7 +82,10 @@ def _expression(name: str, *parts: bytes) -> bytes:
 
 
 class _Field(NamedTuple):
-    """A field of a packet: the expression that loads it, which register it loads into, and all its other attributes."""
+    """A field of a packet: how to load it, and how many registers it fills.
+
+    `dreg` is the number of the attribute for the destination register, `attributes` are all others.
+    """
 
     expression: str
     dreg: int
@@ -132,20 +135,17 @@ def _interface(field: _Field, name: str) -> EncodedRule:
     return _load(field), _compare(NFT_CMP.EQ, prefix if quote else prefix.ljust(IFNAMSIZ, b"\0"))
 
 
+def _lookup(nft_set: NftSet, *rest: bytes) -> bytes:
+    return _expression("lookup", text(NFTA_LOOKUP.SET, nft_set.name), u32(NFTA_LOOKUP.SREG, REG32_00), *rest)
+
+
 def _membership(nft_set: NftSet, *fields: _Field) -> EncodedRule:
     """Return the expressions that continue if the set contains the fields."""
-    lookup = _expression("lookup", text(NFTA_LOOKUP.SET, nft_set.name), u32(NFTA_LOOKUP.SREG, REG32_00))
-    return *_concatenation(fields), lookup
+    return *_concatenation(fields), _lookup(nft_set)
 
 
 def _translation(kind: NFT_NAT, endpoints: NftSet, *fields: _Field) -> EncodedRule:
     """Return the expressions that translate to the endpoint that the map has for the fields, if it has one."""
-    lookup = _expression(
-        "lookup",
-        text(NFTA_LOOKUP.SET, endpoints.name),
-        u32(NFTA_LOOKUP.SREG, REG32_00),
-        u32(NFTA_LOOKUP.DREG, REG32_00),
-    )
     nat = _expression(
         "nat",
         u32(NFTA_NAT.TYPE, kind),
@@ -153,7 +153,7 @@ def _translation(kind: NFT_NAT, endpoints: NftSet, *fields: _Field) -> EncodedRu
         u32(NFTA_NAT.REG_ADDR_MIN, REG32_00),
         u32(NFTA_NAT.REG_PROTO_MIN, REG32_01),
     )
-    return *_concatenation(fields), lookup, nat
+    return *_concatenation(fields), _lookup(endpoints, u32(NFTA_LOOKUP.DREG, REG32_00)), nat
 
 
 _LOAD_MARK = _expression("ct", u32(NFTA_CT.KEY, NFT_CT.MARK), u32(NFTA_CT.DREG, REG32_00))

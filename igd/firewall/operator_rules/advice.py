@@ -1,4 +1,4 @@
-"""Advises the operator which lines let through what their firewall may drop; nothing is changed by igd itself."""
+"""Advises the operator which commands let through what their firewall may drop; igd itself does not run them."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ Port = tuple[TransportProtocol, int]
 
 
 class Advisor:
-    """Warns the operator of what the firewall may keep from working, and of each thing once for as long as it lasts.
+    """Warns the operator of what the firewall may drop, once for as long as it lasts.
 
     `ports` are those of the server that peers use, `own` its addresses inside the tunnel.
     """
@@ -95,7 +95,7 @@ def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
 
 
 def _versions(site: Site, chain: Chain) -> list[Version]:
-    """IPv6 is of interest where peers have it."""
+    """Return the IP versions of the chain that peers use."""
     return [each for each in chain.versions if each == 4 or any(network.version == 6 for network in site.peers)]
 
 
@@ -104,7 +104,7 @@ def _path(chain: Chain) -> str:
 
 
 def _remedy(site: Site, chain: Chain, version: Version, port: Port) -> str:
-    """Give the line by which whoever manages this chain lets peers in to the port."""
+    """Return the command with which the manager of this chain opens the port to peers."""
     return next(line for manages, line in _MANAGERS if manages(chain))(site, chain, version, port)
 
 
@@ -118,7 +118,7 @@ def _firewalld(site: Site, chain: Chain, version: Version, port: Port) -> str:
     command = "firewall-cmd --permanent" + (f" --zone={zone}" if zone else "")
     networks = [network for network in site.peers if network.version == version]
     if zone == outside and 0 < len(networks) <= _FEW:
-        # The internet is in the same zone: only what comes from peers
+        # The external interface is in the same zone: open the port to peers only.
         lines = [f"{command} --add-rich-rule='{_rich(network, protocol, number)}'" for network in networks]
     else:
         lines = [f"{command} --add-port={number}/{protocol}"]
@@ -126,7 +126,7 @@ def _firewalld(site: Site, chain: Chain, version: Version, port: Port) -> str:
 
 
 _FEW = 4
-"""Networks of peers for which a rule each is still good advice."""
+"""How many networks of peers may get a rule each."""
 
 
 def _rich(network: IPv4Network | IPv6Network, protocol: str, port: int) -> str:
@@ -135,7 +135,7 @@ def _rich(network: IPv4Network | IPv6Network, protocol: str, port: int) -> str:
 
 
 def _zone(chain: Chain, interface: str, site: Site, version: Version, port: Port) -> str | None:
-    """Find the zone that firewalld has sorted an interface into, by its own rules."""
+    """Return the zone to which firewalld's rules assign an interface."""
     packet = Packet("", version, interface, "", port[0].name.lower(), site.peers, (), frozenset(), dport=port[1])
     for name in _SORTING & chain.rules.chains.keys():
         for rule in chain.rules.chains[name]:

@@ -1,4 +1,4 @@
-"""Which external ports the operator's own rules lead elsewhere already: he was there first."""
+"""Which external ports the operator's own rules translate already; those rules have precedence."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ _ALL: _Bits = (1 << 65536) - 2
 
 
 class OperatorsDnat:
-    """Knows which ports are taken, as of the last look at the rules."""
+    """The external ports that the operator's rules translate, as of the last refresh."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -32,9 +32,9 @@ class OperatorsDnat:
         self._unread = RecurringWarnings(_log, "redirections of the operator's own may be overlooked: %s")
 
     def refresh(self, addresses: Iterable[IPv4Address]) -> None:
-        """Look at what is done to packets to these external addresses; FirewallError: all stays as it was.
+        """Read the rules for packets to these external addresses; FirewallError, and nothing changes.
 
-        What cannot be read (without nft, nftables' own tables) takes nothing; the log says so, once.
+        A rule set that cannot be read (native nftables tables without nft) counts as empty, with a warning.
         """
         addresses = tuple(addresses)
         found, unread = rule_sets.chains("prerouting")
@@ -45,21 +45,21 @@ class OperatorsDnat:
             for protocol, ports in _taken(rules, name, self._site, addresses).items():
                 together[protocol] |= ports
         if together != self._taken:
-            _log.info("taken by the operator's own redirections: %s", _spoken(together))
+            _log.info("taken by the operator's own redirections: %s", _described(together))
         self._taken = together
 
     def holds(self, protocol: TransportProtocol, port: int) -> bool:
-        """Say whether the operator's rules lead this external port elsewhere."""
+        """Return whether the operator's rules translate this external port."""
         return bool(self._taken[protocol] >> port & 1)
 
 
 def taken(
     rules: Rules, chain: str, site: Site, addresses: Iterable[IPv4Address]
 ) -> dict[TransportProtocol, tuple[range, ...]]:
-    """Give the ports that packets from the internet to one of `addresses` are led away from by this nat chain.
+    """Return the ports of which this nat chain translates packets from the internet to one of `addresses`.
 
-    A rule that only may hold takes the ports that it names, and none where it names none. Our own chain does not count,
-    that of another instance does.
+    A rule that may or may not match takes the ports that it names, and none if it names none. Our own chain is ignored,
+    those of other instances are not.
     """
     found = _taken(rules, chain, site, tuple(addresses))
     return {protocol: tuple(_ranges(ports)) for protocol, ports in found.items()}
@@ -73,7 +73,7 @@ def _taken(rules: Rules, chain: str, site: Site, addresses: tuple[IPv4Address, .
 
 
 class _PortWalk:
-    """The ways through the chains for packets that differ in their port only."""
+    """Walks through the chains with packets to all ports at once."""
 
     def __init__(self, rules: Rules, packet: Packet) -> None:
         self._rules = rules
@@ -84,9 +84,9 @@ class _PortWalk:
         return self._chain(chain, _ALL, certain=True, named=False)[0]
 
     def _chain(self, name: str, reaching: _Bits, *, certain: bool, named: bool) -> tuple[_Bits, _Bits]:
-        """Give the ports that are taken in this chain, and those that may come out behind it.
+        """Return the ports that this chain takes, and those whose packets may return from it.
 
-        `certain`: packets to the ports `reaching` do come here; `named`: rules on the way here named those ports.
+        `certain`: packets to the ports `reaching` certainly come here; `named`: rules on their way named those ports.
         """
         key = name, reaching, certain, named
         if key not in self._known:
@@ -110,7 +110,7 @@ class _PortWalk:
         return taken, back | here
 
     def _target(self, rule: Rule, hit: _Bits, *, certain: bool, named: bool) -> tuple[_Bits, _Bits, _Bits]:
-        """Give those of the ports that the target takes, that go on to the next rule, and that leave the chain."""
+        """Return the ports that the target takes, those that go on to the next rule, and those that leave the chain."""
         if rule.target in self._rules.chains:
             taken, back = self._chain(rule.target, hit, certain=certain, named=named)
             return (taken, 0, back) if rule.goto else (taken, back, 0)
@@ -122,7 +122,7 @@ class _PortWalk:
 
 
 def _ports_apart(rule: Rule) -> tuple[_Bits | None, list[Condition]]:
-    """Give the ports that the rule asks for (None: it does not ask), and its other conditions."""
+    """Return the ports that the rule matches (None: it has no such condition), and its other conditions."""
     ports, others = None, []
     for condition in rule.conditions:
         asked = _ports(condition)
@@ -150,12 +150,12 @@ _PORT_OPTIONS = {"--dport", "--dports"}
 
 
 def _names_ports(rule: Rule) -> bool:
-    """All but port 22 is no name of a port."""
+    """Return whether the rule names ports; a negated port match does not name a port."""
     return any(_ports(condition) is not None and not condition.negated for condition in rule.conditions)
 
 
 def _ranges(ports: _Bits) -> Iterator[range]:
-    """Take a set of ports apart into ranges, from the lowest on."""
+    """Yield the ranges of a set of ports in ascending order."""
     while ports:
         low = (ports & -ports).bit_length() - 1
         run = ports >> low
@@ -164,15 +164,15 @@ def _ranges(ports: _Bits) -> Iterator[range]:
         ports = run >> length << (low + length)
 
 
-_SAID = 20
-"""How many ranges of ports a line of the log names."""
+_LOGGED_RANGES = 20
+"""How many ranges of ports one log line names."""
 
 
-def _spoken(taken: dict[TransportProtocol, _Bits]) -> str:
-    said = [
+def _described(taken: dict[TransportProtocol, _Bits]) -> str:
+    ranges = [
         f"{protocol.name} {ports.start}" + (f"-{ports.stop - 1}" if len(ports) > 1 else "")
         for protocol, bits in taken.items()
         for ports in _ranges(bits)
     ]
-    more = [f"and {len(said) - _SAID} more"] if len(said) > _SAID else []
-    return ", ".join(said[:_SAID] + more) or "no ports"
+    more = [f"and {len(ranges) - _LOGGED_RANGES} more"] if len(ranges) > _LOGGED_RANGES else []
+    return ", ".join(ranges[:_LOGGED_RANGES] + more) or "no ports"

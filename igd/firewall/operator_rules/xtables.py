@@ -1,4 +1,4 @@
-"""The host's own rule sets: which are there, and iptables' programs to read and edit them. Looking creates nothing."""
+"""Which rule sets the host has, and iptables' programs that read and edit them. Reading creates no tables."""
 
 import errno
 import os
@@ -13,35 +13,35 @@ from igd.firewall.netlink import Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
 from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, Message, body
 
-# No netfilter at all; netfilter without this subsystem (nfnetlink_rcv_msg)
+# A kernel without netfilter; netfilter without this subsystem (nfnetlink_rcv_msg)
 _NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
 
 _LEGACY_NAMES = Path("/proc/net/ip_tables_names")
 _LEGACY_NAMES_6 = Path("/proc/net/ip6_tables_names")
 _MODULES = Path("/proc/modules")
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"  # users' PATHs often leave out sbin
-_INCOMPATIBLE = "is incompatible, use 'nft' tool"  # iptables-nft-save, about nftables' own rules in its tables
-_PATIENCE = 15.0  # seconds; above the 5 that the programs themselves wait for the xtables lock
+_INCOMPATIBLE = "is incompatible, use 'nft' tool"  # iptables-nft-save, about native nftables rules in its tables
+_TIMEOUT = 15.0  # seconds; above the 5 that the programs themselves wait for the xtables lock
 
 
 def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
-    """Name the tables of iptables-legacy (6: of ip6tables-legacy) in this network namespace.
+    """Return the names of iptables-legacy's tables (6: ip6tables-legacy's) in this network namespace.
 
-    Its programs would create those they ask about. Raise FirewallError where that cannot be read now.
+    Its own programs would create the tables that they list. Raise FirewallError if the names cannot be read now.
     """
     names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
     try:
         return frozenset(names.read_text().split())
-    except FileNotFoundError:  # the kernel, or so far the running kernel, is without ip_tables
+    except FileNotFoundError:  # ip_tables is not loaded, or not part of this kernel
         return frozenset()
     except PermissionError:  # see legacy_hidden
         return frozenset()
-    except OSError as error:  # no more files can be opened
+    except OSError as error:  # too many open files
         raise FirewallError(f"the tables of iptables-legacy are not known: {error}") from error
 
 
 def legacy_hidden() -> bool:
-    """Say whether there may be such tables that we may not see: their names are for root's group alone (0440)."""
+    """Return whether there may be tables whose names only root's group may read (mode 0440)."""
     try:
         _LEGACY_NAMES.read_text()
     except FileNotFoundError:
@@ -52,15 +52,15 @@ def legacy_hidden() -> bool:
 
 
 def _legacy_may_be_in_use() -> bool:
-    """Say whether any network namespace may have such tables; each has its module (iptable_filter, iptable_nat)."""
+    """Return whether any network namespace may have such tables; each has a module (iptable_filter, iptable_nat)."""
     try:
         return "iptable_" in _MODULES.read_text()
-    except FileNotFoundError:  # a kernel without modules has it built in
+    except FileNotFoundError:  # a kernel without modules may have them built in
         return True
 
 
 def nft_tables() -> list[tuple[int, str]] | None:
-    """Give family (NFPROTO_*) and name of each nftables table, iptables-nft's among them; None: a kernel without."""
+    """Return family (NFPROTO_*) and name of each nftables table, including iptables-nft's; None without nf_tables."""
     try:
         found = _dump_tables()
     except NetlinkError as error:
@@ -79,26 +79,26 @@ def _dump_tables() -> list[bytes]:
 
 
 def program(name: str) -> str | None:
-    """Give the path of one of iptables' programs, or None where the host is without."""
+    """Return the path of one of iptables' programs, or None if it is not installed."""
     return shutil.which(name, path=_PATH)
 
 
 def saved(flavour: str, table: str) -> str | None:
-    """Give what e.g. iptables-nft-save prints of a table; None: rules of nftables' own keep it from reading that.
+    """Return what e.g. iptables-nft-save prints for a table; None if native nftables rules keep it from reading it.
 
-    Raise FirewallError when it fails.
+    Raise FirewallError if it fails.
     """
     text = run(f"{flavour}-save", "-t", table)
     return None if _INCOMPATIBLE in text else text
 
 
 def run(name: str, *arguments: str, text: str = "") -> str:
-    """Give what the program prints when fed `text`; raise FirewallError with its complaint when it fails."""
+    """Run the program with `text` as input and return its output; raise FirewallError with its message if it fails."""
     path = program(name)
     if path is None:
         raise FirewallError(f"{name}: not installed")
     environment = {"PATH": _PATH, "LC_ALL": "C"}
-    if "XTABLES_LOCKFILE" in os.environ:  # the operator moved the lock for everybody
+    if "XTABLES_LOCKFILE" in os.environ:  # the operator moved the lock for all programs
         environment["XTABLES_LOCKFILE"] = os.environ["XTABLES_LOCKFILE"]
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program, found in the system's own directories
@@ -107,8 +107,8 @@ def run(name: str, *arguments: str, text: str = "") -> str:
             env=environment,
             capture_output=True,
             encoding="utf-8",
-            errors="surrogateescape",  # comments are bytes of the operator's, and go back as they came
-            timeout=_PATIENCE,
+            errors="surrogateescape",  # comments may be any bytes, and must be written back unchanged
+            timeout=_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -435,7 +435,7 @@ def test_a_failing_program_leaves_the_rules_as_they_were(
     before = rules("iptables-nft")
     put_in(tmp_path / "iptables-nft-restore", FAILING[what].replace("REAL", "/usr/sbin/iptables-nft-restore"))
     monkeypatch.setattr(xtables, "_PATH", f"{tmp_path}:{PROGRAMS}")
-    monkeypatch.setattr(xtables, "_PATIENCE", 0.5)
+    monkeypatch.setattr(xtables, "_TIMEOUT", 0.5)
     with pytest.raises(FirewallError, match="iptables-nft-restore"):
         ForwardJump(SITE).ensure()
     assert rules("iptables-nft") == before
