@@ -27,6 +27,7 @@ from igd.firewall.nfnetlink import (
     Message,
     attribute,
     body,
+    nft_message,
     text,
 )
 from igd.store.leases import LeaseStore
@@ -234,7 +235,7 @@ _BATCH = 2000
 
 def _rule_message(kind: int, *parts: bytes) -> Message:
     flags = NLM_F_CREATE | NLM_F_APPEND if kind == NFT_MSG.NEWRULE else 0
-    return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET, b"".join(parts), flags)
+    return nft_message(kind, NFPROTO_INET, *parts, flags=flags)
 
 
 def write_store(lab: Lab, store: Path, count: int) -> None:

@@ -58,6 +58,11 @@ class Message:
         return header + _GENERIC.pack(self.family, 0, self.resource) + self.payload + _PADDING[length % 4]
 
 
+def nft_message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Message:
+    """Return a request to nf_tables: `kind` is an NFT_MSG, `parts` are its attributes."""
+    return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, family, b"".join(parts), flags)
+
+
 class Answer(NamedTuple):
     """One message from the kernel without its header; an nfnetlink payload still begins with its nfgenmsg.
 

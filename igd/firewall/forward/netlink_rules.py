@@ -21,6 +21,7 @@ from igd.firewall.nfnetlink import (
     attributes,
     body,
     nested,
+    nft_message,
     text,
 )
 
@@ -67,7 +68,7 @@ class NftRule(NamedTuple):
 
 def chains(netlink: Netlink) -> dict[NftChain, bool]:
     """Return every chain, and whether it is a base chain, which has a hook."""
-    dumped = ((payload[0], body(payload)) for payload in netlink.dump(_message(NFT_MSG.GETCHAIN, socket.AF_UNSPEC)))
+    dumped = ((payload[0], body(payload)) for payload in netlink.dump(nft_message(NFT_MSG.GETCHAIN, socket.AF_UNSPEC)))
     return {
         NftChain(family, _string(found[NFTA_CHAIN.TABLE]), _string(found[NFTA_CHAIN.NAME])): NFTA_CHAIN.HOOK in found
         for family, found in dumped
@@ -76,7 +77,7 @@ def chains(netlink: Netlink) -> dict[NftChain, bool]:
 
 def is_owned(netlink: Netlink, chain: NftChain) -> bool:
     """Return whether the chain's table has an owner: only the netlink socket that created it may edit it."""
-    for payload in netlink.dump(_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC)):
+    for payload in netlink.dump(nft_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC)):
         found = body(payload)
         if (payload[0], _string(found[NFTA_TABLE.NAME])) == (chain.family, chain.table):
             return bool(_FLAGS.unpack(found[NFTA_TABLE.FLAGS])[0] & NFT_TABLE_F.OWNER)
@@ -86,13 +87,13 @@ def is_owned(netlink: Netlink, chain: NftChain) -> bool:
 def commented(netlink: Netlink, comment: str) -> list[NftRule]:
     """Return the rules with this comment in all tables."""
     needle = comment.encode()  # decode only these of a host's tens of thousands of rules
-    dumped = (payload for payload in netlink.dump(_message(NFT_MSG.GETRULE, socket.AF_UNSPEC)) if needle in payload)
+    dumped = (payload for payload in netlink.dump(nft_message(NFT_MSG.GETRULE, socket.AF_UNSPEC)) if needle in payload)
     return [rule for rule in map(_decoded, dumped) if rule.comment == comment]
 
 
 def rules(netlink: Netlink, chain: NftChain) -> Iterator[NftRule]:
     """Yield the rules of one chain in order, each decoded when it is requested."""
-    return map(_decoded, netlink.dump(_message(NFT_MSG.GETRULE, chain.family, *_of(chain))))
+    return map(_decoded, netlink.dump(nft_message(NFT_MSG.GETRULE, chain.family, *_of(chain))))
 
 
 def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
@@ -102,7 +103,7 @@ def edit(netlink: Netlink, messages: Sequence[Message]) -> None:
 
 def deletion(rule: NftRule) -> Message:
     """Return the message that deletes this rule."""
-    return _message(NFT_MSG.DELRULE, rule.chain.family, *_of(rule.chain), attribute(NFTA_RULE.HANDLE, rule.handle))
+    return nft_message(NFT_MSG.DELRULE, rule.chain.family, *_of(rule.chain), attribute(NFTA_RULE.HANDLE, rule.handle))
 
 
 def insertion(chain: NftChain, expressions: Iterable[Expression], comment: str) -> Message:
@@ -111,15 +112,11 @@ def insertion(chain: NftChain, expressions: Iterable[Expression], comment: str) 
     userdata = attribute(NFTA_RULE.USERDATA, bytes([UDATA_COMMENT, len(words)]) + words)
     steps = nested(NFTA_RULE.EXPRESSIONS, *map(_encoded, expressions))
     # Without NLM_F_APPEND the rule becomes the first.
-    return _message(NFT_MSG.NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
+    return nft_message(NFT_MSG.NEWRULE, chain.family, *_of(chain), steps, userdata, flags=NLM_F_CREATE)
 
 
 def _of(chain: NftChain) -> tuple[bytes, bytes]:
     return text(NFTA_RULE.TABLE, chain.table), text(NFTA_RULE.CHAIN, chain.name)
-
-
-def _message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Message:
-    return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, family, b"".join(parts), flags)
 
 
 def _decoded(payload: bytes) -> NftRule:

@@ -67,7 +67,7 @@ from igd.core.mapping import Change, Entry
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import BatchError, Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
-from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message
 from igd.firewall.nft import elements
 from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, NftSet
 from igd.firewall.nft.own_table import Attributes, OwnTable
@@ -192,7 +192,7 @@ class Nftables:
     def _dump(self, kind: NFT_MSG) -> list[Attributes]:
         """Return the attributes of our table, or of its sets or chains, whose table name is the same attribute."""
         name = self._table.name.encode() + b"\0"
-        dumped = self._netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET))
+        dumped = self._netlink.dump(nft_message(kind, NFPROTO_INET))
         return [each for each in map(body, dumped) if each[NFTA_TABLE.NAME] == name]
 
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from igd.core.mapping import TransportProtocol
 from igd.firewall.netlink import Netlink
 from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST
-from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, nested, text
+from igd.firewall.nfnetlink import NFPROTO_INET, Message, nested, nft_message, text
 from igd.firewall.nft import elements
 from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, RESTRICTED, NftSet
 from igd.firewall.site import OURS, label
@@ -52,5 +52,5 @@ class OtherTables:
 
 
 def _request(table: str, nft_set: NftSet, listed: bytes = b"") -> Message:
-    payload = text(NFTA_SET_ELEM_LIST.TABLE, table) + text(NFTA_SET_ELEM_LIST.SET, nft_set.name) + listed
-    return Message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG.GETSETELEM, NFPROTO_INET, payload)
+    names = text(NFTA_SET_ELEM_LIST.TABLE, table), text(NFTA_SET_ELEM_LIST.SET, nft_set.name)
+    return nft_message(NFT_MSG.GETSETELEM, NFPROTO_INET, *names, listed)

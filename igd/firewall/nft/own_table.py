@@ -17,13 +17,13 @@ from igd.firewall.nf_tables import (
     NFTA_TABLE,
 )
 from igd.firewall.nfnetlink import (
-    NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     NLM_F_APPEND,
     NLM_F_CREATE,
     Message,
     attributes,
     nested,
+    nft_message,
     text,
     u32,
 )
@@ -129,7 +129,7 @@ class OwnTable:
         ]
 
     def _message(self, kind: int, *parts: bytes, flags: int = 0) -> Message:
-        return Message(NFNL_SUBSYS_NFTABLES << 8 | kind, NFPROTO_INET, b"".join((self._table, *parts)), flags)
+        return nft_message(kind, NFPROTO_INET, self._table, *parts, flags=flags)
 
 
 def _as_owned(table: Attributes) -> Attributes:

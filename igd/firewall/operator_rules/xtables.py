@@ -11,7 +11,7 @@ from typing import Literal
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
-from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, Message, body
+from igd.firewall.nfnetlink import body, nft_message
 
 # A kernel without netfilter; netfilter without this subsystem (nfnetlink_rcv_msg)
 _NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
@@ -73,7 +73,7 @@ def nft_tables() -> list[tuple[int, str]] | None:
 def _dump_tables() -> list[bytes]:
     netlink = Netlink()
     try:
-        return netlink.dump(Message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG.GETTABLE, socket.AF_UNSPEC))
+        return netlink.dump(nft_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC))
     finally:
         netlink.close()
 
