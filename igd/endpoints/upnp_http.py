@@ -1,4 +1,4 @@
-"""TCP on the WireGuard interface: description, control, and the page that presentationURL names."""
+"""HTTP on the WireGuard interface: description documents, control, and the page that presentationURL names."""
 
 import asyncio
 import logging
@@ -18,44 +18,45 @@ from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, soap, xml
 from igd.wire.upnp.devices import Service
+from igd.wire.upnp.requests import Parties
 
 log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 10.0
-"""From connect to close: a connection serves one request, and a real client needs milliseconds. One clock for headers,
-body and answer leaves a slow sender nothing to hold open."""
+"""From connect to close: a connection serves one request, which takes known clients milliseconds. One limit covers
+headers, body and response, so that a slow client cannot hold a connection open."""
 
 CLOSE_SECONDS = 2.0
-"""How long a slow sender may delay the end: who stops us waits for it."""
+"""How long requests under way may delay the stop of the server."""
 
 CONNECTIONS = 512
 CONNECTIONS_PER_ADDRESS = 32
-"""Open at once, in all and from one address; more are closed as they come, so that nobody shuts out the others."""
+"""Open connections in all and from one address; further ones are aborted, so that one client cannot exclude others."""
 
 PAGE = "/"
 
-_asking: ContextVar[Peer | Refused] = ContextVar("asking")
-"""Who sent the request at hand: each has a task, and so a context, of its own."""
+_admission: ContextVar[Peer | Refused] = ContextVar("admission")
+"""The sender of the current request, or its refusal; each request has its own task, and so its own context."""
 
 _REFUSALS = {
     Refusal.NOT_A_PEER: web.HTTPForbidden,
     Refusal.TOO_MANY_REQUESTS: web.HTTPTooManyRequests,
     Refusal.SYSTEM_FAILURE: web.HTTPServiceUnavailable,
 }
-"""What a GET hears whose sender is not admitted."""
+"""The response to a request other than POST whose sender is not admitted."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class UPnPHttp:
-    """The HTTP server for one WireGuard interface; every response ends its connection."""
+    """The HTTP server for one WireGuard interface; every response closes its connection."""
 
     def __init__(self, gateway: Gateway, root: UUID, documents: Mapping[str, bytes], server: str) -> None:
         self._gateway = gateway
         self._root = root
         self._server = server
         self._listening: asyncio.Server | None = None
-        app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[self._frame])
+        app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[self._admit])
         app.router.add_get(PAGE, self._page)
         for path, document in documents.items():
             app.router.add_get(path, _document(document))
@@ -66,27 +67,28 @@ class UPnPHttp:
             access_log=None,
             logger=_aiohttp_log,
             shutdown_timeout=CLOSE_SECONDS,
-            tcp_keepalive=False,  # no connection lasts long enough
-            auto_decompress=False,  # no client compresses, and a small body could become a large one
+            tcp_keepalive=False,  # CONNECTION_SECONDS is shorter
+            auto_decompress=False,  # no known client compresses, and a small body could become a large one
         )
 
     async def open(self, interface: str, address: IPv4Address, port: int) -> None:
-        """Listen; OSError when the port is taken."""
+        """Listen; raise OSError if the port is in use."""
         await self._runner.setup()
         sock = _socket(interface, address, port)
         self._listening = await asyncio.get_running_loop().create_server(
-            lambda: _Door(self._enter), sock=sock, backlog=CONNECTIONS
+            lambda: _Accepted(self._limit), sock=sock, backlog=CONNECTIONS
         )
 
     async def close(self) -> None:
-        """Stop listening; requests under way are answered first."""
+        """Stop listening, and wait for responses under way."""
         if self._listening:
             self._listening.close()
         await self._runner.cleanup()
 
-    def _enter(self, transport: asyncio.Transport) -> None:
+    def _limit(self, transport: asyncio.Transport) -> None:
+        """Pass a connection to aiohttp, with its time limit; abort it if too many are open."""
         server = self._runner.server
-        assert server is not None, "set up before it listens"
+        assert server is not None, "open() sets it up before it listens"
         sources = [_source(connection.transport) for connection in server.connections]
         if len(sources) >= CONNECTIONS or sources.count(_source(transport)) >= CONNECTIONS_PER_ADDRESS:
             self._gateway.counters["http", "too many connections"] += 1
@@ -98,67 +100,66 @@ class UPnPHttp:
         connection.connection_made(transport)
 
     @web.middleware
-    async def _frame(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """What holds for every request: who may ask, under which name, and that the connection ends."""
-        peer = await self._gateway.admit(_address(request))
-        _asking.set(peer)
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle a request of an admitted peer that is addressed to an IP address, and close the connection."""
+        admission = await self._gateway.admit(_address(request))
+        _admission.set(admission)
         try:
-            _refuse_names(request)
-            if isinstance(peer, Refused) and request.method != "POST":  # control says it in its own terms
-                raise _REFUSALS[peer.reason](text=f"{peer.reason.value}\n")
+            _check_host(request)
+            if isinstance(admission, Refused) and request.method != "POST":  # control responds with a UPnP error
+                raise _REFUSALS[admission.reason](text=f"{admission.reason.value}\n")
             response = await handler(request)
         except web.HTTPException as error:
             self._gateway.counters["http", str(error.status)] += 1
             log.debug("%s: %s %s: %r", request.remote, request.method, request.rel_url, error.text)
-            response = web.Response(status=error.status, text=error.text, headers=_kept(error))
+            response = web.Response(status=error.status, text=error.text, headers=_allowed_methods(error))
         response.force_close()
         response.headers["Server"] = self._server
         return response
 
     async def _page(self, request: web.Request) -> web.Response:
-        peer = _asking.get()
-        assert isinstance(peer, Peer), "the others have been refused"
+        peer = _admission.get()
+        assert isinstance(peer, Peer), "_admit has refused others"
         reply = await self._gateway.ask(peer, _address(request), ListMappings())
-        assert isinstance(reply, MappingList), "lists are never refused"
+        assert isinstance(reply, MappingList), "the gateway refuses no list"
         text = page.render(self._gateway.announced, reply)
         return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
 
     def _control(self, service: Service) -> Handler:
         async def control(request: web.Request) -> web.Response:
             try:
-                status, body = 200, await self._act(service, request)
+                status, body = 200, await self._invoke(service, request)
             except soap.UPnPError as error:
-                log.debug("%s: %s %s", request.remote, error.code, error.description)
+                log.debug("%s: UPnP error %s: %s", request.remote, error.code, error.description)
                 status, body = 500, soap.encode_error(error)
             return web.Response(status=status, body=body, headers={"Content-Type": xml.CONTENT_TYPE, "EXT": ""})
 
         return control
 
-    async def _act(self, service: Service, request: web.Request) -> bytes:
-        peer = _asking.get()
+    async def _invoke(self, service: Service, request: web.Request) -> bytes:
+        peer, source = _admission.get(), _address(request)
         if isinstance(peer, Refused):
             raise soap.UPnPError(*actions.REFUSALS[peer.reason])
         if request.content_length is None and "Transfer-Encoding" not in request.headers:
-            raise web.HTTPLengthRequired(text="Content-Length, or chunks\n")
+            raise web.HTTPLengthRequired(text="Content-Length or chunked encoding is required\n")
         try:
             call = soap.decode(request.headers.get("SOAPAction", ""), await request.read())
         except Malformed as malformed:
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
-        outputs = actions.decode(service, call, actions.Parties(_address(request), self._root))
-        if not isinstance(outputs, Mapping):
-            outputs = actions.encode(call, await self._gateway.ask(peer, _address(request), outputs))
-        return soap.encode_response(call, outputs)
+        invocation = actions.decode(service, call, Parties(source, self._root))
+        reply = await self._gateway.ask(peer, source, invocation.request) if invocation.request else None
+        return soap.encode_response(call, invocation.answer(reply))
 
 
-class _Door(asyncio.Protocol):
-    """A connection of which only now is known who it is from; `enter` hands it on or ends it."""
+class _Accepted(asyncio.Protocol):
+    """A new connection; asyncio reports its source only here, where `limit` passes it on or aborts it."""
 
-    def __init__(self, enter: Callable[[asyncio.Transport], None]) -> None:
-        self._enter = enter
+    def __init__(self, limit: Callable[[asyncio.Transport], None]) -> None:
+        self._limit = limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._enter(transport)
+        self._limit(transport)
 
 
 def _source(transport: asyncio.BaseTransport | None) -> str | None:
@@ -166,15 +167,15 @@ def _source(transport: asyncio.BaseTransport | None) -> str | None:
 
 
 def _abort(connection: web.RequestHandler) -> None:
-    """End a connection whatever is still to be sent: a client that does not read could hold a polite close open."""
+    """Close a connection and drop unsent data: a client that does not read would delay an orderly close."""
     transport = connection.transport
     connection.force_close()
     if isinstance(transport, asyncio.Transport):
         transport.abort()
 
 
-def _is_mistake_of_ours(record: logging.LogRecord) -> bool:
-    """Tell whether a line is for the operator: aiohttp reports bytes that are no HTTP, and who hangs up, as errors."""
+def _is_server_error(record: logging.LogRecord) -> bool:
+    """Return whether a line is a fault of ours: aiohttp logs malformed HTTP and closed connections as errors, too."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError | ConnectionError):
         log.debug("%s: %r", record.getMessage(), error)
@@ -183,23 +184,23 @@ def _is_mistake_of_ours(record: logging.LogRecord) -> bool:
 
 
 _aiohttp_log = log.getChild("aiohttp")
-_aiohttp_log.addFilter(_is_mistake_of_ours)
+_aiohttp_log.addFilter(_is_server_error)
 
 
 def _address(request: web.Request) -> IPv4Address:
-    """Where a request came from; nobody's address where the connection has ended meanwhile."""
+    """Return the source of a request, 0.0.0.0 if its connection was closed in the meantime."""
     return IPv4Address(request.remote or 0)
 
 
 def _document(document: bytes) -> Handler:
-    async def give(_request: web.Request) -> web.Response:
+    async def serve(_request: web.Request) -> web.Response:
         return web.Response(body=document, headers={"Content-Type": xml.CONTENT_TYPE})
 
-    return give
+    return serve
 
 
-def _refuse_names(request: web.Request) -> None:
-    """A name in Host means that a browser was led here by somebody else's DNS (rebinding); clients use the address."""
+def _check_host(request: web.Request) -> None:
+    """Refuse a name in Host: UPnP clients use the address, and a browser may be the victim of DNS rebinding."""
     host = request.headers.get("Host", "").rpartition(":")
     try:
         IPv4Address(host[0] or host[2])
@@ -208,14 +209,14 @@ def _refuse_names(request: web.Request) -> None:
             raise web.HTTPForbidden(text="Host must be an address\n") from None
 
 
-def _kept(error: web.HTTPException) -> dict[str, str]:
-    return {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+def _allowed_methods(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
 
 
 def _socket(interface: str, address: IPv4Address, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may linger
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may be in TIME_WAIT
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((str(address), port))
     except OSError as error:

@@ -1,49 +1,21 @@
-"""The table of actions: what each takes and gives, the request that it becomes, and the answer that a reply becomes."""
+"""The table of actions: the arguments of each, and how it is answered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from typing import Any
-from uuid import UUID
 
-from igd.core.request import (
-    GetExternalAddress,
-    GetLinkStatus,
-    LinkStatus,
-    ListMappings,
-    Refusal,
-    Refused,
-    Reply,
-    Request,
-    UnmapPorts,
-)
+from igd.core.request import GetExternalAddress, GetLinkStatus, LinkStatus, Refusal, Refused, Reply, Request
 from igd.wire.upnp import requests
 from igd.wire.upnp import variables as v
-from igd.wire.upnp.devices import (
-    LAYER3_FORWARDING,
-    VERSIONS,
-    WAN_COMMON_INTERFACE_CONFIG,
-    WAN_CONNECTION_DEVICE,
-    WAN_IP_CONNECTION,
-    Service,
-    udn,
-)
+from igd.wire.upnp.devices import LAYER3_FORWARDING, VERSIONS, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.requests import KEY, VALUE, Decoder, Parties, Values, constant_answer, constant_request
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
-
-
-@dataclass(frozen=True, slots=True)
-class Parties:
-    """Who asks (the packet's source), and whom (the root device's uuid)."""
-
-    source: IPv4Address
-    root: UUID
-
 
 REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.NOT_A_PEER: (606, "Action not authorized"),
     Refusal.NOT_YOUR_ADDRESS: (606, "Action not authorized"),
     Refusal.FORBIDDEN: (606, "Action not authorized"),
-    # The only one, with 501, on which libtorrent tries again.
+    # Besides 501, the only code on which libtorrent tries again.
     Refusal.CONFLICT: (718, "ConflictInMappingEntry"),
     Refusal.OTHER_NONCE: (718, "ConflictInMappingEntry"),
     Refusal.TOO_MANY_REMOTES: (501, "Action Failed"),
@@ -54,148 +26,72 @@ REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.NO_EXTERNAL_ADDRESS: (501, "Action Failed"),
     Refusal.SYSTEM_FAILURE: (501, "Action Failed"),
 }
-"""The general codes are of UPnP Device Architecture §3.2.5, those from 700 of WANIPConnection:2."""
+"""The general codes are those of UPnP Device Architecture §3.2.5, those from 700 on of WANIPConnection:2."""
 
 RANGE_REFUSALS = REFUSALS | {Refusal.NO_SUCH_MAPPING: (730, "PortMappingNotFound")}
-"""The actions on a range of ports have a code of their own for finding nothing in it."""
-
-
-def _no_outputs(_reply: Reply, _inputs: Arguments) -> Arguments:
-    return {}
+"""Actions on a range of ports have their own code for an empty range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action: `decode` gives the request, or the outputs where no request is needed, or raises a UPnPError.
+    """One action: its in- and out-arguments, how it is answered, and the error codes of refusals.
 
-    `encode` is given the reply to that request, unless it is a refusal; `since` is the version of the service that
-    brought the action.
+    `since` is the version of the service that introduced it.
     """
 
     service: Service
     name: str
     inputs: Mapping[str, v.Variable]
     outputs: Mapping[str, v.Variable]
-    decode: Callable[[Arguments, Parties], Request | Arguments]
-    encode: Callable[[Any, Arguments], Arguments] = _no_outputs
+    decode: Decoder
     refusals: Mapping[Refusal, tuple[int, str]] = field(default_factory=lambda: REFUSALS)
     since: int = 1
 
 
-def decode(service: Service, call: Call, parties: Parties) -> Request | Arguments:
-    """Turn what was sent to the control URL of `service` into a request, or at once into the outputs of the answer.
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A call that was decoded; `request` is what to ask the gateway, or None if the answer needs no decision."""
 
-    Raise a UPnPError where the standard wants one. Arguments that the action does not know are passed over.
+    action: Action
+    request: Request | None
+    values: Callable[[Any], Values]
+
+    def answer(self, reply: Reply | None = None) -> Arguments:
+        """Return the out-arguments, or raise a UPnPError for a refusal or for an entry that does not exist."""
+        if isinstance(reply, Refused):
+            code, name = self.action.refusals[reply.reason]
+            raise UPnPError(code, f"{name}: {reply.reason.value}")
+        return v.write(self.action.outputs, self.values(reply))
+
+
+def decode(service: Service, call: Call, parties: Parties) -> Invocation:
+    """Decode a call that was sent to the control URL of `service`; ignore arguments that the action does not have.
+
+    Raise a UPnPError for an unknown action (401) or for arguments that it does not accept.
     """
     action = _BY_CALL.get((call.service_type, call.action))
     if action is None or action.service is not service:
         raise UPnPError(401, "Invalid Action")
-    return action.decode(_inputs(action, call), parties)
+    return Invocation(action, *action.decode(v.read(action.inputs, call.arguments), parties))
 
 
-def encode(call: Call, reply: Reply) -> Arguments:
-    """Give the outputs that answer `call`, which was decoded, or raise the UPnPError that a refusal becomes."""
-    action = _BY_CALL[call.service_type, call.action]
-    if isinstance(reply, Refused):
-        code, name = action.refusals[reply.reason]
-        raise UPnPError(code, f"{name}: {reply.reason.value}")
-    return action.encode(reply, _inputs(action, call))
+def _counter(unit: str, read: Callable[[LinkStatus], int]) -> Action:
+    """Return the row of one counter (`BytesSent`)."""
+    decoder = constant_request(GetLinkStatus(), lambda link: (read(link),))
+    return Action(WAN_COMMON_INTERFACE_CONFIG, f"GetTotal{unit}", {}, {f"NewTotal{unit}": v.total(unit)}, decoder)
 
 
-def _inputs(action: Action, call: Call) -> Arguments:
-    missing = [name for name in action.inputs if name not in call.arguments]
-    if missing:
-        raise UPnPError(402, f"Invalid Args: {', '.join(missing)} missing")
-    return {name: variable.read(name, call.arguments[name]) for name, variable in action.inputs.items()}
-
-
-# The connection and the link
-
-
-def _set_connection_type(inputs: Arguments, _parties: Parties) -> Arguments:
-    if inputs["NewConnectionType"] != "IP_Routed":
-        raise UPnPError(731, "ReadOnly: the connection is IP_Routed")
-    return {}
-
-
-def _force_termination(_inputs: Arguments, _parties: Parties) -> Arguments:
-    """One peer must not cut the uplink of all."""
-    raise UPnPError(606, "Action not authorized")
-
-
-def _status_outputs(link: LinkStatus, _inputs: Arguments) -> Arguments:
-    return {
-        "NewConnectionStatus": "Connected" if link.up else "Disconnected",
-        "NewLastConnectionError": "ERROR_NONE",
-        "NewUptime": _ui4(link.uptime),
-    }
-
-
-def _link_outputs(link: LinkStatus, _inputs: Arguments) -> Arguments:
-    speed = str(min(link.bits_per_second, 2**32 - 1))
-    return {
-        "NewWANAccessType": "Ethernet",
-        "NewLayer1UpstreamMaxBitRate": speed,
-        "NewLayer1DownstreamMaxBitRate": speed,
-        "NewPhysicalLinkStatus": "Up" if link.up else "Down",
-    }
-
-
-def _ui4(count: int) -> str:
-    """Counters of type ui4 start again from 0 beyond their largest value."""
-    return str(count % 2**32)
-
-
-def _counter(what: str, read: Callable[[LinkStatus], int]) -> Action:
-    """Give the row of one counter (`BytesSent`)."""
-    return Action(
-        WAN_COMMON_INTERFACE_CONFIG,
-        f"GetTotal{what}",
-        {},
-        {f"NewTotal{what}": v.total(what)},
-        lambda _inputs, _parties: GetLinkStatus(),
-        lambda link, _inputs: {f"NewTotal{what}": _ui4(read(link))},
-    )
-
-
-def _default_connection(parties: Parties) -> str:
-    """Give the value of DefaultConnectionService: the connection device and the service, with a comma between them."""
-    device = udn(WAN_CONNECTION_DEVICE, parties.root)
-    return f"{device}:{WAN_CONNECTION_DEVICE.name}:1,{WAN_IP_CONNECTION.urn_id}"
-
-
-def _set_default_connection(inputs: Arguments, parties: Parties) -> Arguments:
-    """There is one connection: choosing it changes nothing, and no other can be chosen (723)."""
-    if inputs["NewDefaultConnectionService"].strip() != _default_connection(parties):
-        raise UPnPError(723, "InvalidConnServiceSelection")
-    return {}
-
-
-_KEY = {"NewRemoteHost": v.REMOTE_HOST, "NewExternalPort": v.EXTERNAL_PORT, "NewProtocol": v.PROTOCOL}
-_VALUE = {
-    "NewInternalPort": v.INTERNAL_PORT,
-    "NewInternalClient": v.INTERNAL_CLIENT,
-    "NewEnabled": v.ENABLED,
-    "NewPortMappingDescription": v.DESCRIPTION,
-    "NewLeaseDuration": v.LEASE_DURATION,
-}
 _RANGE = {
     "NewStartPort": v.EXTERNAL_PORT,
     "NewEndPort": v.EXTERNAL_PORT,
     "NewProtocol": v.PROTOCOL,
-    "NewManage": v.MANAGE,  # to see the mappings of others too: nobody may, so it changes nothing
+    "NewManage": v.MANAGE,  # 1 asks for the mappings of other clients as well; no peer may see them: it is ignored
 }
 _DEFAULT_CONNECTION = {"NewDefaultConnectionService": v.DEFAULT_CONNECTION_SERVICE}
 
 ACTIONS = (
-    Action(LAYER3_FORWARDING, "SetDefaultConnectionService", _DEFAULT_CONNECTION, {}, _set_default_connection),
-    Action(
-        LAYER3_FORWARDING,
-        "GetDefaultConnectionService",
-        {},
-        _DEFAULT_CONNECTION,
-        lambda _inputs, parties: {"NewDefaultConnectionService": _default_connection(parties)},
-    ),
+    Action(LAYER3_FORWARDING, "SetDefaultConnectionService", _DEFAULT_CONNECTION, {}, requests.set_default_connection),
+    Action(LAYER3_FORWARDING, "GetDefaultConnectionService", {}, _DEFAULT_CONNECTION, requests.get_default_connection),
     Action(
         WAN_COMMON_INTERFACE_CONFIG,
         "GetCommonLinkProperties",
@@ -206,23 +102,28 @@ ACTIONS = (
             "NewLayer1DownstreamMaxBitRate": v.DOWNSTREAM_MAX_BIT_RATE,
             "NewPhysicalLinkStatus": v.PHYSICAL_LINK_STATUS,
         },
-        lambda _inputs, _parties: GetLinkStatus(),
-        _link_outputs,
+        constant_request(GetLinkStatus(), requests.link_properties),
     ),
     _counter("BytesSent", lambda link: link.bytes_sent),
     _counter("BytesReceived", lambda link: link.bytes_received),
     _counter("PacketsSent", lambda link: link.packets_sent),
     _counter("PacketsReceived", lambda link: link.packets_received),
-    Action(WAN_IP_CONNECTION, "SetConnectionType", {"NewConnectionType": v.CONNECTION_TYPE}, {}, _set_connection_type),
+    Action(
+        WAN_IP_CONNECTION,
+        "SetConnectionType",
+        {"NewConnectionType": v.CONNECTION_TYPE},
+        {},
+        requests.set_connection_type,
+    ),
     Action(
         WAN_IP_CONNECTION,
         "GetConnectionTypeInfo",
         {},
         {"NewConnectionType": v.CONNECTION_TYPE, "NewPossibleConnectionTypes": v.POSSIBLE_CONNECTION_TYPES},
-        lambda _inputs, _parties: {"NewConnectionType": "IP_Routed", "NewPossibleConnectionTypes": "IP_Routed"},
+        constant_answer("IP_Routed", "IP_Routed"),
     ),
-    Action(WAN_IP_CONNECTION, "RequestConnection", {}, {}, lambda _inputs, _parties: {}),
-    Action(WAN_IP_CONNECTION, "ForceTermination", {}, {}, _force_termination),
+    Action(WAN_IP_CONNECTION, "RequestConnection", {}, {}, constant_answer()),
+    Action(WAN_IP_CONNECTION, "ForceTermination", {}, {}, requests.force_termination),
     Action(
         WAN_IP_CONNECTION,
         "GetStatusInfo",
@@ -232,83 +133,51 @@ ACTIONS = (
             "NewLastConnectionError": v.LAST_CONNECTION_ERROR,
             "NewUptime": v.UPTIME,
         },
-        lambda _inputs, _parties: GetLinkStatus(),
-        _status_outputs,
+        constant_request(GetLinkStatus(), requests.status),
     ),
     Action(
         WAN_IP_CONNECTION,
         "GetNATRSIPStatus",
         {},
         {"NewRSIPAvailable": v.RSIP_AVAILABLE, "NewNATEnabled": v.NAT_ENABLED},
-        lambda _inputs, _parties: {"NewRSIPAvailable": "0", "NewNATEnabled": "1"},
+        constant_answer(0, 1),
     ),
     Action(
         WAN_IP_CONNECTION,
         "GetGenericPortMappingEntry",
         {"NewPortMappingIndex": v.NUMBER_OF_ENTRIES},
-        _KEY | _VALUE,
-        lambda _inputs, _parties: ListMappings(),
-        requests.entry_at_index,
+        KEY | VALUE,
+        requests.get_at_index,
     ),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetSpecificPortMappingEntry",
-        _KEY,
-        _VALUE,
-        lambda inputs, _parties: requests.get(inputs),
-        lambda mapped, _inputs: requests.value_outputs(mapped),
-    ),
-    Action(
-        WAN_IP_CONNECTION,
-        "AddPortMapping",
-        _KEY | _VALUE,
-        {},
-        lambda inputs, parties: requests.add(inputs, parties.source),
-    ),
-    Action(
-        WAN_IP_CONNECTION,
-        "DeletePortMapping",
-        _KEY,
-        {},
-        lambda inputs, _parties: requests.delete(inputs),
-    ),
+    Action(WAN_IP_CONNECTION, "GetSpecificPortMappingEntry", KEY, VALUE, requests.get),
+    Action(WAN_IP_CONNECTION, "AddPortMapping", KEY | VALUE, {}, requests.add),
+    Action(WAN_IP_CONNECTION, "DeletePortMapping", KEY, {}, requests.delete),
     Action(
         WAN_IP_CONNECTION,
         "GetExternalIPAddress",
         {},
         {"NewExternalIPAddress": v.EXTERNAL_ADDRESS},
-        lambda _inputs, _parties: GetExternalAddress(),
-        lambda external, _inputs: {"NewExternalIPAddress": str(external.address)},
+        constant_request(GetExternalAddress(), lambda external: (external.address,)),
     ),
-    Action(
-        WAN_IP_CONNECTION,
-        "DeletePortMappingRange",
-        _RANGE,
-        {},
-        lambda inputs, _parties: UnmapPorts(*requests.ports(inputs)),
-        refusals=RANGE_REFUSALS,
-        since=2,
-    ),
+    Action(WAN_IP_CONNECTION, "DeletePortMappingRange", _RANGE, {}, requests.delete_range, RANGE_REFUSALS, since=2),
     Action(
         WAN_IP_CONNECTION,
         "GetListOfPortMappings",
         _RANGE | {"NewNumberOfPorts": v.NUMBER_OF_ENTRIES},
         {"NewPortListing": v.PORT_LISTING},
-        lambda inputs, _parties: requests.ports(inputs) and ListMappings(),
-        requests.listing,
+        requests.list_range,
         since=2,
     ),
     Action(
         WAN_IP_CONNECTION,
         "AddAnyPortMapping",
-        _KEY | _VALUE,
+        KEY | VALUE,
         {"NewReservedPort": v.EXTERNAL_PORT},
-        lambda inputs, parties: requests.add_any(inputs, parties.source),
-        lambda mapped, _inputs: {"NewReservedPort": str(mapped.mapping.external_port)},
+        requests.add_any,
         since=2,
     ),
 )
-"""The required actions of each service, in the order of the standards; those of version 2 behind those of 1."""
+"""The required actions of each service, in the order of the standards; those of version 2 follow those of 1."""
 
 _BY_CALL = {(action.service.urn(version), action.name): action for action in ACTIONS for version in VERSIONS}
 """Every action is accepted under every version: `upnpc -n` asks WANIPConnection:1 for AddAnyPortMapping."""

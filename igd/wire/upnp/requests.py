@@ -1,20 +1,135 @@
-"""Port mappings in UPnP's words: arguments become requests, and mappings become arguments."""
+"""How each action is answered: the request that it makes of the gateway, and the values that the reply becomes."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Any, NamedTuple, NoReturn
+from uuid import UUID
 
 from igd.core.mapping import Endpoint, Remote, TransportProtocol
-from igd.core.request import ENDLESS, GetMapping, Mapped, MappingList, MapPort, UnmapPorts
+from igd.core.request import (
+    ENDLESS,
+    GetMapping,
+    LinkStatus,
+    ListMappings,
+    Mapped,
+    MappingList,
+    MapPort,
+    Request,
+    UnmapPorts,
+)
+from igd.wire.upnp import variables as v
 from igd.wire.upnp import xml
-from igd.wire.upnp.soap import Arguments, UPnPError
+from igd.wire.upnp.devices import WAN_CONNECTION_DEVICE, WAN_IP_CONNECTION, udn
+from igd.wire.upnp.soap import UPnPError
+from igd.wire.upnp.variables import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """The sender of a call (the packet's source) and its receiver (the root device's uuid)."""
+
+    source: IPv4Address
+    root: UUID
+
+
+Values = tuple[object, ...]
+"""The values of an action's out-arguments, in their order."""
+
+
+class Exchange(NamedTuple):
+    """The request that a call makes of the gateway, None where it needs none, and the values that answer the call.
+
+    `values` turns the reply (None without a request) into these values, or raises a UPnPError.
+    """
+
+    request: Request | None
+    values: Callable[[Any], Values] = lambda _reply: ()
+
+
+Decoder = Callable[[Inputs, Parties], Exchange]
+"""Raises a UPnPError for values that the action does not accept."""
+
+
+def constant_request(request: Request, values: Callable[[Any], Values]) -> Decoder:
+    """Return the decoder of an action without in-arguments that makes `request`."""
+    return lambda _inputs, _parties: Exchange(request, values)
+
+
+def constant_answer(*values: object) -> Decoder:
+    """Return the decoder of an action that is always answered with `values`."""
+    return lambda _inputs, _parties: _ready(*values)
+
+
+def _ready(*values: object) -> Exchange:
+    return Exchange(None, lambda _reply: values)
+
+
+# The connection and the link
+
+
+def set_connection_type(inputs: Inputs, _parties: Parties) -> Exchange:
+    """Accept the type that the connection has, and no other (731)."""
+    if inputs["NewConnectionType"] != "IP_Routed":
+        raise UPnPError(731, "ReadOnly: the connection is IP_Routed")
+    return _ready()
+
+
+def force_termination(_inputs: Inputs, _parties: Parties) -> NoReturn:
+    """Refuse (606): one peer must not disconnect the others."""
+    raise UPnPError(606, "Action not authorized")
+
+
+def status(link: LinkStatus) -> Values:
+    """Return ConnectionStatus, LastConnectionError and Uptime."""
+    return "Connected" if link.up else "Disconnected", "ERROR_NONE", link.uptime
+
+
+def link_properties(link: LinkStatus) -> Values:
+    """Return WANAccessType, the maximum bit rates upstream and downstream, and PhysicalLinkStatus."""
+    return "Ethernet", link.bits_per_second, link.bits_per_second, "Up" if link.up else "Down"
+
+
+def _default_connection(parties: Parties) -> str:
+    """Return the value of DefaultConnectionService: the connection device and the service, separated by a comma."""
+    device = udn(WAN_CONNECTION_DEVICE, parties.root)
+    return f"{device}:{WAN_CONNECTION_DEVICE.name}:1,{WAN_IP_CONNECTION.urn_id}"
+
+
+def get_default_connection(_inputs: Inputs, parties: Parties) -> Exchange:
+    """Answer with the only connection."""
+    return _ready(_default_connection(parties))
+
+
+def set_default_connection(inputs: Inputs, parties: Parties) -> Exchange:
+    """Accept the only connection, which changes nothing, and no other (723)."""
+    if inputs["NewDefaultConnectionService"].strip() != _default_connection(parties):
+        raise UPnPError(723, "InvalidConnServiceSelection")
+    return _ready()
+
+
+# Port mappings
+
+KEY = {"NewRemoteHost": v.REMOTE_HOST, "NewExternalPort": v.EXTERNAL_PORT, "NewProtocol": v.PROTOCOL}
+VALUE = {
+    "NewInternalPort": v.INTERNAL_PORT,
+    "NewInternalClient": v.INTERNAL_CLIENT,
+    "NewEnabled": v.ENABLED,
+    "NewPortMappingDescription": v.DESCRIPTION,
+    "NewLeaseDuration": v.LEASE_DURATION,
+}
+
+_LISTING = 'p:PortMappingList xmlns:p="urn:schemas-upnp-org:gw:WANIPConnection"'
+_RENAMED = {"NewPortMappingDescription": "NewDescription", "NewLeaseDuration": "NewLeaseTime"}
+_LISTED = {f"p:{_RENAMED.get(name, name)}": variable for name, variable in (KEY | VALUE).items()}
+"""The elements of an entry in a port listing: its schema has two names that differ from those of the arguments."""
 
 _ANY_REMOTE_HOST = {"", "*", "0.0.0.0", "0.0.0.0/0", "::", "::/0"}  # noqa: S104 - compared, never bound
-"""The standard has the empty string; the others are seen from clients."""
-
-_LIST = 'p:PortMappingList xmlns:p="urn:schemas-upnp-org:gw:WANIPConnection"'
+"""The standard has the empty string; some clients send the others."""
 
 
-def _remotes(inputs: Arguments) -> tuple[Remote, ...]:
-    """Give the one host that may come in, or none: everybody may. A name would have to be looked up (600)."""
+def _remotes(inputs: Inputs) -> tuple[Remote, ...]:
+    """Return the only host that may connect, or none for any; a host name would need a look-up and is refused (600)."""
     host = inputs["NewRemoteHost"].strip()
     if host in _ANY_REMOTE_HOST:
         return ()
@@ -24,123 +139,120 @@ def _remotes(inputs: Arguments) -> tuple[Remote, ...]:
         raise UPnPError(600, "Argument Value Invalid: NewRemoteHost must be empty or an IPv4 address") from error
 
 
-def _key(inputs: Arguments) -> tuple[TransportProtocol, int, tuple[Remote, ...]]:
-    """Give what names an existing mapping: none has port 0."""
-    port = int(inputs["NewExternalPort"])
+def _key(inputs: Inputs) -> tuple[TransportProtocol, int, tuple[Remote, ...]]:
+    """Return the protocol, external port and remotes of an existing mapping; no mapping has port 0 (714)."""
+    port = inputs["NewExternalPort"]
     if port == 0:
         raise UPnPError(714, "NoSuchEntryInArray: mappings have a port")
-    return TransportProtocol[inputs["NewProtocol"]], port, _remotes(inputs)
+    return inputs["NewProtocol"], port, _remotes(inputs)
 
 
-def get(inputs: Arguments) -> GetMapping:
-    """Give the request for the mapping named."""
-    return GetMapping(*_key(inputs))
+def get(inputs: Inputs, _parties: Parties) -> Exchange:
+    """Read one mapping."""
+    return Exchange(GetMapping(*_key(inputs)), _value)
 
 
-def delete(inputs: Arguments) -> UnmapPorts:
-    """Give the request to close nothing but the mapping named, without a remote host whoever it is for."""
+def delete(inputs: Inputs, _parties: Parties) -> Exchange:
+    """Close one mapping; without a remote host in the call, whatever its remotes are."""
     protocol, port, remotes = _key(inputs)
-    return UnmapPorts(protocol, port, port, remotes or None)
+    return Exchange(UnmapPorts(protocol, port, port, remotes or None))
 
 
-def ports(inputs: Arguments) -> tuple[TransportProtocol, int, int]:
-    """Give the range, both ends included; one that ends before it begins is refused (733)."""
-    first, last = int(inputs["NewStartPort"]), int(inputs["NewEndPort"])
+def _range(inputs: Inputs) -> tuple[TransportProtocol, int, int]:
+    """Return the protocol and the range, both ends included; a range that ends before it begins is refused (733)."""
+    first, last = inputs["NewStartPort"], inputs["NewEndPort"]
     if first > last:
         raise UPnPError(733, "InconsistentParameters: NewStartPort is above NewEndPort")
-    return TransportProtocol[inputs["NewProtocol"]], first, last
+    return inputs["NewProtocol"], first, last
 
 
-def _internal(inputs: Arguments, source: IPv4Address) -> Endpoint:
-    """Give the internal end; without an address it is the sender's, with port 0 it is none (732)."""
-    port = int(inputs["NewInternalPort"])
+def delete_range(inputs: Inputs, _parties: Parties) -> Exchange:
+    """Close all mappings of the peer in a range."""
+    return Exchange(UnmapPorts(*_range(inputs)))
+
+
+def _internal(inputs: Inputs, parties: Parties) -> Endpoint:
+    """Return the internal endpoint: the sender's address if the call has none; port 0 is refused (732)."""
+    port = inputs["NewInternalPort"]
     if port == 0:
         raise UPnPError(732, "WildCardNotPermittedInIntPort")
     client = inputs["NewInternalClient"].strip()
     try:
-        return Endpoint(IPv4Address(client) if client else source, port)
+        return Endpoint(IPv4Address(client) if client else parties.source, port)
     except AddressValueError as error:
         raise UPnPError(600, "Argument Value Invalid: NewInternalClient must be an IPv4 address") from error
 
 
-def _map_port(inputs: Arguments, source: IPv4Address, *, any_port: bool) -> MapPort:
-    if inputs["NewEnabled"] == "0":
-        # RFC 6970: a mapping that is there and does not work is not supported, Enabled must be 1.
+def _map_port(inputs: Inputs, parties: Parties, *, any_port: bool) -> MapPort:
+    if not inputs["NewEnabled"]:
+        # RFC 6970: disabled mappings are not supported, Enabled must be 1.
         raise UPnPError(600, "Argument Value Invalid: NewEnabled must be 1")
     return MapPort(
-        protocol=TransportProtocol[inputs["NewProtocol"]],
-        internal=_internal(inputs, source),
-        external_port=int(inputs["NewExternalPort"]) or None,
-        lifetime=int(inputs["NewLeaseDuration"]) or ENDLESS,
+        protocol=inputs["NewProtocol"],
+        internal=_internal(inputs, parties),
+        external_port=inputs["NewExternalPort"] or None,
+        lifetime=inputs["NewLeaseDuration"] or ENDLESS,
         description=inputs["NewPortMappingDescription"],
         any_port=any_port,
         remotes=_remotes(inputs),
     )
 
 
-def add(inputs: Arguments, source: IPv4Address) -> MapPort:
-    """Give the request for exactly this port; 0 would mean all ports that nobody else has, and is refused (716)."""
-    request = _map_port(inputs, source, any_port=False)
+def add(inputs: Inputs, parties: Parties) -> Exchange:
+    """Map exactly this port; 0 would mean all ports that are not mapped otherwise, and is refused (716)."""
+    request = _map_port(inputs, parties, any_port=False)
     if request.external_port is None:
         raise UPnPError(716, "WildCardNotPermittedInExtPort")
-    return request
+    return Exchange(request)
 
 
-def add_any(inputs: Arguments, source: IPv4Address) -> MapPort:
-    """Give the request for this port or another; 0 leaves the choice to the gateway."""
-    return _map_port(inputs, source, any_port=True)
+def add_any(inputs: Inputs, parties: Parties) -> Exchange:
+    """Map this port or another, and answer with the port; 0 leaves the choice to the gateway."""
+    request = _map_port(inputs, parties, any_port=True)
+    return Exchange(request, lambda mapped: (mapped.mapping.external_port,))
 
 
-def _key_outputs(mapped: Mapped) -> Arguments:
-    return {
-        "NewRemoteHost": _remote_host(mapped.mapping.remotes),
-        "NewExternalPort": str(mapped.mapping.external_port),
-        "NewProtocol": mapped.mapping.protocol.name,
-    }
+def _value(mapped: Mapped) -> Values:
+    """Return the values of VALUE; every mapping is enabled (RFC 6970)."""
+    mapping = mapped.mapping
+    return mapping.internal.port, mapping.internal.address, True, mapping.description, mapped.lifetime
 
 
-def _remote_host(remotes: tuple[Remote, ...]) -> str:
-    """Name the first of several, and of a network the first address: UPnP has no words for more."""
-    return str(remotes[0].network.network_address) if remotes else ""
+def _entry(mapped: Mapped) -> Values:
+    """Return the values of KEY and VALUE. Of several remotes UPnP can name one: the first, of a network its address."""
+    mapping = mapped.mapping
+    remote = mapping.remotes[0].network.network_address if mapping.remotes else ""
+    return remote, mapping.external_port, mapping.protocol, *_value(mapped)
 
 
-def value_outputs(mapped: Mapped) -> Arguments:
-    """Give what is asked of a mapping whose key is known; every mapping is enabled (RFC 6970)."""
-    return {
-        "NewInternalPort": str(mapped.mapping.internal.port),
-        "NewInternalClient": str(mapped.mapping.internal.address),
-        "NewEnabled": "1",
-        "NewPortMappingDescription": mapped.mapping.description,
-        "NewLeaseDuration": str(mapped.lifetime),
-    }
+def get_at_index(inputs: Inputs, _parties: Parties) -> Exchange:
+    """Read the peer's mapping at an index; beyond the last it is 713, on which clients stop counting up."""
+
+    def values(reply: MappingList) -> Values:
+        if inputs["NewPortMappingIndex"] >= len(reply.mappings):
+            raise UPnPError(713, "SpecifiedArrayIndexInvalid")
+        return _entry(reply.mappings[inputs["NewPortMappingIndex"]])
+
+    return Exchange(ListMappings(), values)
 
 
-def entry_at_index(reply: MappingList, inputs: Arguments) -> Arguments:
-    """Give one of the peer's own mappings; beyond the last 713, on which clients stop counting up."""
-    index = int(inputs["NewPortMappingIndex"])
-    if index >= len(reply.mappings):
-        raise UPnPError(713, "SpecifiedArrayIndexInvalid")
-    mapped = reply.mappings[index]
-    return {**_key_outputs(mapped), **value_outputs(mapped)}
+def list_range(inputs: Inputs, _parties: Parties) -> Exchange:
+    """List the peer's mappings in a range: at most NewNumberOfPorts, where 0 is no limit; none at all is 730."""
+    protocol, first, last = _range(inputs)
+
+    def values(reply: MappingList) -> Values:
+        found = [
+            _entry(mapped)
+            for mapped in reply.mappings
+            if mapped.mapping.protocol is protocol and first <= mapped.mapping.external_port <= last
+        ]
+        if not found:
+            raise UPnPError(730, "PortMappingNotFound")
+        return (_listing(found[: inputs["NewNumberOfPorts"] or None]),)
+
+    return Exchange(ListMappings(), values)
 
 
-def listing(reply: MappingList, inputs: Arguments) -> Arguments:
-    """Give those in range, at most NewNumberOfPorts, where 0 is no limit; nothing in range is an error (730)."""
-    protocol, first, last = ports(inputs)
-    found = [
-        mapped
-        for mapped in reply.mappings
-        if mapped.mapping.protocol is protocol and first <= mapped.mapping.external_port <= last
-    ]
-    if not found:
-        raise UPnPError(730, "PortMappingNotFound")
-    wanted = found[: int(inputs["NewNumberOfPorts"]) or None]
-    entries = tuple(_listed(mapped) for mapped in wanted)
-    return {"NewPortListing": xml.CData(xml.fragment((_LIST, entries)))}
-
-
-def _listed(mapped: Mapped) -> xml.Tree:
-    """Two names differ from those of the arguments: the schema of the listing has them so."""
-    fields = {**_key_outputs(mapped), **value_outputs(mapped)}
-    renamed = {"NewPortMappingDescription": "NewDescription", "NewLeaseDuration": "NewLeaseTime"}
-    return "p:PortMappingEntry", tuple((f"p:{renamed.get(name, name)}", value) for name, value in fields.items())
+def _listing(entries: list[Values]) -> str:
+    elements = (("p:PortMappingEntry", tuple(v.write(_LISTED, entry).items())) for entry in entries)
+    return xml.fragment((_LISTING, tuple(elements)))

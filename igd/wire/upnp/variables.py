@@ -1,115 +1,180 @@
-"""The state variables of our services: the types by which arguments are read and service documents drawn."""
+"""The state variables of our services: how their values are read and written, and what the service documents show."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypedDict, cast
 
-from igd.wire.upnp.soap import UPnPError
+from igd.core.mapping import TransportProtocol
+from igd.wire.upnp import xml
+from igd.wire.upnp.soap import Arguments, UPnPError
 
 LONGEST_STRING = 256
-"""Characters; the standards name no number, and no client is known to need more."""
-
-_TRUTH = {"1": "1", "true": "1", "yes": "1", "0": "0", "false": "0", "no": "0"}
-"""§2.5, boolean: 0 and 1, and for what is received the words as well."""
+"""Characters; the standards set no limit, and no client is known to need more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A state variable: its data type (§2.5), and where only some values are allowed, those."""
+    """A state variable with its data type (§2.5) and its allowed values; none listed: the data type's.
+
+    `read` takes an argument's name and text, and returns the value or raises the UPnPError that names the argument.
+    `write` returns the text of a value.
+    """
 
     name: str
-    data_type: str = "string"
+    data_type: str
+    read: Callable[[str, str], Any]
+    write: Callable[[Any], str]
     allowed: tuple[str, ...] = ()
 
-    def read(self, argument: str, text: str) -> str:
-        """Give the value in its one plain form; raise the UPnPError that it deserves, naming `argument`."""
-        if self.allowed:
-            return _allowed(self.allowed, argument, text)
-        return _READERS[self.data_type](argument, text)
+
+class Inputs(TypedDict, total=False):
+    """The values of a call's in-arguments; each action has some of them."""
+
+    NewDefaultConnectionService: str
+    NewConnectionType: str
+    NewPortMappingIndex: int
+    NewRemoteHost: str
+    NewExternalPort: int
+    NewProtocol: TransportProtocol
+    NewInternalPort: int
+    NewInternalClient: str
+    NewEnabled: bool
+    NewPortMappingDescription: str
+    NewLeaseDuration: int
+    NewStartPort: int
+    NewEndPort: int
+    NewManage: bool
+    NewNumberOfPorts: int
 
 
-def _allowed(allowed: tuple[str, ...], argument: str, text: str) -> str:
-    """Give the allowed value, whichever case it is sent in.
-
-    §3.2.5: 601 is also for a value that is not in the list of allowed ones, so SCTP gets 601 rather than 600.
-    """
-    for value in allowed:
-        if value.lower() == text.strip().lower():
-            return value
-    raise UPnPError(601, f"Argument Value Out of Range: {argument} must be one of {', '.join(allowed)}")
+def read(variables: Mapping[str, Variable], arguments: Arguments) -> Inputs:
+    """Read the arguments that `variables` names and ignore others; raise a UPnPError for a missing or wrong one."""
+    missing = [name for name in variables if name not in arguments]
+    if missing:
+        raise UPnPError(402, f"Invalid Args: {', '.join(missing)} missing")
+    return cast("Inputs", {name: variable.read(name, arguments[name]) for name, variable in variables.items()})
 
 
-def _number(largest: int) -> Callable[[str, str], str]:
-    def read(argument: str, text: str) -> str:
-        """Give the number in decimal digits; §3.2.5: 402 for the wrong data type, 601 beyond its range."""
-        plain = re.fullmatch("([+-]?)([0-9]+)", text.strip())
-        if plain is None:
-            raise UPnPError(402, f"Invalid Args: {argument} is not a number")
-        sign, digits = plain[1], plain[2].lstrip("0") or "0"
-        # Very long ones are never turned into numbers: Python would raise ValueError.
-        if len(digits) > len(str(largest)) or not 0 <= int(sign + digits) <= largest:
-            raise UPnPError(601, f"Argument Value Out of Range: {argument} must be from 0 to {largest}")
-        return digits
-
-    return read
+def write(variables: Mapping[str, Variable], values: Iterable[object]) -> dict[str, str]:
+    """Write one value for each of `variables`, in their order."""
+    return {name: variable.write(value) for (name, variable), value in zip(variables.items(), values, strict=True)}
 
 
-def _boolean(argument: str, text: str) -> str:
-    value = _TRUTH.get(text.strip().lower())
-    if value is None:
-        raise UPnPError(402, f"Invalid Args: {argument} must be 0 or 1")
-    return value
+# Data types (§2.5)
 
 
-def _string(argument: str, text: str) -> str:
+def _string(name: str, write: Callable[[Any], str] = str) -> Variable:
+    return Variable(name, "string", _read_string, write)
+
+
+def _read_string(argument: str, text: str) -> str:
     if len(text) > LONGEST_STRING:
         raise UPnPError(605, f"String Argument Too Long: {argument} has more than {LONGEST_STRING} characters")
     return text
 
 
-_READERS: dict[str, Callable[[str, str], str]] = {
-    "string": _string,
-    "boolean": _boolean,
-    "ui2": _number(2**16 - 1),
-    "ui4": _number(2**32 - 1),
-}
+def _boolean(name: str) -> Variable:
+    return Variable(name, "boolean", _read_boolean, lambda value: "1" if value else "0")
 
-# Of Layer3Forwarding:1
-DEFAULT_CONNECTION_SERVICE = Variable("DefaultConnectionService")
 
-# Of WANCommonInterfaceConfig:1
-WAN_ACCESS_TYPE = Variable("WANAccessType", allowed=("Ethernet", "DSL", "POTS", "Cable"))
-UPSTREAM_MAX_BIT_RATE = Variable("Layer1UpstreamMaxBitRate", "ui4")
-DOWNSTREAM_MAX_BIT_RATE = Variable("Layer1DownstreamMaxBitRate", "ui4")
-PHYSICAL_LINK_STATUS = Variable("PhysicalLinkStatus", allowed=("Up", "Down", "Initializing", "Unavailable"))
+def _read_boolean(argument: str, text: str) -> bool:
+    """Read 0 or 1; §2.5: receivers accept the words as well."""
+    word = text.strip().lower()
+    if word not in {"1", "true", "yes", "0", "false", "no"}:
+        raise UPnPError(402, f"Invalid Args: {argument} must be 0 or 1")
+    return word in {"1", "true", "yes"}
 
-# Of WANIPConnection:1 and :2
-CONNECTION_TYPE = Variable("ConnectionType")
-POSSIBLE_CONNECTION_TYPES = Variable("PossibleConnectionTypes", allowed=("IP_Routed", "IP_Bridged", "Unconfigured"))
-CONNECTION_STATUS = Variable(
-    "ConnectionStatus",
-    allowed=("Connected", "Connecting", "Disconnecting", "PendingDisconnect", "Disconnected", "Unconfigured"),
+
+def _ui2(name: str) -> Variable:
+    return Variable(name, "ui2", _number_reader(2**16 - 1), str)
+
+
+def _ui4(name: str, write: Callable[[int], str] = str) -> Variable:
+    return Variable(name, "ui4", _number_reader(2**32 - 1), write)
+
+
+def _number_reader(largest: int) -> Callable[[str, str], int]:
+    def read_number(argument: str, text: str) -> int:
+        """Read a decimal number; §3.2.5: 402 for the wrong data type, 601 for a number out of range."""
+        match = re.fullmatch("([+-]?)([0-9]+)", text.strip())
+        if match is None:
+            raise UPnPError(402, f"Invalid Args: {argument} is not a number")
+        sign, digits = match[1], match[2].lstrip("0") or "0"
+        # The length is checked first: int() raises ValueError for more than 4300 digits.
+        if len(digits) > len(str(largest)) or not 0 <= (number := int(sign + digits)) <= largest:
+            raise UPnPError(601, f"Argument Value Out of Range: {argument} must be from 0 to {largest}")
+        return number
+
+    return read_number
+
+
+def _wrapped(count: int) -> str:
+    """Counters of type ui4 continue at 0 after their largest value."""
+    return str(count % 2**32)
+
+
+def _capped(bits_per_second: int) -> str:
+    """Speeds above the range of ui4 (4.3 Gbit/s) are reported as its largest value."""
+    return str(min(bits_per_second, 2**32 - 1))
+
+
+def _one_of(name: str, *allowed: str, value: Callable[[str], Any] = str, write: Callable[[Any], str] = str) -> Variable:
+    def read_one(argument: str, text: str) -> object:
+        """Read an allowed value in any case; §3.2.5: any other is 601, so SCTP is answered with 601 and not 600."""
+        for each in allowed:
+            if each.lower() == text.strip().lower():
+                return value(each)
+        raise UPnPError(601, f"Argument Value Out of Range: {argument} must be one of {', '.join(allowed)}")
+
+    return Variable(name, "string", read_one, write, allowed)
+
+
+# Variables of Layer3Forwarding:1
+
+DEFAULT_CONNECTION_SERVICE = _string("DefaultConnectionService")
+
+# Variables of WANCommonInterfaceConfig:1
+
+WAN_ACCESS_TYPE = _one_of("WANAccessType", "Ethernet", "DSL", "POTS", "Cable")
+UPSTREAM_MAX_BIT_RATE = _ui4("Layer1UpstreamMaxBitRate", _capped)
+DOWNSTREAM_MAX_BIT_RATE = _ui4("Layer1DownstreamMaxBitRate", _capped)
+PHYSICAL_LINK_STATUS = _one_of("PhysicalLinkStatus", "Up", "Down", "Initializing", "Unavailable")
+
+
+def total(unit: str) -> Variable:
+    """Return the counter of `unit` (`BytesSent`)."""
+    return _ui4(f"Total{unit}", _wrapped)
+
+
+# Variables of WANIPConnection:1 and :2
+
+CONNECTION_TYPE = _string("ConnectionType")
+POSSIBLE_CONNECTION_TYPES = _one_of("PossibleConnectionTypes", "IP_Routed", "IP_Bridged", "Unconfigured")
+CONNECTION_STATUS = _one_of(
+    "ConnectionStatus", "Connected", "Connecting", "Disconnecting", "PendingDisconnect", "Disconnected", "Unconfigured"
 )
-LAST_CONNECTION_ERROR = Variable("LastConnectionError", allowed=("ERROR_NONE", "ERROR_UNKNOWN"))
-UPTIME = Variable("Uptime", "ui4")
-RSIP_AVAILABLE = Variable("RSIPAvailable", "boolean")
-NAT_ENABLED = Variable("NATEnabled", "boolean")
-EXTERNAL_ADDRESS = Variable("ExternalIPAddress")
-NUMBER_OF_ENTRIES = Variable("PortMappingNumberOfEntries", "ui2")
-ENABLED = Variable("PortMappingEnabled", "boolean")
-# No range is given for the lease (version 2: up to 604800): clients that hold arguments against the service document
-# would refuse to send what the gateway shortens. Nor for the internal port: its 0 has an error of its own, 732.
-LEASE_DURATION = Variable("PortMappingLeaseDuration", "ui4")
-REMOTE_HOST = Variable("RemoteHost")
-EXTERNAL_PORT = Variable("ExternalPort", "ui2")
-INTERNAL_PORT = Variable("InternalPort", "ui2")
-PROTOCOL = Variable("PortMappingProtocol", allowed=("TCP", "UDP"))
-INTERNAL_CLIENT = Variable("InternalClient")
-DESCRIPTION = Variable("PortMappingDescription")
-MANAGE = Variable("A_ARG_TYPE_Manage", "boolean")
-PORT_LISTING = Variable("A_ARG_TYPE_PortListing")
-
-
-def total(what: str) -> Variable:
-    """Give the counter of this (`BytesSent`), which wraps as ui4 does."""
-    return Variable(f"Total{what}", "ui4")
+LAST_CONNECTION_ERROR = _one_of("LastConnectionError", "ERROR_NONE", "ERROR_UNKNOWN")
+UPTIME = _ui4("Uptime", _wrapped)
+RSIP_AVAILABLE = _boolean("RSIPAvailable")
+NAT_ENABLED = _boolean("NATEnabled")
+EXTERNAL_ADDRESS = _string("ExternalIPAddress")
+NUMBER_OF_ENTRIES = _ui2("PortMappingNumberOfEntries")
+ENABLED = _boolean("PortMappingEnabled")
+# The service document shows no range for the lease (version 2: up to 604800), because clients that check arguments
+# against it would refuse to send what the gateway shortens; nor for the internal port, whose 0 has its own error (732).
+LEASE_DURATION = _ui4("PortMappingLeaseDuration")
+REMOTE_HOST = _string("RemoteHost")
+EXTERNAL_PORT = _ui2("ExternalPort")
+INTERNAL_PORT = _ui2("InternalPort")
+PROTOCOL = _one_of(
+    "PortMappingProtocol",
+    "TCP",
+    "UDP",
+    value=lambda name: TransportProtocol[name],
+    write=lambda protocol: protocol.name,
+)
+INTERNAL_CLIENT = _string("InternalClient")
+DESCRIPTION = _string("PortMappingDescription")
+MANAGE = _boolean("A_ARG_TYPE_Manage")
+PORT_LISTING = _string("A_ARG_TYPE_PortListing", xml.CData)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
+from typing import get_type_hints
 from uuid import UUID
 
 import pytest
@@ -28,8 +29,10 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.wire.upnp import soap
-from igd.wire.upnp.actions import ACTIONS, REFUSALS, Action, Parties, decode, encode
+from igd.wire.upnp import variables as v
+from igd.wire.upnp.actions import ACTIONS, REFUSALS, Action, decode
 from igd.wire.upnp.devices import LAYER3_FORWARDING, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.requests import Parties
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
 from igd.wire.upnp.xml import Element, parse
 
@@ -92,7 +95,11 @@ def call(action: str, arguments: Arguments | None = None, version: int = 1) -> t
     return row.service, Call(row.service.urn(version), action, arguments or {})
 
 
-# Each action: what it takes, the request, a reply to it, and what it gives
+def answered(called: tuple[Service, Call], reply: Reply | None) -> Arguments:
+    return decode(*called, PARTIES).answer(reply)
+
+
+# Each action: its in-arguments, the request, a reply to it, and its out-arguments
 
 ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
     ("AddPortMapping", ADD, MAP_PORT, mapped(8043), {}),
@@ -157,15 +164,18 @@ READY: list[tuple[str, Arguments, Arguments]] = [
 def test_actions_that_ask(row: tuple[str, Arguments, Request, Reply, Arguments], version: int) -> None:
     action, arguments, request, reply, outputs = row
     service, asked = call(action, arguments, version)
-    assert decode(service, asked, PARTIES) == request
-    assert encode(asked, reply) == outputs
+    invocation = decode(service, asked, PARTIES)
+    assert invocation.request == request
+    assert invocation.answer(reply) == outputs
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(("action", "arguments", "outputs"), READY, ids=[row[0] for row in READY])
 def test_actions_whose_answer_is_ready(action: str, arguments: Arguments, outputs: Arguments, version: int) -> None:
     service, asked = call(action, arguments, version)
-    assert decode(service, asked, PARTIES) == outputs
+    invocation = decode(service, asked, PARTIES)
+    assert invocation.request is None
+    assert invocation.answer() == outputs
 
 
 def test_every_action_is_in_these_tables() -> None:
@@ -178,7 +188,7 @@ def test_answers_are_what_the_service_document_says(action: str, outputs: Argume
     row = next(row for row in ACTIONS if row.name == action)
     assert list(outputs) == list(row.outputs)
     for name, variable in row.outputs.items():
-        assert variable.read(name, outputs[name]) == outputs[name]
+        assert variable.write(variable.read(name, outputs[name])) == outputs[name]
 
 
 def test_a_link_that_is_down() -> None:
@@ -191,8 +201,16 @@ def test_a_link_that_is_down() -> None:
         packets_received=0,
         uptime=0,
     )
-    assert encode(call("GetStatusInfo")[1], down)["NewConnectionStatus"] == "Disconnected"
-    assert encode(call("GetCommonLinkProperties")[1], down)["NewPhysicalLinkStatus"] == "Down"
+    assert answered(call("GetStatusInfo"), down)["NewConnectionStatus"] == "Disconnected"
+    assert answered(call("GetCommonLinkProperties"), down)["NewPhysicalLinkStatus"] == "Down"
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
+def test_arguments_are_read_as_the_types_that_are_declared(action: Action) -> None:
+    sent = ADD | LIST | {"NewPortMappingIndex": "1", "NewConnectionType": "", "NewDefaultConnectionService": ""}
+    inputs = v.read(action.inputs, sent)
+    declared = get_type_hints(v.Inputs)
+    assert {name: type(value) for name, value in inputs.items()} == {name: declared[name] for name in action.inputs}
 
 
 # What clients send
@@ -239,12 +257,12 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
 @pytest.mark.parametrize(("changed", "request_"), TOLERATED.values(), ids=TOLERATED)
 def test_what_clients_send_is_understood(changed: dict[str, str], request_: MapPort) -> None:
     service, asked = call("AddPortMapping", ADD | changed)
-    assert decode(service, asked, PARTIES) == request_
+    assert decode(service, asked, PARTIES).request == request_
 
 
 def test_any_port_leaves_the_choice_to_the_gateway() -> None:
     service, asked = call("AddAnyPortMapping", ADD | {"NewExternalPort": "0"})
-    assert decode(service, asked, PARTIES) == MapPort(
+    assert decode(service, asked, PARTIES).request == MapPort(
         TransportProtocol.TCP, MAP_PORT.internal, None, 300, "d", any_port=True
     )
 
@@ -342,7 +360,7 @@ CODES: Mapping[Refusal, int] = {
 @pytest.mark.parametrize("reason", Refusal)
 def test_refusals(reason: Refusal) -> None:
     with pytest.raises(UPnPError, match=reason.value) as caught:
-        encode(call("AddPortMapping", ADD)[1], Refused(reason))
+        answered(call("AddPortMapping", ADD), Refused(reason))
     assert caught.value.code == CODES[reason]
 
 
@@ -352,7 +370,7 @@ def test_every_refusal_has_a_code() -> None:
 
 def test_nothing_in_a_range_is_730() -> None:
     with pytest.raises(UPnPError) as caught:
-        encode(call("DeletePortMappingRange", RANGE)[1], Refused(Refusal.NO_SUCH_MAPPING))
+        answered(call("DeletePortMappingRange", RANGE), Refused(Refusal.NO_SUCH_MAPPING))
     assert caught.value.code == 730
 
 
@@ -362,14 +380,15 @@ def test_nothing_in_a_range_is_730() -> None:
 @pytest.mark.parametrize("index", ["4", "65535"])
 def test_beyond_the_last_entry_is_713(index: str) -> None:
     with pytest.raises(UPnPError) as caught:
-        encode(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index})[1], MAPPINGS)
+        answered(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index}), MAPPINGS)
     assert caught.value.code == 713
 
 
 def listed(arguments: Arguments, reply: MappingList = MAPPINGS) -> tuple[Element, ...]:
     service, asked = call("GetListOfPortMappings", arguments)
-    assert decode(service, asked, PARTIES) == ListMappings()
-    response = parse(soap.encode_response(asked, encode(asked, reply)))
+    invocation = decode(service, asked, PARTIES)
+    assert invocation.request == ListMappings()
+    response = parse(soap.encode_response(asked, invocation.answer(reply)))
     (listing,) = response.children[0].children[0].children
     assert listing.name == "NewPortListing"
     return parse(listing.text.encode()).children
@@ -406,8 +425,9 @@ def test_an_entry_of_a_list() -> None:
 
 
 def test_a_list_is_written_as_cdata_which_miniupnpc_needs() -> None:
-    asked = call("GetListOfPortMappings", LIST)[1]
-    assert b"<NewPortListing><![CDATA[<p:PortMappingList " in soap.encode_response(asked, encode(asked, MAPPINGS))
+    called = call("GetListOfPortMappings", LIST)
+    response = soap.encode_response(called[1], answered(called, MAPPINGS))
+    assert b"<NewPortListing><![CDATA[<p:PortMappingList " in response
 
 
 def test_an_empty_list_is_730() -> None:
@@ -428,11 +448,12 @@ def test_a_description_comes_back_as_it_was_sent(description: str) -> None:
     body = soap.encode_response(Call(asked.service_type, "X", {}), asked.arguments).replace(
         b"XResponse", b"AddPortMapping"
     )
-    request = decode(service, soap.decode(f"{asked.service_type}#AddPortMapping", body), PARTIES)
+    request = decode(service, soap.decode(f"{asked.service_type}#AddPortMapping", body), PARTIES).request
     assert isinstance(request, MapPort)
-    question = call("GetSpecificPortMappingEntry", KEY)[1]
-    answer = soap.encode_response(question, encode(question, mapped(8043, description=request.description)))
-    header = f"{question.service_type}#GetSpecificPortMappingEntryResponse"
+    called = call("GetSpecificPortMappingEntry", KEY)
+    outputs = answered(called, mapped(8043, description=request.description))
+    answer = soap.encode_response(called[1], outputs)
+    header = f"{called[1].service_type}#GetSpecificPortMappingEntryResponse"
     assert soap.decode(header, answer).arguments["NewPortMappingDescription"] == description
 
 
