@@ -1,1 +1,1 @@
-"""Sockets towards the peers: receive, decode, ask the gateway, encode, send."""
+"""The sockets that peers send to: receive, decode, ask the gateway, encode, send."""

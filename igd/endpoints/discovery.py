@@ -1,4 +1,4 @@
-"""UDP 1900 on the WireGuard interface: searches are answered, coming and going is announced. Nowhere else."""
+"""SSDP on UDP 1900 of the WireGuard interface, and of no other: answers searches, announces start and stop."""
 
 import asyncio
 import logging
@@ -18,20 +18,20 @@ from igd.wire.upnp import ssdp
 log = logging.getLogger(__name__)
 
 SPREAD_SECONDS = 0.1
-"""How long an answer to a multicast search waits at most. MX spreads the answers of many devices; here there is one,
+"""The longest delay of an answer to a multicast search. MX spreads the answers of many devices; this is the only one,
 and clients wait for it."""
 
 PENDING = 256
-"""Searches under way at once; what comes beyond is dropped, as UDP may."""
+"""Searches that may wait for their answer at once; further ones are dropped."""
 
 Message = Callable[[ssdp.Advert, ssdp.Advertiser], bytes]
 
 
 class Discovery:
-    """Two sockets bound to the interface: one hears the group, the other is the address that all answers come from.
+    """Two sockets bound to the interface: one receives from the group, the other has the source address of all answers.
 
-    Two, because a search sent to the group may wait for its answer and one sent to us may not, and a socket bound to
-    the group hears nothing else.
+    Multicast searches are answered after a delay, unicast ones at once, and a socket bound to the group receives
+    nothing else, so the socket tells them apart.
     """
 
     def __init__(self, gateway: Gateway, root: UUID, advertiser: ssdp.Advertiser, rng: random.Random) -> None:
@@ -43,7 +43,7 @@ class Discovery:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, interface: str, address: IPv4Address) -> None:
-        """Listen; OSError when a port is taken or a right is missing."""
+        """Listen; raise OSError if a port is in use or a permission is missing."""
         await self._listen(_socket(interface, str(address)), _Listener(self, spread=0.0))
         await self._listen(_group_socket(interface), _Listener(self, SPREAD_SECONDS))
 
@@ -52,7 +52,7 @@ class Discovery:
         self._transports.append(transport)
 
     async def close(self) -> None:
-        """Stop listening and forget the answers that were still to be sent."""
+        """Stop listening, and drop the answers that are still to be sent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -60,19 +60,19 @@ class Discovery:
             transport.close()
 
     async def announce(self, message: Message) -> None:
-        """Send `ssdp.alive` or `ssdp.byebye` to each live peer: a multicast reaches nobody on WireGuard."""
+        """Send `ssdp.alive` or `ssdp.byebye` to each live peer by unicast: WireGuard routes no multicast to peers."""
         addresses = [address for peer in await self._gateway.live_peers() for address in peer.addresses]
         for address in addresses:
             for advert in ssdp.adverts(self._root) if address.version == 4 else ():
                 self._send(message(advert, self._advertiser), (str(address), ssdp.PORT))
 
     def received(self, data: bytes, source: tuple[str, int], spread: float) -> None:
-        """Take one datagram; whoever sends junk hears nothing."""
+        """Start the answer to a datagram; count a malformed one and do not answer it."""
         try:
             search = ssdp.parse(data)
         except Malformed as malformed:
             self._gateway.counters["ssdp", "malformed"] += 1
-            log.debug("%s:%s sends junk: %s", *source, malformed.reason)
+            log.debug("%s:%s: malformed SSDP message: %s", *source, malformed.reason)
             return
         adverts = ssdp.matches(search.target, self._root) if search else ()
         if not search or not adverts or len(self._tasks) >= PENDING:
@@ -103,14 +103,14 @@ class _Listener(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._discovery.received(data, addr, self._spread)
 
-    def error_received(self, exc: Exception) -> None:  # a peer without an endpoint yet, or that has just gone
-        log.debug("not sent: %s", exc)
+    def error_received(self, exc: Exception) -> None:  # a peer that has no endpoint yet, or was just removed
+        log.debug("SSDP message not sent: %s", exc)
 
 
 def _socket(interface: str, address: str) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        # Other interfaces may have a server of their own on this port (minidlna, another igd).
+        # Another server may use this port on other interfaces (minidlna, another igd).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((address, ssdp.PORT))

@@ -1,4 +1,4 @@
-"""The page behind presentationURL: what this is, and the asking peer's own mappings."""
+"""The page that presentationURL names: the public address, and the mappings of the peer that requests it."""
 
 import html
 from ipaddress import IPv4Address
@@ -18,15 +18,15 @@ _PAGE = """<!doctype html>
 <title>Port mappings</title>
 <style>body {{ font: 1em sans-serif; margin: 2em }} td, th {{ text-align: left; padding: .2em 1em .2em 0 }}</style>
 <h1>Port mappings</h1>
-<p>The internet reaches this server at {address}. These of its ports lead to you:</p>
+<p>Public address of this server: {address}. These of its ports are mapped to you:</p>
 <table>
-<tr><th>Protocol<th>External port<th>Leads to<th>Seconds left<th>Description
+<tr><th>Protocol<th>External port<th>Internal endpoint<th>Seconds left<th>Description
 {rows}</table>
 """
 
 
 def render(external: IPv4Address | None, own: MappingList) -> str:
-    """The page of the peer whose mappings these are."""
+    """Return the page for the peer that holds the mappings `own`."""
     return _PAGE.format(address=external or "no address yet", rows="".join(map(_row, own.mappings)))
 
 

@@ -1,1 +1,1 @@
-"""Bytes to words and back, pure; one specification per file."""
+"""Codecs: pure translation between bytes and requests or replies, one specification a module."""

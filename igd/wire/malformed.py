@@ -1,7 +1,7 @@
 """The exceptions that codecs raise for bytes that they cannot decode."""
 
 
-class Malformed(ValueError):  # noqa: N818 - a word of the project, not of Python
+class Malformed(ValueError):  # noqa: N818 - it names the state of the input, as `raise Malformed("...")` reads
     """The bytes are not a message of this protocol; `reason` says why, for the log."""
 
     def __init__(self, reason: str) -> None:

@@ -1,1 +1,1 @@
-"""UPnP: SSDP, SOAP, descriptions, and the actions of the Internet Gateway Device."""
+"""UPnP: SSDP, SOAP, description documents, and the actions of the Internet Gateway Device."""

@@ -1,4 +1,4 @@
-"""The description documents (UPnP Device Architecture 1.1 §2), drawn from the devices and the table of actions."""
+"""The description documents (UPnP Device Architecture 1.1 §2), generated from the devices and the table of actions."""
 
 import zlib
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from uuid import UUID
 
 from igd.wire.upnp import xml
 from igd.wire.upnp.actions import ACTIONS, Action
-from igd.wire.upnp.devices import ROOT, VERSIONS, Device, Service, udn
+from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
 from igd.wire.upnp.variables import Variable
 
 DEVICE_PATHS = {version: f"/{version}/device.xml" for version in VERSIONS}
-"""Where the description of each version is found."""
+"""The path of the device description of each version."""
 
-CONTROL_PATHS = {service.control_path: service for device in ROOT.family() for service in device.services}
-"""Where each service is controlled: the same in both versions, which differ in what they show and not in what works."""
+CONTROL_PATHS = {service.control_path: service for device in DEVICES for service in device.services}
+"""Each service by its control path, the same in both versions: they differ in what they describe, not in what works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the operator's gateway calls itself; `presentation_url` is empty where there is no page."""
+    """How this gateway describes itself; `presentation_url` is empty if there is no page."""
 
     uuid: UUID
     friendly_name: str
@@ -27,18 +27,18 @@ class Identity:
 
 
 def documents(identity: Identity) -> dict[str, bytes]:
-    """Give every document by its path."""
-    found = {}
+    """Return all documents by path."""
+    by_path = {}
     for version in VERSIONS:
-        found[DEVICE_PATHS[version]] = _device_document(identity, version)
+        by_path[DEVICE_PATHS[version]] = _device_document(identity, version)
         for service in CONTROL_PATHS.values():
-            found[_service_path(service, version)] = _service_document(service, version)
-    return found
+            by_path[_service_path(service, version)] = _service_document(service, version)
+    return by_path
 
 
-def config_id(found: dict[str, bytes]) -> int:
-    """Give the number (0 to 16777215) that tells clients whether the documents changed (§1.2.2)."""
-    return zlib.crc32(b"".join(found.values())) % 2**24
+def config_id(by_path: dict[str, bytes]) -> int:
+    """Return a number (0 to 16777215) that changes with the documents (§1.2.2)."""
+    return zlib.crc32(b"".join(by_path.values())) % 2**24
 
 
 def _service_path(service: Service, version: int) -> str:
@@ -53,7 +53,7 @@ def _spec_version(minor: int) -> xml.Tree:
 
 
 def _device_document(identity: Identity, version: int) -> bytes:
-    """Clients of version 1 were written for UPnP 1.0 and some look at the number; version 2 was written on 1.1."""
+    """Return a device description; specVersion is 1.0 for version 1, because some of its clients check it, else 1.1."""
     root = (_spec_version(version - 1), _device(ROOT, identity, version))
     return xml.write(('root xmlns="urn:schemas-upnp-org:device-1-0"', root))
 
@@ -77,7 +77,7 @@ def _device(device: Device, identity: Identity, version: int) -> xml.Tree:
 
 
 def _service(service: Service, version: int) -> xml.Tree:
-    """No variable is evented, and then eventSubURL must be there and empty (§2.3)."""
+    """Return a service of a device; eventSubURL is present and empty if no variable is evented (§2.3)."""
     return "service", (
         ("serviceType", service.urn(version)),
         ("serviceId", service.urn_id),
@@ -91,7 +91,7 @@ def _service(service: Service, version: int) -> xml.Tree:
 
 
 def _service_document(service: Service, version: int) -> bytes:
-    """A service of version 1 shows the actions of version 1 only, as clients that check expect it; all work in both."""
+    """Return a service description; version 1 lists its own actions only, which some clients check, but accepts all."""
     actions = [action for action in ACTIONS if action.service is service and action.since <= version]
     arguments = [item for action in actions for item in (*action.inputs.values(), *action.outputs.values())]
     return xml.write(
@@ -121,7 +121,7 @@ def _argument(name: str, direction: str, variable: Variable) -> xml.Tree:
 
 
 def _variable(variable: Variable) -> xml.Tree:
-    """Events are announced only where they are sent: a client would wait for the first one, which always comes (§4)."""
+    """Return a variable; sendEvents is "no", because a subscriber would wait for the initial event message (§4)."""
     fields: list[xml.Tree] = [("name", variable.name), ("dataType", variable.data_type)]
     if variable.allowed:
         fields.append(("allowedValueList", tuple(("allowedValue", value) for value in variable.allowed)))

@@ -1,4 +1,4 @@
-"""Control messages: SOAP 1.1 as UPnP Device Architecture 1.1 §3 narrows it."""
+"""Control messages: the part of SOAP 1.1 that UPnP Device Architecture 1.1 §3 uses."""
 
 import re
 from collections.abc import Mapping
@@ -8,22 +8,22 @@ from igd.wire.malformed import Malformed
 from igd.wire.upnp import xml
 
 LARGEST_BODY = 16 * 1024
-"""Bytes of the largest request that is worth reading; real ones have 400 to 1500."""
+"""Bytes of the largest request that is read; those of known clients have 400 to 1500."""
 
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 ENCODING = "http://schemas.xmlsoap.org/soap/encoding/"
 CONTROL = "urn:schemas-upnp-org:control-1-0"
 
 _ACTION_HEADER = re.compile(r"""(["']?)(urn:[A-Za-z0-9.:_-]+)#([A-Za-z_][A-Za-z0-9_.-]*)\1""")
-"""§3.2.1 has it in double quotes; clients send single quotes or none as well."""
-
+"""§3.2.1 prescribes double quotes; some clients send single quotes or none."""
 
 Arguments = Mapping[str, str]
+"""The text of each argument by its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One action of one service type that is asked for, with its arguments as they were sent."""
+    """A call of one action of one service type, with its arguments as they were sent."""
 
     service_type: str
     action: str
@@ -31,7 +31,7 @@ class Call:
 
 
 class UPnPError(Exception):
-    """An action that fails: the error's code, and a description for people (§3.2.5)."""
+    """The failure of an action: errorCode, and errorDescription for people (§3.2.5)."""
 
     def __init__(self, code: int, description: str) -> None:
         super().__init__(code, description)
@@ -40,7 +40,7 @@ class UPnPError(Exception):
 
 
 def decode(soap_action: str, body: bytes) -> Call:
-    """Read a control request from its SOAPAction header and its body; raise Malformed where they are none."""
+    """Read a control request from its SOAPAction header and body; raise Malformed for anything else."""
     match = _ACTION_HEADER.fullmatch(soap_action.strip())
     if match is None:
         raise Malformed("the SOAPAction header is not a service type, # and an action")
@@ -52,7 +52,7 @@ def decode(soap_action: str, body: bytes) -> Call:
 
 
 def _action_element(envelope: xml.Element) -> xml.Element:
-    """Namespaces are not asked about here: clients are free with them, and nothing hangs on these two names."""
+    """Return the element in the Body. Namespaces of Envelope and Body are not checked: clients use various ones."""
     bodies = [child for child in envelope.children if child.name == "Body"]
     if envelope.name != "Envelope" or len(bodies) != 1:
         raise Malformed("not an Envelope with one Body")
@@ -73,13 +73,13 @@ def _arguments(action: xml.Element) -> dict[str, str]:
 
 
 def encode_response(call: Call, outputs: Arguments) -> bytes:
-    """Give the body of the answer 200 to `call` (§3.2.2): the type is the one that was asked, version and all."""
-    answer = f'u:{call.action}Response xmlns:u="{call.service_type}"'
-    return _envelope((answer, tuple(outputs.items())))
+    """Return the body of the response 200 (§3.2.2); its service type and version are those of `call`."""
+    tag = f'u:{call.action}Response xmlns:u="{call.service_type}"'
+    return _envelope((tag, tuple(outputs.items())))
 
 
 def encode_error(error: UPnPError) -> bytes:
-    """Give the body of an answer 500 (§3.2.5)."""
+    """Return the body of a response 500 (§3.2.5)."""
     detail = (("errorCode", str(error.code)), ("errorDescription", error.description))
     return _envelope(
         (

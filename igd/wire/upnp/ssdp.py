@@ -1,4 +1,4 @@
-"""Discovery: SSDP as UPnP Device Architecture 1.1 §1 has it."""
+"""SSDP: searches, their answers and announcements (UPnP Device Architecture 1.1 §1)."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,21 +6,21 @@ from email.utils import format_datetime
 from uuid import UUID
 
 from igd.wire.malformed import Malformed
-from igd.wire.upnp.devices import ROOT, VERSIONS, Device, Service, udn
+from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
 
 GROUP = "239.255.255.250"
 PORT = 1900
 
 MAX_AGE = 1800
-"""Seconds that an announcement is good for (§1.2.2: at least 1800)."""
+"""Seconds for which an announcement is valid (§1.2.2: at least 1800)."""
 
 LONGEST_MX = 5
-"""§1.3.3: a larger MX is to be taken as 5."""
+"""Seconds; a larger MX is read as 5 (§1.3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search for `target`; `mx` is the seconds (0 to 5) within which to answer, None: at once."""
+    """A search for `target`, to be answered within `mx` seconds (0 to 5); None: at once."""
 
     target: str
     mx: int | None
@@ -28,7 +28,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """One line of what is announced: the target (ST or NT), its USN, and the version of the description behind it."""
+    """One target that is announced (ST or NT) with its USN, and the version of the description that LOCATION names."""
 
     target: str
     usn: str
@@ -37,10 +37,10 @@ class Advert:
 
 @dataclass(frozen=True, slots=True)
 class Advertiser:
-    """What all messages of one server share.
+    """The headers that all messages of one server have in common.
 
-    `locations` holds the URL of the description, version 1 first; `boot_id` grows with every start, and
-    `config_id` changes with the documents (§1.2.2); `server` names the product (§1.2.2).
+    `locations` holds the URLs of the descriptions, version 1 first. `server` names the product, `boot_id` grows with
+    every start, and `config_id` changes with the documents (§1.2.2).
     """
 
     locations: tuple[str, str]
@@ -50,9 +50,9 @@ class Advertiser:
 
 
 def parse(datagram: bytes) -> Search | None:
-    """Read what came to port 1900; None for the announcements and answers of others, Malformed for junk.
+    """Read a datagram; return None for announcements and answers of others, raise Malformed for anything else.
 
-    Headers may be in any case and order, with or without a space behind the colon, and followed by more line ends.
+    Headers may be in any case and order, with or without a space after the colon, and followed by more line ends.
     """
     start, *lines = datagram.decode("latin-1").replace("\r\n", "\n").split("\n")
     if start.startswith(("NOTIFY ", "HTTP/")):
@@ -88,18 +88,18 @@ def _mx(text: str | None) -> int | None:
 
 
 def adverts(root: UUID) -> tuple[Advert, ...]:
-    """Give all that is announced, and that answers ssdp:all (§1.2.2, §1.3.3).
+    """Return everything that is announced, which also answers ssdp:all (§1.2.2, §1.3.3).
 
-    Version 1 comes first and complete, because some clients act on the first answer and know no other version, and
-    because searches that name no version get the description that everybody can read. The types of version 2 follow
-    as further lines, for clients that search for everything and then look for version 2 only.
+    Version 1 comes first and is complete: some clients use the first answer and know version 1 only, and a search
+    that names no version must lead to the description that every client can read. The types of version 2 follow, for
+    clients that search for everything and then use version 2 only.
     """
     lines = [Advert("upnp:rootdevice", f"{udn(ROOT, root)}::upnp:rootdevice", 1)]
-    for device in ROOT.family():
+    for device in DEVICES:
         name = udn(device, root)
         lines.append(Advert(name, name, 1))
     for version in VERSIONS:
-        for device in ROOT.family():
+        for device in DEVICES:
             name = udn(device, root)
             kinds: tuple[Device | Service, ...] = (device, *device.services)
             urns = [kind.urn(version) for kind in kinds if kind.version >= version]
@@ -108,16 +108,16 @@ def adverts(root: UUID) -> tuple[Advert, ...]:
 
 
 def matches(target: str, root: UUID) -> tuple[Advert, ...]:
-    """Give the adverts that answer a search for `target`: none when it means something else."""
+    """Return the adverts that answer a search for `target`, none for a target that is not ours."""
     everything = adverts(root)
     if target == "ssdp:all":
         return everything
-    # The hexadecimal digits of a uuid may come in capitals (RFC 4122 §3).
+    # The hexadecimal digits of a uuid may be upper case (RFC 4122 §3).
     return tuple(advert for advert in everything if advert.target.lower() == target.lower())
 
 
 def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
-    """Give the answer to a search (§1.3.3); `now` is in UTC."""
+    """Return the answer to a search (§1.3.3); `now` is in UTC."""
     return _message(
         "HTTP/1.1 200 OK",
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
@@ -132,7 +132,7 @@ def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
 
 
 def alive(advert: Advert, advertiser: Advertiser) -> bytes:
-    """Give the announcement that it is there (§1.2.2)."""
+    """Return the announcement that `advert` is available (§1.2.2)."""
     return _message(
         "NOTIFY * HTTP/1.1",
         ("HOST", f"{GROUP}:{PORT}"),
@@ -147,7 +147,7 @@ def alive(advert: Advert, advertiser: Advertiser) -> bytes:
 
 
 def byebye(advert: Advert, advertiser: Advertiser) -> bytes:
-    """Give the announcement that it is gone (§1.2.3)."""
+    """Return the announcement that `advert` is no longer available (§1.2.3)."""
     return _message(
         "NOTIFY * HTTP/1.1",
         ("HOST", f"{GROUP}:{PORT}"),

@@ -1,4 +1,4 @@
-"""XML as UPnP uses it: reads what strangers send, writes what every client can read."""
+"""XML as UPnP uses it: reads untrusted documents, and writes documents that every known client can read."""
 
 import html
 import re
@@ -9,17 +9,17 @@ from lxml import etree
 from igd.wire.malformed import Malformed
 
 DEEPEST = 16
-"""Levels of elements that are read: a control request has four, its SOAP header may have some more."""
+"""Levels of elements that are read: a control request has four, and its SOAP header may have more."""
 
 CONTENT_TYPE = 'text/xml; charset="utf-8"'
 
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 §2.2 cannot say at all, not even by a character reference."""
+"""Characters that XML 1.0 §2.2 does not allow, not even as character references."""
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """What was read: the name without prefix, the namespace ("" for none), the text in front of the first child."""
+    """An element that was read: name without prefix, namespace ("" for none), and the text before the first child."""
 
     name: str
     namespace: str
@@ -28,17 +28,17 @@ class Element:
 
 
 class CData(str):
-    """Text that is written as a CDATA section: miniupnpc reads port listings in no other form."""
+    """Text that is written as a CDATA section, the only form in which miniupnpc reads port listings."""
 
     __slots__ = ()
 
 
 Tree = tuple[str, "str | tuple[Tree, ...]"]
-"""What is to be written: a start tag without its brackets, and either text or children."""
+"""An element to write: its start tag without brackets, and its text or its children."""
 
 
 def parse(body: bytes) -> Element:
-    """Read a document in any encoding that XML allows; a DOCTYPE is refused, and with it every entity of its own."""
+    """Read a document in any encoding of XML; raise Malformed for a DOCTYPE, and so for entities that it declares."""
     parser = etree.XMLParser(
         resolve_entities=False,
         load_dtd=False,
@@ -65,19 +65,22 @@ def _element(source: etree._Element, levels: int) -> Element:
 
 
 def write(tree: Tree) -> bytes:
-    """Give the document in UTF-8; an empty element has both its tags, which hand-made parsers of clients want."""
+    """Return the document in UTF-8; an empty element has both tags, which some clients' own parsers require."""
     return f'<?xml version="1.0"?>\n{fragment(tree)}\n'.encode()
 
 
 def fragment(tree: Tree) -> str:
-    """Give the element without an XML declaration."""
+    """Return the element without an XML declaration."""
     tag, content = tree
     inner = _text(content) if isinstance(content, str) else "".join(map(fragment, content))
     return f"<{tag}>{inner}</{tag.split(maxsplit=1)[0]}>"
 
 
 def _text(text: str) -> str:
-    """Control characters and the like become U+FFFD; a carriage return, which readers would change, a reference."""
+    """Return text as markup; characters that XML does not allow become U+FFFD.
+
+    A carriage return becomes a reference: parsers normalise it otherwise (§2.11).
+    """
     writable = _UNWRITABLE.sub("\ufffd", text)
     if isinstance(text, CData):
         return "<![CDATA[" + writable.replace("]]>", "]]]]><![CDATA[>") + "]]>"
