@@ -1,4 +1,4 @@
-"""A network of our own whose loopback bears the addresses of the server, of two peers, and of a stranger."""
+"""A network namespace whose loopback has the addresses of the server, of two peers, and of an unknown source."""
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -12,8 +12,8 @@ STRANGER = IPv4Address("10.100.0.9")
 
 
 @pytest.fixture(scope="session")
-def loopback(root: None) -> Iterator[Host]:  # noqa: ARG001 - asked for what it checks
-    """Make the host."""
+def loopback(root: None) -> Iterator[Host]:  # noqa: ARG001 - `root` ends the test where rights are missing
+    """Return the namespace, with its addresses."""
     with Host("loopback") as host:
         for address in (SERVER, C1, C2, STRANGER):
             host.run("ip", "addr", "add", f"{address}/32", "dev", "lo")
@@ -23,6 +23,6 @@ def loopback(root: None) -> Iterator[Host]:  # noqa: ARG001 - asked for what it 
 
 @pytest.fixture(autouse=True)
 def network(loopback: Host) -> Iterator[None]:
-    """Put the test, and with it every coroutine that there is, into the host's network."""
+    """Run the test, and all its coroutines, inside the namespace."""
     with loopback.entered():
         yield

@@ -1,4 +1,4 @@
-"""HTTP as clients really speak it, answered for peers and for nobody else, and never for longer than a moment."""
+"""HTTP as known clients send it: only peers are served, and no connection stays open."""
 
 import asyncio
 import contextlib
@@ -23,6 +23,8 @@ ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
 WIC = "urn:schemas-upnp-org:service:WANIPConnection:1"
 CONTROL = "/control/WANIPConn1"
 PORT = 2869
+HANG = 60
+"""Seconds that only a hang exceeds, on any machine."""
 HUGE = bytes(64 * 1024 * 1024)
 
 ADD = {
@@ -38,7 +40,7 @@ ADD = {
 
 
 class Answer(NamedTuple):
-    """What came back before the server closed the connection."""
+    """What the server sent before it closed the connection."""
 
     status: int
     headers: dict[str, str]
@@ -65,7 +67,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
 
 @contextlib.asynccontextmanager
 async def connected(source: IPv4Address = C1) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         reader, writer = await asyncio.open_connection(str(SERVER), PORT, local_addr=(str(source), 0))
         try:
             yield reader, writer
@@ -76,7 +78,7 @@ async def connected(source: IPv4Address = C1) -> AsyncIterator[tuple[asyncio.Str
 
 
 async def exchange(*pieces: bytes, source: IPv4Address = C1) -> Answer:
-    """Send these, each when the one before has gone, and read until the server closes."""
+    """Send the pieces one after another, and read until the server closes the connection."""
     async with connected(source) as (reader, writer):
         for piece in pieces:
             writer.write(piece)
@@ -189,7 +191,7 @@ async def test_a_chunked_body(harness: GatewayHarness) -> None:
     assert len(harness.table) == 1
 
 
-async def test_who_expects_to_be_told_to_go_on_is_told() -> None:
+async def test_expect_100_continue_is_answered() -> None:
     body = envelope("AddPortMapping", ADD)
     async with connected() as (reader, writer):
         writer.write(head("AddPortMapping", f"Content-Length: {len(body)}", "Expect: 100-continue"))
@@ -198,7 +200,7 @@ async def test_who_expects_to_be_told_to_go_on_is_told() -> None:
         assert parsed(await reader.read()).status == 200
 
 
-async def test_a_connection_ends_with_its_answer_even_if_it_was_to_be_kept() -> None:
+async def test_a_response_closes_a_keep_alive_connection() -> None:
     answer = await exchange(get("/1/device.xml", "Connection: keep-alive") * 2)
     assert answer.status == 200
     assert "HTTP/1.1" not in answer.body
@@ -231,18 +233,20 @@ async def test_a_connection_ends_with_its_answer_even_if_it_was_to_be_kept() -> 
         (b"GET / HTTP/1.1\r\nHost: " + b"a" * 10000 + b"\r\n\r\n", 400),
     ],
 )
-async def test_what_is_no_request_of_ours_is_refused(harness: GatewayHarness, request_: bytes, status: int) -> None:
+async def test_malformed_and_unknown_requests_are_refused(
+    harness: GatewayHarness, request_: bytes, status: int
+) -> None:
     answer = await exchange(request_)
     assert answer.status == status
     assert harness.table == {}
 
 
-async def test_a_wrong_method_names_the_right_one() -> None:
+async def test_405_names_the_allowed_method() -> None:
     assert (await exchange(get(CONTROL))).headers["Allow"] == "POST"
 
 
-async def test_nothing_is_unpacked() -> None:
-    """A small body could become a large one, and no client compresses."""
+async def test_compressed_bodies_are_not_decompressed() -> None:
+    """A small body could become a large one, and no known client compresses."""
     packed = gzip.compress(envelope("AddPortMapping", ADD))
     request = head("AddPortMapping", f"Content-Length: {len(packed)}", "Content-Encoding: gzip") + packed
     assert (await exchange(request)).status == 400
@@ -252,14 +256,14 @@ async def test_nothing_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize("source", [STRANGER, SERVER])
-async def test_who_is_no_peer_gets_nothing(harness: GatewayHarness, source: IPv4Address) -> None:
+async def test_an_unknown_source_is_refused(harness: GatewayHarness, source: IPv4Address) -> None:
     for path in ("/", "/1/device.xml", "/none"):
         assert (await exchange(get(path), source=source)).status == 403
     assert error_code(await exchange(call("AddPortMapping", ADD), source=source)) == 606
     assert harness.table == {}
 
 
-async def test_who_asks_too_often_is_refused(harness: GatewayHarness) -> None:
+async def test_requests_above_the_rate_limit_are_refused(harness: GatewayHarness) -> None:
     while not isinstance(await harness.gateway.admit(C1), Refused):
         pass
     assert error_code(await exchange(call("AddPortMapping", ADD))) == 501
@@ -316,9 +320,11 @@ async def test_the_page_shows_a_peer_its_own_mappings_as_text(harness: GatewayHa
 
 
 async def connections_are(server: UPnPHttp, count: int) -> None:
-    """Wait for what the server has noticed."""
-    async with asyncio.timeout(5):
-        while len(server._runner.server.connections) != count:  # type: ignore[union-attr]  # noqa: SLF001, ASYNC110
+    """Wait until the server has `count` connections."""
+    async with asyncio.timeout(HANG):
+        http = server._runner.server  # noqa: SLF001 - only aiohttp's server knows its connections
+        assert http is not None
+        while len(http.connections) != count:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0.001)
 
 
@@ -332,7 +338,7 @@ async def test_a_slow_sender_is_cut_off(monkeypatch: pytest.MonkeyPatch, server:
         await connections_are(server, 0)
 
 
-async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp) -> None:
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp) -> None:
     monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 0.2)
     async with connected() as (_, writer):
         writer.write(get("/huge"))
@@ -367,12 +373,16 @@ async def test_one_address_does_not_shut_out_the_others(
     assert harness.gateway.counters["http", "too many connections"] == 1
 
 
-async def test_closing_does_not_wait_for_who_sends_nothing(harness: GatewayHarness) -> None:
+async def test_closing_does_not_wait_for_an_idle_connection(
+    monkeypatch: pytest.MonkeyPatch, harness: GatewayHarness
+) -> None:
+    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 3600.0)
+    monkeypatch.setattr(upnp_http, "CLOSE_SECONDS", 3600.0)
     server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
     await server.open("lo", C2, PORT)
     reader, writer = await asyncio.open_connection(str(C2), PORT, local_addr=(str(C1), 0))
     await connections_are(server, 1)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(HANG):
         await server.close()
         assert await reader.read() == b""
     writer.close()
@@ -387,7 +397,7 @@ async def test_a_port_that_is_taken_is_an_error(harness: GatewayHarness) -> None
     await server.close()
 
 
-async def test_it_listens_on_its_interface_alone(harness: GatewayHarness) -> None:
+async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
     server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
     with pytest.raises(OSError, match="No such device"):
         await server.open("none", C2, PORT)

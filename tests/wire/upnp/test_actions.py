@@ -300,7 +300,7 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "a backward list": ("GetListOfPortMappings", LIST | {"NewStartPort": "9001"}, 733),
     "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": ""}, 402),
     "index -1": ("GetGenericPortMappingEntry", {"NewPortMappingIndex": "-1"}, 601),
-    "cutting everybody off": ("ForceTermination", {}, 606),
+    "disconnecting everybody": ("ForceTermination", {}, 606),
     "another connection type": ("SetConnectionType", {"NewConnectionType": "IP_Bridged"}, 731),
     "another connection": ("SetDefaultConnectionService", {"NewDefaultConnectionService": "x"}, 723),
 }

@@ -29,7 +29,7 @@ TREES = {
 
 
 def all_named(element: Element, name: str) -> list[Element]:
-    """Give every element of this name at or below `element`, in the document's order."""
+    """Return all elements of this name at or below `element`, in document order."""
     below = [found for child in element.children for found in all_named(child, name)]
     return [element, *below] if element.name == name else below
 
@@ -92,7 +92,7 @@ def test_every_url_leads_somewhere(version: int) -> None:
 
 
 def test_paths_stay_as_they_are() -> None:
-    """Clients keep them."""
+    """Some clients store them."""
     assert sorted(DOCUMENTS) == [
         "/1/L3Forwarding1.xml",
         "/1/WANCommonIFC1.xml",

@@ -1,4 +1,4 @@
-"""UPnP Device Architecture §1: what is searched, and what is announced."""
+"""UPnP Device Architecture §1: searches, answers and announcements."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ MALFORMED = {
     "MX in words": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX: soon\r\n\r\n',
     "an empty MX": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX:\r\n\r\n',
     "MX below zero": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX: -1\r\n\r\n',
-    "a digit that is none": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX: \xb2\r\n\r\n',
+    "a digit that is not decimal": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX: \xb2\r\n\r\n',
     "a line without a colon": b'M-SEARCH * HTTP/1.1\r\nST: ssdp:all\r\nMAN: "ssdp:discover"\r\nMX 1\r\n\r\n',
 }
 
@@ -102,7 +102,7 @@ def test_junk_is_malformed(datagram: bytes) -> None:
         parse(datagram)
 
 
-def test_an_endless_mx_is_five() -> None:
+def test_an_mx_of_many_digits_is_five() -> None:
     assert parse(
         b'M-SEARCH * HTTP/1.1\r\nST: x\r\nMAN: "ssdp:discover"\r\nMX: ' + b"9" * 60000 + b"\r\n\r\n"
     ) == Search("x", 5)

@@ -1,4 +1,4 @@
-"""XML 1.0 from strangers, and to hand-made parsers."""
+"""XML 1.0: untrusted documents are read or rejected, and every document that is written can be read."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ HOSTILE = {
     "an entity of its own": b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>',
     "an external entity": b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
     "a parameter entity": b'<!DOCTYPE a [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]><a/>',
-    "an entity of nobody's": b"<a>&x;</a>",
+    "an undeclared entity": b"<a>&x;</a>",
     "billion laughs": f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a>&l9;</a>'.encode(),
     "billion laughs in an attribute": f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a b="&l9;"/>'.encode(),
     "too deep": b"<a>" * (DEEPEST + 1) + b"</a>" * (DEEPEST + 1),
@@ -37,10 +37,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_documents_are_malformed_at_once(body: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(Malformed):
         parse(body)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_levels_up_to_the_limit_are_read() -> None:
