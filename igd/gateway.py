@@ -198,9 +198,7 @@ class Gateway:
         return peers.on_link(internal) or await self._peers.reaches(internal)
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
-        changes = self._ledger.table.plan_unmap(
-            peer.public_key, request.protocol, request.first_port, request.last_port, request.remotes
-        )
+        changes = self._ledger.table.plan_unmap(peer.public_key, request)
         if not changes:
             return Refused(Refusal.NO_SUCH_MAPPING)
         await self._ledger.commit(changes)
@@ -209,12 +207,9 @@ class Gateway:
     async def _unmap_internal(self, peer: Peer, source: Address, request: UnmapInternal) -> Reply:
         if not (await self._peers.peers()).may_map(peer.public_key, source, request.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
-        found = self._ledger.table.plan_unmap_internal(
-            peer.public_key, request.protocol, request.address, request.port, request.count
-        )
-        changes = [change for change in found if change.before and _may_close(change.before, request.nonce)]
-        if found and not changes:
-            return Refused(Refusal.OTHER_NONCE)
+        changes = self._ledger.table.plan_unmap_internal(peer.public_key, request)
+        if isinstance(changes, Refusal):
+            return Refused(changes)
         if changes:
             await self._ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
@@ -232,18 +227,9 @@ class Gateway:
         """Give all mappings of all peers, oldest first, for the operator."""
         return [self._told(entry) for entry in self._ledger.table]
 
-    def guarded_mappings(self) -> list[Mapped]:
-        """Give the mappings that PCP has asked for, of all peers."""
-        return [self._told(entry) for entry in self._ledger.table if entry.mapping.nonce]
-
     def _told(self, entry: Entry) -> Mapped:
         """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""
         return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
-
-
-def _may_close(entry: Entry, nonce: bytes) -> bool:
-    """The nonce guards PCP against PCP; that NAT-PMP comes from the same peer WireGuard has proven."""
-    return not nonce or not entry.mapping.nonce or entry.mapping.nonce == nonce
 
 
 def _told_in_log(reply: Reply) -> str:

@@ -1,4 +1,4 @@
-"""The nouns: protocol, endpoint, port mapping, pinhole, lease, and one change of the table."""
+"""Protocols, endpoints, claims, port mappings, pinholes, leases, and changes of the table."""
 
 import enum
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Where packets may come from: a network, and there one port (1 to 65535) or any (0)."""
+    """A source that a mapping admits: a network, and one source port (1 to 65535) or any (0)."""
 
     network: IPv4Network | IPv6Network
     port: int = 0
@@ -35,15 +35,38 @@ class Remote:
 
 
 Key = tuple[TransportProtocol, int] | tuple[TransportProtocol, int, IPv6Address]
-"""What makes a mapping unique on this server: protocol and external port, of a pinhole with the address."""
+"""What identifies a mapping on this server: protocol and external port, and for a pinhole its address."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Claim:
+    """How clients refer to a mapping, and which of them may renew or close it.
+
+    Requests name the mapping by its internal endpoint (`by_internal`), or by its external port alone. `nonce` (12
+    octets, only with `by_internal`) guards it against requests with another nonce (RFC 6887 §11.3); empty: no guard.
+    """
+
+    by_internal: bool
+    nonce: bytes = b""
+
+    def admits(self, other: "Claim") -> bool:
+        """Return whether a request with the claim `other` may renew or close a mapping with this claim."""
+        return not self.nonce or not other.nonce or self.nonce == other.nonce
+
+    def joined(self, other: "Claim") -> "Claim":
+        """Return the claim of a mapping that was requested with this claim and with `other`, which it admits."""
+        return max(self, other)
+
+
+BY_EXTERNAL_PORT = Claim(by_internal=False)
+BY_INTERNAL_ENDPOINT = Claim(by_internal=True)
 
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """One external port (1 to 65535) that leads to one internal IPv4 endpoint, asked for by one peer.
+    """An external port (1 to 65535) that leads to an internal IPv4 endpoint, held by one peer.
 
-    `peer` is the WireGuard public key of the peer that asked, in base64. Only `remotes` (IPv4) get in; none: everybody.
-    `nonce` is what PCP guards it by (12 octets); none at all: NAT-PMP has asked for it, None: neither has.
+    `peer` is the peer's WireGuard public key in base64. Only `remotes` (IPv4) are admitted; none: all sources.
     """
 
     protocol: TransportProtocol
@@ -52,11 +75,11 @@ class PortMapping:
     peer: str
     description: str = ""
     remotes: tuple[Remote, ...] = ()
-    nonce: bytes | None = None
+    claim: Claim = BY_EXTERNAL_PORT
 
     @property
     def key(self) -> tuple[TransportProtocol, int]:
-        """The protocol and the external port: no two port mappings share them."""
+        """The protocol and the external port; no two port mappings share them."""
         return self.protocol, self.external_port
 
     def __str__(self) -> str:
@@ -65,9 +88,9 @@ class PortMapping:
 
 @dataclass(frozen=True, slots=True)
 class Pinhole:
-    """One internal IPv6 endpoint that the internet may reach although the server's firewall drops; else as PortMapping.
+    """An internal IPv6 endpoint that the internet may reach through the server's firewall; fields as of PortMapping.
 
-    Nothing is translated: outside, the endpoint has the address and the port that it has inside.
+    Nothing is translated: the endpoint has the same address and port outside as inside.
     """
 
     protocol: TransportProtocol
@@ -75,17 +98,17 @@ class Pinhole:
     peer: str
     description: str = ""
     remotes: tuple[Remote, ...] = ()
-    nonce: bytes | None = None
+    claim: Claim = BY_EXTERNAL_PORT
 
     @property
     def external_port(self) -> int:
-        """The port under which the internet reaches the endpoint."""
+        """The port at which the internet reaches the endpoint."""
         return self.internal.port
 
     @property
     def key(self) -> tuple[TransportProtocol, int, IPv6Address]:
-        """The protocol and the endpoint: no two pinholes share them."""
-        assert isinstance(self.internal.address, IPv6Address), "a pinhole is IPv6's"
+        """The protocol and the endpoint; no two pinholes share them."""
+        assert isinstance(self.internal.address, IPv6Address), "a pinhole is for IPv6"
         return self.protocol, self.internal.port, self.internal.address
 
     def __str__(self) -> str:
@@ -103,21 +126,21 @@ AnyMapping = PortMapping | Pinhole
 class Lease:
     """How long a mapping lives.
 
-    `expires` is in seconds on the monotonic clock. `endless` marks a lease that was asked for without an end: the
-    gateway renews it by itself for as long as its peer shakes hands.
+    `expires` is in seconds on the monotonic clock. `endless` marks a lease that was requested without an end: the
+    gateway renews it as long as the peer keeps completing WireGuard handshakes.
     """
 
     expires: float
     endless: bool = False
 
     def remaining(self, now: float) -> int:
-        """Whole seconds left at `now`, rounded to the nearest, never negative."""
+        """Return the seconds left at `now`, rounded to the nearest whole second, never negative."""
         return max(0, round(self.expires - now))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A mapping and its lease, as the table holds them."""
+    """A mapping and its lease."""
 
     mapping: AnyMapping
     lease: Lease
@@ -125,21 +148,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of the table: an entry comes (no `before`), goes (no `after`) or takes another's place.
-
-    Both sides, where both are there, have the same key.
-    """
+    """One change of the table: an entry is added (no `before`), removed (no `after`) or replaced (same key)."""
 
     before: Entry | None
     after: Entry | None
 
     @property
     def key(self) -> Key:
-        """The key of the entry that changes."""
+        """The key of the changed entry."""
         either = self.after or self.before
-        assert either is not None, "a change without sides"
+        assert either is not None, "a change needs an entry"
         return either.mapping.key
 
     def undone(self) -> "Change":
-        """Give the change that takes this one back."""
+        """Return the change that reverts this one."""
         return Change(before=self.after, after=self.before)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from igd.core.mapping import AnyMapping, Change, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import AnyMapping, Change, Claim, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.policy import Policy
 from igd.core.request import MapPort, Refusal
 from igd.core.table import Table
@@ -32,7 +32,7 @@ class Planner:
         """Give the change that grants what this peer asks, whose internal address is known to be its own."""
         if request.internal.address.version == 6:
             return self._plan_pinhole(peer, request, now)
-        if request.nonce is not None:
+        if request.claim.by_internal:
             held = self._table.find_internal(peer, request.protocol, request.internal)
             if held is not None:
                 return self._plan_renewal(peer, request, held.mapping.external_port, now)
@@ -99,7 +99,7 @@ class Planner:
         assert request.external_port is not None, "only any_port leaves the port open"
         if not self._policy.allows(request.external_port, request.internal, request.description):
             return Refusal.FORBIDDEN
-        if request.nonce is not None and not self._may_choose(peer, request, request.external_port, now):
+        if request.claim.by_internal and not self._may_choose(peer, request, request.external_port, now):
             return Refusal.CONFLICT
         return self._plan_port(peer, request, request.external_port, now)
 
@@ -119,7 +119,7 @@ class Planner:
         if table.offers(protocol, port, peer, internal, now):
             return True
         held = table.find(peer, (protocol, port)) if port == request.external_port else None
-        return held is not None and (request.nonce is None or held.mapping.internal == internal)
+        return held is not None and (not request.claim.by_internal or held.mapping.internal == internal)
 
     def _plan_port(self, peer: str, request: MapPort, port: int, now: float) -> Change | Refusal:
         if (request.protocol, port) in NEVER or self._taken(request.protocol, port):
@@ -137,5 +137,5 @@ def _keeps_parity(request: MapPort, port: int) -> bool:
     return not request.keeps_parity or port % 2 == request.internal.port % 2
 
 
-def _about(peer: str, request: MapPort) -> tuple[str, str, tuple[Remote, ...], bytes | None]:
-    return peer, request.description, request.remotes, request.nonce
+def _about(peer: str, request: MapPort) -> tuple[str, str, tuple[Remote, ...], Claim]:
+    return peer, request.description, request.remotes, request.claim

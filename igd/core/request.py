@@ -1,26 +1,26 @@
-"""What a client can ask, and what it can be told: the words that every protocol is turned into."""
+"""Requests and replies, the same for every protocol."""
 
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import AnyMapping, Endpoint, Remote, TransportProtocol
+from igd.core.mapping import BY_EXTERNAL_PORT, AnyMapping, Claim, Endpoint, Remote, TransportProtocol
 
 ENDLESS = 0
-"""The lifetime of a request that names no end (UPnP's lease duration 0)."""
+"""The lifetime that requests a lease without an end (UPnP's lease duration 0)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapPort:
-    """Open `external_port` and lead it to `internal`, for `lifetime` seconds or ENDLESS, for `remotes` (none: for all).
+    """Map `external_port` to `internal` for `lifetime` seconds or ENDLESS; only `remotes` are admitted (none: all).
 
-    With `any_port` the external port is a wish: another may be granted, and None leaves the choice to the gateway.
-    An internal IPv6 endpoint gets a pinhole, and its own port, whatever is wished.
+    With `any_port` the external port is a suggestion: another may be granted, and None leaves the choice to the
+    gateway. An internal IPv6 endpoint gets a pinhole at its own port, whatever port is suggested.
 
-    With a `nonce` (as of PortMapping) it is asked by a protocol that names mappings by their internal endpoint: the one
-    that the asker has already is renewed, whatever is wished, and never shortened; with `adds_remotes` it is for these
-    remotes besides its own. A `count` of ports from this internal one on gets as many external ones in a row, or fewer;
-    with `keeps_parity` the first external one is odd where the internal one is (RFC 7753).
+    If the `claim` names mappings by internal endpoint, the peer's mapping of that endpoint is renewed, whatever port is
+    suggested, and its lease is never shortened. `adds_remotes` keeps the remotes of the mapping that is renewed.
+    `count` consecutive internal ports from this one on get as many consecutive external ports, or fewer; with
+    `keeps_parity` the first external port is odd if the internal one is (RFC 7753).
     """
 
     protocol: TransportProtocol
@@ -30,7 +30,7 @@ class MapPort:
     description: str = ""
     any_port: bool = False
     remotes: tuple[Remote, ...] = ()
-    nonce: bytes | None = None
+    claim: Claim = BY_EXTERNAL_PORT
     adds_remotes: bool = False
     count: int = 1
     keeps_parity: bool = False
@@ -39,15 +39,15 @@ class MapPort:
         port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
         seconds = f"{self.lifetime} s" if self.lifetime else "good"
         remotes = f" from {', '.join(map(str, self.remotes))}" if self.remotes else ""
-        row = f" ({self.count} ports in a row)" if self.count > 1 else ""
+        row = f" ({self.count} consecutive ports)" if self.count > 1 else ""
         return f"map {self.protocol.name} {port} -> {self.internal}{row}{remotes} for {seconds} ({self.description!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class UnmapPorts:
-    """Close all of the asking peer's port mappings with external ports from `first_port` to `last_port`, both included.
+    """Close the peer's port mappings with external ports from `first_port` to `last_port`, both included.
 
-    With `remotes`, those alone that are for just these.
+    With `remotes`, only the mappings that admit exactly these.
     """
 
     protocol: TransportProtocol
@@ -62,16 +62,15 @@ class UnmapPorts:
 
 @dataclass(frozen=True, slots=True)
 class UnmapInternal:
-    """Close what NAT-PMP or PCP opened to the asking peer's `address`: this protocol and internal port (None: all).
+    """Close the peer's mappings to `address` that are named by internal endpoint: this protocol and port (None: all).
 
-    A `count` of ports is closed from this one on. With nothing there, nothing is closed and the reply is Unmapped all
-    the same. `nonce` is as of PortMapping.
+    `count` consecutive internal ports from `port` on are closed. The reply is Unmapped even if no mapping exists.
     """
 
     protocol: TransportProtocol | None
     address: IPv4Address | IPv6Address
     port: int | None
-    nonce: bytes
+    claim: Claim
     count: int = 1
 
     def __str__(self) -> str:
@@ -82,7 +81,7 @@ class UnmapInternal:
 
 @dataclass(frozen=True, slots=True)
 class GetMapping:
-    """Read the asking peer's mapping of this external port for just these remotes (none: for everybody)."""
+    """Read the peer's mapping of this external port that admits exactly these remotes (none: all sources)."""
 
     protocol: TransportProtocol
     external_port: int
@@ -91,12 +90,12 @@ class GetMapping:
 
 @dataclass(frozen=True, slots=True)
 class ListMappings:
-    """Read all port mappings of the asking peer, oldest first."""
+    """Read all port mappings of the peer, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class GetExternalAddress:
-    """Read the address under which the internet reaches this server."""
+    """Read the address at which the internet reaches this server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ Request = MapPort | UnmapPorts | UnmapInternal | GetMapping | ListMappings | Get
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A mapping that stands, the seconds left of its lease, and how many stand in the row of which it is the first."""
+    """An open mapping, the seconds left of its lease, and the number of consecutive ports that start with it."""
 
     mapping: AnyMapping
     lifetime: int
@@ -125,21 +124,21 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True)
 class MappingList:
-    """The asking peer's mappings, oldest first."""
+    """The peer's port mappings, oldest first."""
 
     mappings: tuple[Mapped, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalAddress:
-    """The address under which the internet reaches this server."""
+    """The address at which the internet reaches this server."""
 
     address: IPv4Address
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """The external interface: its state, speed (bits per second) and counters, and the seconds we have known it."""
+    """The external interface: its state, speed in bits per second, counters, and seconds since it was first seen."""
 
     up: bool
     bits_per_second: int
@@ -151,17 +150,17 @@ class LinkStatus:
 
 
 class Refusal(enum.Enum):
-    """Every reason to say no; each codec has one dictionary from these to its own codes."""
+    """Every reason to refuse a request; each codec maps them to its own result codes."""
 
     NOT_A_PEER = "no peer of this interface owns the source address"
-    NOT_YOUR_ADDRESS = "the internal address does not belong to the asking peer"
+    NOT_YOUR_ADDRESS = "the internal address does not belong to the peer"
     FORBIDDEN = "the operator's rules do not allow this mapping"
     CONFLICT = "the external port is taken"
-    OTHER_NONCE = "the mapping was asked for with another nonce"
-    TOO_MANY_REMOTES = "the mapping is for as many remotes as it may be"
-    QUOTA = "the peer holds as many mappings as it may"
+    OTHER_NONCE = "the mapping was requested with another nonce"
+    TOO_MANY_REMOTES = "the mapping would admit too many remotes"
+    QUOTA = "the peer holds the maximum number of mappings"
     NO_FREE_PORT = "no external port is free"
-    TOO_MANY_REQUESTS = "the peer asks too often"
+    TOO_MANY_REQUESTS = "the peer sends too many requests"
     NO_SUCH_MAPPING = "the peer has no such mapping"
     NO_EXTERNAL_ADDRESS = "the server has no external address"
     SYSTEM_FAILURE = "the server could not carry out the request"
@@ -169,7 +168,7 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No, and why."""
+    """A refusal and its reason."""
 
     reason: Refusal
 

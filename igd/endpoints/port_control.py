@@ -152,9 +152,9 @@ class _Announcer:
                 response = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
                 self._send(natpmp.encode_response(response), address, natpmp.CLIENT_PORT)
         keys = {peer.public_key for peer in live}
-        for mapped in self._gateway.guarded_mappings():
+        for mapped in self._gateway.mappings():
             unreachable = external is None and isinstance(mapped.mapping, PortMapping)
-            if mapped.mapping.peer in keys and not unreachable:
+            if mapped.mapping.claim.nonce and mapped.mapping.peer in keys and not unreachable:
                 update = requests.encode_update(mapped, self._epoch(), external)
                 self._send(update, mapped.mapping.internal.address, pcp.CLIENT_PORT)
                 await asyncio.sleep(0)  # requests do not wait for thousands of these

@@ -8,7 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    Change,
+    Claim,
+    Endpoint,
+    Entry,
+    Lease,
+    Pinhole,
+    PortMapping,
+    Remote,
+    TransportProtocol,
+)
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +206,7 @@ def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, 
         mapping.peer,
         mapping.description,
         "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
-        mapping.nonce,
+        mapping.claim.nonce if mapping.claim.by_internal else None,
         entry.lease.expires + shift,
         entry.lease.endless,
     )
@@ -203,14 +215,21 @@ def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, 
 def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, float, int], shift: float) -> Entry:
     protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless = row
     lease = Lease(expires + shift, bool(endless))
-    about = peer, description, tuple(map(_remote, remotes.splitlines())), nonce
+    about = peer, description, tuple(map(_remote, remotes.splitlines())), _claim(nonce)
     if pinhole:
         return Entry(Pinhole(TransportProtocol(protocol), Endpoint(_ipv6(pinhole), port), *about), lease)
     return Entry(PortMapping(TransportProtocol(protocol), external_port, Endpoint(_ipv4(address), port), *about), lease)
 
 
-# To read one takes as long as the rest of an entry, and a host that has many mappings has one address.
+# Parsing an address takes as long as the rest of an entry, and a host with many mappings has one address.
 _ipv4, _ipv6 = functools.lru_cache(1024)(IPv4Address), functools.lru_cache(1024)(IPv6Address)
+
+
+@functools.lru_cache(1024)
+def _claim(nonce: bytes | None) -> Claim:
+    if not nonce:
+        return BY_EXTERNAL_PORT if nonce is None else BY_INTERNAL_ENDPOINT
+    return Claim(by_internal=True, nonce=nonce)
 
 
 def _remote(line: str) -> Remote:

@@ -8,18 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    Change,
+    Claim,
+    Endpoint,
+    Entry,
+    Key,
+    Lease,
+    Pinhole,
+    PortMapping,
+    Remote,
+    TransportProtocol,
+)
 from igd.core.planner import NEVER, Planner
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.core.request import MapPort, Refusal
-from igd.core.table import HOLD_DOWN, REMOTES, Table
+from igd.core.table import HOLD_DOWN, MAX_REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 C1_IPV6 = IPv6Address("2001:db8::2")
 TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 NOW = 1000.0
 QUOTA = 64
-NONCE, OTHER = b"n" * 12, b"o" * 12
+GUARDED, OTHER = (Claim(by_internal=True, nonce=nonce * 12) for nonce in (b"n", b"o"))
 
 
 class Desk:
@@ -40,12 +53,12 @@ class Desk:
         peer: str = "c1",
         address: IPv4Address = C1,
         protocol: TransportProtocol = TCP,
-        nonce: bytes | None = None,
+        claim: Claim = BY_EXTERNAL_PORT,
         lifetime: float = 600,
     ) -> Entry:
         """Hold a mapping, to the same port where no other is named."""
         internal = Endpoint(address, internal_port or port)
-        entry = Entry(PortMapping(protocol, port, internal, peer, "", (), nonce), Lease(NOW + lifetime))
+        entry = Entry(PortMapping(protocol, port, internal, peer, "", (), claim), Lease(NOW + lifetime))
         self.table.accept([Change(None, entry)], NOW)
         return entry
 
@@ -72,13 +85,13 @@ def upnp(port: int, internal_port: int | None = None, *, any_port: bool = False)
     return MapPort(TCP, Endpoint(C1, internal_port or port), port, 3600, any_port=any_port)
 
 
-def pcp(port: int, internal_port: int | None = None, *, or_none: bool = False, nonce: bytes = NONCE) -> MapPort:
+def pcp(port: int, internal_port: int | None = None, *, or_none: bool = False, claim: Claim = GUARDED) -> MapPort:
     internal = Endpoint(C1, internal_port or port)
-    return MapPort(TCP, internal, port, 3600, any_port=not or_none, nonce=nonce, adds_remotes=True)
+    return MapPort(TCP, internal, port, 3600, any_port=not or_none, claim=claim, adds_remotes=True)
 
 
 def natpmp(port: int, internal_port: int | None = None) -> MapPort:
-    return pcp(port, internal_port, nonce=b"")
+    return pcp(port, internal_port, claim=BY_INTERNAL_ENDPOINT)
 
 
 def row(count: int, port: int = 5000, internal_port: int | None = None, *, parity: bool = False) -> MapPort:
@@ -88,11 +101,11 @@ def row(count: int, port: int = 5000, internal_port: int | None = None, *, parit
 # What names a mapping by its internal endpoint
 
 
-@pytest.mark.parametrize("first", [NONCE, b""])
+@pytest.mark.parametrize("first", [GUARDED, BY_INTERNAL_ENDPOINT])
 @pytest.mark.parametrize("again", [pcp(7000, 5000), pcp(5000), natpmp(7000, 5000)])
-def test_the_mapping_that_is_there_is_renewed_whatever_is_wished(first: bytes, again: MapPort) -> None:
+def test_the_mapping_that_is_there_is_renewed_whatever_is_wished(first: Claim, again: MapPort) -> None:
     desk = Desk()
-    held = desk.hold(6000, 5000, nonce=first)
+    held = desk.hold(6000, 5000, claim=first)
     plan = desk.plan(again)
     assert isinstance(plan, Change)
     assert plan.before == held
@@ -101,7 +114,7 @@ def test_the_mapping_that_is_there_is_renewed_whatever_is_wished(first: bytes, a
 
 def test_the_other_protocol_another_host_and_another_peer_have_mappings_of_their_own() -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
+    desk.hold(6000, 5000, claim=GUARDED)
     asked = pcp(7000, 5000)
     assert desk.port(replace(asked, protocol=UDP)) == 7000
     assert desk.port(replace(asked, internal=Endpoint(C1_HOST, 5000))) == 7000
@@ -110,8 +123,8 @@ def test_the_other_protocol_another_host_and_another_peer_have_mappings_of_their
 
 def test_another_nonce_is_refused() -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
-    assert desk.port(pcp(6000, 5000, nonce=OTHER)) is Refusal.OTHER_NONCE
+    desk.hold(6000, 5000, claim=GUARDED)
+    assert desk.port(pcp(6000, 5000, claim=OTHER)) is Refusal.OTHER_NONCE
 
 
 @pytest.mark.parametrize(("wish", "port"), [(6000, 6000), (7000, 7000)])
@@ -129,37 +142,39 @@ def test_upnps_mapping_of_another_internal_port_is_never_taken_over() -> None:
     assert desk.port(pcp(6000, 5001, or_none=True)) is Refusal.CONFLICT
 
 
-@pytest.mark.parametrize("nonce", [NONCE, b""])
-def test_upnp_shares_what_another_protocol_has_or_leads_it_elsewhere(nonce: bytes) -> None:
+@pytest.mark.parametrize("claim", [GUARDED, BY_INTERNAL_ENDPOINT])
+def test_upnp_shares_what_another_protocol_has_or_leads_it_elsewhere(claim: Claim) -> None:
     desk = Desk()
-    held = desk.hold(6000, 5000, nonce=nonce, lifetime=86400)
+    held = desk.hold(6000, 5000, claim=claim, lifetime=86400)
     plan = desk.plan(upnp(6000, 5000))
     assert isinstance(plan, Change)
     assert plan.after == held, "neither the nonce nor the longer lease is lost"
     moved = desk.plan(upnp(6000, 5001))
     assert isinstance(moved, Change)
-    assert moved.after == Entry(replace(held.mapping, internal=Endpoint(C1, 5001), nonce=None), Lease(NOW + 3600))
+    assert moved.after == Entry(
+        replace(held.mapping, internal=Endpoint(C1, 5001), claim=BY_EXTERNAL_PORT), Lease(NOW + 3600)
+    )
     desk.table.accept([moved], NOW)
     assert desk.port(pcp(6000, 5000)) not in {6000, *Refusal}
 
 
 def test_what_is_held_and_no_longer_allowed_is_not_renewed() -> None:
     desk = Desk("allow 1024-65535 0.0.0.0/0 6000-65535")
-    desk.hold(6000, 5000, nonce=NONCE)
+    desk.hold(6000, 5000, claim=GUARDED)
     assert desk.port(pcp(6000, 5000)) is Refusal.FORBIDDEN
 
 
 def test_what_is_held_and_taken_by_the_server_since_is_not_renewed() -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
+    desk.hold(6000, 5000, claim=GUARDED)
     desk.taken.add((TCP, 6000))
     assert desk.port(pcp(6000, 5000)) is Refusal.CONFLICT
 
 
 def test_filters_add_to_those_of_before() -> None:
     desk = Desk()
-    remotes = [Remote(IPv4Network(f"198.51.100.{number}")) for number in range(REMOTES + 1)]
-    for known in range(1, REMOTES + 1):
+    remotes = [Remote(IPv4Network(f"198.51.100.{number}")) for number in range(MAX_REMOTES + 1)]
+    for known in range(1, MAX_REMOTES + 1):
         plan = desk.plan(replace(pcp(5000), remotes=(remotes[known - 1],)))
         assert isinstance(plan, Change)
         assert plan.after
@@ -184,7 +199,7 @@ def test_a_port_that_can_be_had_is_had() -> None:
     [
         ({"peer": "c2", "address": C2}, Refusal.CONFLICT),
         ({"address": C1_HOST}, Refusal.CONFLICT),
-        ({"internal_port": 5001, "nonce": NONCE}, Refusal.CONFLICT),
+        ({"internal_port": 5001, "claim": GUARDED}, Refusal.CONFLICT),
         ({"peer": "c2", "address": C2, "protocol": UDP}, Refusal.CONFLICT),  # its companion
         ({"protocol": UDP}, None),
     ],
@@ -197,7 +212,7 @@ def test_a_port_that_somebody_holds_is_no_other_port(held: dict[str, object], re
 
 def test_a_port_that_is_another_than_the_one_held_is_refused() -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
+    desk.hold(6000, 5000, claim=GUARDED)
     assert desk.port(pcp(7000, 5000, or_none=True)) is Refusal.CONFLICT
     assert desk.port(pcp(6000, 5000, or_none=True)) == 6000
 
@@ -235,10 +250,10 @@ def test_where_only_those_are_allowed_there_is_no_port() -> None:
 def test_a_closed_port_is_its_former_holders() -> None:
     """RFC 6887 §15."""
     desk = Desk()
-    desk.close(desk.hold(5000, nonce=NONCE))
+    desk.close(desk.hold(5000, claim=GUARDED))
     foreign = replace(pcp(5000), internal=Endpoint(C2, 5000))
     assert desk.port(pcp(5000)) == 5000
-    for asked in (foreign, replace(foreign, any_port=False), replace(foreign, nonce=None)):
+    for asked in (foreign, replace(foreign, any_port=False), replace(foreign, claim=BY_EXTERNAL_PORT)):
         expected = {5000} if asked.any_port else set()
         granted = desk.port(asked, "c2")
         assert granted not in expected
@@ -248,7 +263,7 @@ def test_a_closed_port_is_its_former_holders() -> None:
 
 def test_upnp_may_ask_for_a_closed_port_by_its_number() -> None:
     desk = Desk()
-    desk.close(desk.hold(5000, nonce=NONCE))
+    desk.close(desk.hold(5000, claim=GUARDED))
     assert desk.port(replace(upnp(5000), internal=Endpoint(C2, 5000)), "c2") == 5000
 
 
@@ -256,7 +271,7 @@ def test_upnp_may_ask_for_a_closed_port_by_its_number() -> None:
 def test_the_companion_port_is_kept_for_the_same_host(asked: MapPort) -> None:
     """RFC 6886 §3.3."""
     desk = Desk()
-    desk.hold(5000, protocol=UDP, nonce=b"")
+    desk.hold(5000, protocol=UDP, claim=BY_INTERNAL_ENDPOINT)
     assert desk.port(asked) == 5000
     assert desk.port(replace(asked, internal=Endpoint(C1_HOST, 5000))) not in {5000, *Refusal}
     assert desk.port(replace(asked, internal=Endpoint(C2, 5000)), "c2") not in {5000, *Refusal}
@@ -333,7 +348,7 @@ def test_a_row_that_cannot_begin_evenly_is_none() -> None:
 
 def test_a_row_ends_with_the_quota() -> None:
     desk = Desk(quota=3)
-    desk.hold(9000, nonce=NONCE)
+    desk.hold(9000, claim=GUARDED)
     assert desk.row(row(8)) == [5000, 5001]
     desk.hold(9001)
     desk.hold(9002)
@@ -343,23 +358,23 @@ def test_a_row_ends_with_the_quota() -> None:
 def test_a_full_row_can_be_renewed() -> None:
     desk = Desk(quota=3)
     for port in (5000, 5001, 5002):
-        desk.hold(port, nonce=NONCE)
+        desk.hold(port, claim=GUARDED)
     assert desk.row(row(8)) == [5000, 5001, 5002]
     assert desk.row(row(8, 7000, 5000)) == [5000, 5001, 5002], "whatever is wished"
 
 
 def test_a_row_is_renewed_and_grows() -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
-    desk.hold(6002, 5002, nonce=b"")
+    desk.hold(6000, 5000, claim=GUARDED)
+    desk.hold(6002, 5002, claim=BY_INTERNAL_ENDPOINT)
     assert desk.row(row(4, 7001, 5000, parity=True)) == [6000, 6001, 6002, 6003]
 
 
 @pytest.mark.parametrize(
     ("obstacle", "granted"),
     [
-        ({"port": 6002, "internal_port": 5002, "nonce": OTHER}, [6000, 6001]),  # another's of PCP
-        ({"port": 9000, "internal_port": 5002, "nonce": NONCE}, [6000, 6001]),  # mapped to elsewhere already
+        ({"port": 6002, "internal_port": 5002, "claim": OTHER}, [6000, 6001]),  # another's of PCP
+        ({"port": 9000, "internal_port": 5002, "claim": GUARDED}, [6000, 6001]),  # mapped to elsewhere already
         ({"port": 6002, "internal_port": 5002}, [6000, 6001, 6002, 6003]),  # UPnP's, and the same
         ({"port": 6002, "internal_port": 5009}, [6000, 6001]),
         ({"port": 6002, "peer": "c2", "address": C2}, [6000, 6001]),
@@ -367,7 +382,7 @@ def test_a_row_is_renewed_and_grows() -> None:
 )
 def test_a_row_ends_before_what_belongs_to_something_else(obstacle: dict[str, object], granted: list[int]) -> None:
     desk = Desk()
-    desk.hold(6000, 5000, nonce=NONCE)
+    desk.hold(6000, 5000, claim=GUARDED)
     desk.hold(**obstacle)  # type: ignore[arg-type]
     assert desk.row(row(4, 6000, 5000)) == granted
 
@@ -378,7 +393,7 @@ def test_a_row_of_ipv6_lies_where_it_lies_inside() -> None:
     plans = desk.planner.plan_row("c1", asked, NOW)
     assert isinstance(plans, list)
     assert [plan.after and plan.after.mapping for plan in plans] == [
-        Pinhole(TCP, Endpoint(C1_IPV6, port), "c1", "", (), NONCE) for port in range(5000, 5004)
+        Pinhole(TCP, Endpoint(C1_IPV6, port), "c1", "", (), GUARDED) for port in range(5000, 5004)
     ]
     desk.table.accept(plans[:2], NOW)
     assert desk.row(asked) == [5000, 5001, 5002, 5003]
@@ -424,7 +439,7 @@ asks = st.builds(
     near,
     st.integers(0, 90000),
     any_port=st.booleans(),
-    nonce=st.sampled_from([None, b"", NONCE, OTHER]),
+    claim=st.sampled_from([BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT, GUARDED, OTHER]),
     count=st.integers(1, 12),
     keeps_parity=st.booleans(),
 )

@@ -1,5 +1,5 @@
-"""The table against a plain dictionary, and its words of refusal one by one."""
-# ruff: noqa: D102 - the names of the steps say what they do
+"""The table against a plain dictionary, and each plan and refusal by itself."""
+# ruff: noqa: D102 - the name of a step of the state machine is its documentation
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -10,9 +10,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, Remote, TransportProtocol
-from igd.core.request import Refusal
-from igd.core.table import HELD_DOWN, HOLD_DOWN, REMOTES, Table
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    Change,
+    Claim,
+    Endpoint,
+    Entry,
+    Key,
+    Lease,
+    Pinhole,
+    PortMapping,
+    Remote,
+    TransportProtocol,
+)
+from igd.core.request import Refusal, UnmapInternal, UnmapPorts
+from igd.core.table import HOLD_DOWN, MAX_HELD_DOWN, MAX_REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 QUOTA = 3
@@ -47,10 +60,10 @@ def table(*entries: Entry) -> Table:
         (mapping(1, description="new"), None),
         (mapping(1, internal=C1_HOST), Refusal.CONFLICT),  # another host behind the same peer
         (mapping(1, internal=C2, peer="c2"), Refusal.CONFLICT),
-        (mapping(1, peer="c2"), Refusal.CONFLICT),  # an address that has changed hands
+        (mapping(1, peer="c2"), Refusal.CONFLICT),  # the address has moved to another peer
     ],
 )
-def test_whoever_holds_a_port_may_renew_it_and_nobody_else(asked: PortMapping, answer: Refusal | None) -> None:
+def test_only_the_same_host_of_the_same_peer_renews_a_mapping(asked: PortMapping, answer: Refusal | None) -> None:
     lease = Lease(90.0)
     held = table(entry(1))
     assert held.plan_map(asked, lease, QUOTA) == (answer or Change(entry(1), Entry(asked, lease)))
@@ -63,7 +76,7 @@ def test_the_quota_counts_new_mappings_of_one_peer() -> None:
     assert isinstance(full.plan_map(mapping(4, peer="c2"), Lease(60.0), QUOTA), Change)
 
 
-def test_the_same_port_of_the_other_protocol_is_free() -> None:
+def test_the_same_port_of_the_other_protocol_is_another_mapping() -> None:
     other = PortMapping(TransportProtocol.UDP, 1, Endpoint(C2, 80), "c2")
     held = table(entry(1))
     assert not offers(held, 1)
@@ -73,19 +86,19 @@ def test_the_same_port_of_the_other_protocol_is_free() -> None:
 def test_a_plan_changes_nothing() -> None:
     held = table(entry(1))
     held.plan_map(mapping(2), Lease(60.0), QUOTA)
-    held.plan_unmap("c1", TransportProtocol.TCP, 1, 65535)
+    held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 65535))
     held.expired(1000.0)
     assert list(held) == [entry(1)]
 
 
-def test_the_companion_port_is_offered_to_the_same_host_alone() -> None:
+def test_the_companion_port_is_offered_only_to_the_same_host() -> None:
     held = table(entry(1))
     assert held.offers(TransportProtocol.UDP, 1, "c1", Endpoint(C1, 81), NOW)
     assert not held.offers(TransportProtocol.UDP, 1, "c1", Endpoint(C1_HOST, 80), NOW)
     assert not held.offers(TransportProtocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
 
 
-def test_a_closed_port_is_its_former_holders_for_a_while() -> None:
+def test_a_closed_port_is_held_down_for_the_peer_that_held_it() -> None:
     held = table(entry(1), entry(2))
     held.accept([Change(entry(1), None)], NOW)
     held.accept([Change(entry(2), None)], NOW + 1)
@@ -95,56 +108,147 @@ def test_a_closed_port_is_its_former_holders_for_a_while() -> None:
     assert offers(held, 1, "c2", C2, end)
     assert not offers(held, 2, "c2", C2, end)
     assert isinstance(held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA), Change), (
-        "if it is asked for"
+        "if the request names it"
     )
 
 
-def test_nobody_keeps_many_ports_from_the_others_by_closing_them() -> None:
+def test_the_number_of_held_down_ports_of_one_peer_is_limited() -> None:
     held = table()
-    for port in range(1, HELD_DOWN + 11):
+    for port in range(1, MAX_HELD_DOWN + 11):
         held.accept([Change(None, entry(port))], NOW)
         held.accept([Change(entry(port), None)], NOW)
-    taken = [port for port in range(1, HELD_DOWN + 11) if not offers(held, port, "c2", C2)]
-    assert taken == list(range(11, HELD_DOWN + 11))
+    taken = [port for port in range(1, MAX_HELD_DOWN + 11) if not offers(held, port, "c2", C2)]
+    assert taken == list(range(11, MAX_HELD_DOWN + 11))
 
 
-def test_a_companion_that_is_being_granted_is_nobody_elses() -> None:
+def test_the_companion_of_a_reserved_port_is_not_offered() -> None:
     held = table()
     held.reserve([Change(None, entry(1))])
     assert not held.offers(TransportProtocol.UDP, 1, "c2", Endpoint(C2, 80), NOW)
 
 
-NONCE, OTHER = b"n" * 12, b"o" * 12
+GUARDED, OTHER = (Claim(by_internal=True, nonce=nonce * 12) for nonce in (b"n", b"o"))
 
 
-def asked_by(nonce: bytes | None, expires: float = 60.0, description: str = "") -> Entry:
-    return Entry(replace(mapping(1, description=description), nonce=nonce), Lease(expires))
+def claimed(claim: Claim, expires: float = 60.0, description: str = "") -> Entry:
+    return Entry(replace(mapping(1, description=description), claim=claim), Lease(expires))
 
 
 @pytest.mark.parametrize(
     ("first", "second", "left"),
     [
-        (NONCE, NONCE, NONCE),
-        (NONCE, OTHER, None),
-        (None, NONCE, NONCE),
-        (NONCE, None, NONCE),
-        (b"", NONCE, NONCE),
-        (NONCE, b"", NONCE),
-        (None, b"", b""),
-        (b"", None, b""),
-        (None, None, None),
+        (GUARDED, GUARDED, GUARDED),
+        (GUARDED, OTHER, Refusal.OTHER_NONCE),
+        (BY_EXTERNAL_PORT, GUARDED, GUARDED),
+        (GUARDED, BY_EXTERNAL_PORT, GUARDED),
+        (BY_INTERNAL_ENDPOINT, GUARDED, GUARDED),
+        (GUARDED, BY_INTERNAL_ENDPOINT, GUARDED),
+        (BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT, BY_INTERNAL_ENDPOINT),
+        (BY_INTERNAL_ENDPOINT, BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT),
+        (BY_EXTERNAL_PORT, BY_EXTERNAL_PORT, BY_EXTERNAL_PORT),
     ],
 )
-def test_the_nonce_guards_pcp_against_pcp_alone(first: bytes | None, second: bytes | None, left: bytes | None) -> None:
-    held = table(asked_by(first))
-    plan = held.plan_map(asked_by(second).mapping, Lease(90.0), QUOTA)
-    if (first, second) == (NONCE, OTHER):
-        assert plan is Refusal.OTHER_NONCE
-    else:
-        assert plan == Change(asked_by(first), asked_by(left, 90.0))
+def test_a_nonce_guards_only_against_another_nonce(first: Claim, second: Claim, left: Claim | Refusal) -> None:
+    held = table(claimed(first))
+    plan = held.plan_map(claimed(second).mapping, Lease(90.0), QUOTA)
+    assert plan == (left if isinstance(left, Refusal) else Change(claimed(first), claimed(left, 90.0)))
 
 
-@pytest.mark.parametrize(("first", "second"), [(NONCE, NONCE), (None, NONCE), (NONCE, None), (b"", None)])
+WEB, PCP = (Remote(IPv4Network(f"198.51.100.{host}")) for host in (7, 8))
+
+
+def version(claim: Claim, expires: float, description: str = "", *remotes: Remote, internal_port: int = 80) -> Entry:
+    internal = mapping(1, internal_port=internal_port, description=description)
+    return Entry(replace(internal, claim=claim, remotes=remotes), Lease(expires))
+
+
+RENEWALS: dict[str, tuple[Entry, Entry, Entry | Refusal]] = {
+    # row of the table in igd.core.table: the entry held, the entry requested, and the result
+    "another peer": (
+        version(BY_EXTERNAL_PORT, 90.0),
+        Entry(mapping(1, peer="c2"), Lease(60.0)),
+        Refusal.CONFLICT,
+    ),
+    "another host of the peer": (
+        version(BY_EXTERNAL_PORT, 90.0),
+        Entry(mapping(1, internal=C1_HOST), Lease(60.0)),
+        Refusal.CONFLICT,
+    ),
+    "both by external port": (
+        version(BY_EXTERNAL_PORT, 90.0, "web", WEB),
+        version(BY_EXTERNAL_PORT, 60.0),
+        version(BY_EXTERNAL_PORT, 60.0),
+    ),
+    "both by external port, to another endpoint": (
+        version(BY_EXTERNAL_PORT, 90.0),
+        version(BY_EXTERNAL_PORT, 60.0, internal_port=81),
+        version(BY_EXTERNAL_PORT, 60.0, internal_port=81),
+    ),
+    "by external port to another endpoint": (
+        version(GUARDED, 90.0, "PCP", PCP),
+        version(BY_EXTERNAL_PORT, 60.0, "", internal_port=81),
+        version(BY_EXTERNAL_PORT, 60.0, "", internal_port=81),
+    ),
+    "by internal endpoint, held for another endpoint by external port": (
+        version(BY_EXTERNAL_PORT, 90.0),
+        version(GUARDED, 60.0, internal_port=81),
+        Refusal.CONFLICT,
+    ),
+    "by internal endpoint, held for another endpoint by internal endpoint": (
+        version(GUARDED, 90.0),
+        version(GUARDED, 60.0, internal_port=81),
+        Refusal.CONFLICT,
+    ),
+    "another nonce": (version(GUARDED, 90.0), version(OTHER, 60.0), Refusal.OTHER_NONCE),
+    "a filter on what was requested by external port": (
+        version(BY_EXTERNAL_PORT, 90.0),
+        version(BY_INTERNAL_ENDPOINT, 60.0, "", PCP),
+        Refusal.CONFLICT,
+    ),
+    "no filter on what was requested by external port with one": (
+        version(BY_EXTERNAL_PORT, 90.0, "", WEB),
+        version(BY_INTERNAL_ENDPOINT, 60.0),
+        Refusal.CONFLICT,
+    ),
+    "by internal endpoint, held by external port": (
+        version(BY_EXTERNAL_PORT, 90.0, "web", WEB),
+        version(GUARDED, 60.0, "PCP", WEB),
+        version(GUARDED, 90.0, "web", WEB),
+    ),
+    "both by internal endpoint": (
+        version(GUARDED, 60.0, "", WEB),
+        version(BY_INTERNAL_ENDPOINT, 90.0, "PCP", PCP),
+        version(GUARDED, 90.0, "PCP", PCP),
+    ),
+    "by external port, held by internal endpoint": (
+        version(GUARDED, 90.0, "PCP", PCP),
+        version(BY_EXTERNAL_PORT, 60.0, "web", WEB),
+        version(GUARDED, 90.0, "web", PCP),
+    ),
+    "by external port with a filter, held by internal endpoint without": (
+        version(BY_INTERNAL_ENDPOINT, 90.0, "PCP"),
+        version(BY_EXTERNAL_PORT, 60.0, "", WEB),
+        version(BY_INTERNAL_ENDPOINT, 90.0, "", WEB),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RENEWALS)
+def test_each_row_of_the_renewal_table(case: str) -> None:
+    held, asked, outcome = RENEWALS[case]
+    plan = table(held).plan_map(asked.mapping, asked.lease, QUOTA)
+    assert plan == (outcome if isinstance(outcome, Refusal) else Change(held, outcome))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (GUARDED, GUARDED),
+        (BY_EXTERNAL_PORT, GUARDED),
+        (GUARDED, BY_EXTERNAL_PORT),
+        (BY_INTERNAL_ENDPOINT, BY_EXTERNAL_PORT),
+    ],
+)
 @pytest.mark.parametrize(
     ("before", "asked", "granted"),
     [
@@ -154,53 +258,82 @@ def test_the_nonce_guards_pcp_against_pcp_alone(first: bytes | None, second: byt
         (Lease(90.0), Lease(60.0, endless=True), Lease(60.0, endless=True)),
     ],
 )
-def test_no_protocol_shortens_what_another_was_granted(
-    first: bytes | None, second: bytes | None, before: Lease, asked: Lease, granted: Lease
+def test_a_shared_mapping_keeps_the_longer_lease(
+    first: Claim, second: Claim, before: Lease, asked: Lease, granted: Lease
 ) -> None:
-    held = table(replace(asked_by(first), lease=before))
-    plan = held.plan_map(asked_by(second).mapping, asked, QUOTA)
+    held = table(replace(claimed(first), lease=before))
+    plan = held.plan_map(claimed(second).mapping, asked, QUOTA)
     assert isinstance(plan, Change)
     assert plan.after is not None
     assert plan.after.lease == granted
 
 
-def test_upnp_describes_a_shared_mapping() -> None:
-    held = table(asked_by(None, description="web"))
-    shared = asked_by(NONCE, description="web")
-    assert held.plan_map(asked_by(NONCE, description="PCP").mapping, Lease(60.0), QUOTA) == Change(
+def test_a_shared_mapping_has_the_description_of_the_request_by_external_port() -> None:
+    held = table(claimed(BY_EXTERNAL_PORT, description="web"))
+    shared = claimed(GUARDED, description="web")
+    assert held.plan_map(claimed(GUARDED, description="PCP").mapping, Lease(60.0), QUOTA) == Change(
         next(iter(held)), shared
     )
-    held = table(asked_by(NONCE, description="PCP"))
-    assert held.plan_map(asked_by(None, description="web").mapping, Lease(60.0), QUOTA) == Change(
+    held = table(claimed(GUARDED, description="PCP"))
+    assert held.plan_map(claimed(BY_EXTERNAL_PORT, description="web").mapping, Lease(60.0), QUOTA) == Change(
         next(iter(held)), shared
     )
 
 
-def test_what_names_the_internal_endpoint_never_leads_a_mapping_elsewhere() -> None:
+def test_a_request_by_internal_endpoint_never_redirects_a_mapping() -> None:
     held = table(entry(1))
     elsewhere = mapping(1, internal_port=81)
-    assert held.plan_map(replace(elsewhere, nonce=b""), Lease(60.0), QUOTA) is Refusal.CONFLICT
+    assert held.plan_map(replace(elsewhere, claim=BY_INTERNAL_ENDPOINT), Lease(60.0), QUOTA) is Refusal.CONFLICT
     assert isinstance(held.plan_map(elsewhere, Lease(60.0), QUOTA), Change)
 
 
-def test_a_mapping_is_found_by_its_internal_endpoint_where_that_names_it() -> None:
-    held = table(asked_by(b""), entry(2))
-    assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) == asked_by(b"")
+def unmap(held: Table, protocol: TransportProtocol | None, port: int | None, claim: Claim, count: int = 1) -> object:
+    """Plan to close what `c1` has at C1."""
+    return held.plan_unmap_internal("c1", UnmapInternal(protocol, C1, port, claim, count))
+
+
+def test_a_mapping_is_found_by_its_internal_endpoint_if_it_is_claimed_so() -> None:
+    named = claimed(BY_INTERNAL_ENDPOINT)
+    held = table(named, entry(2))
+    assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) == named
     assert held.find_internal("c2", TransportProtocol.TCP, Endpoint(C1, 80)) is None
-    assert held.plan_unmap_internal("c1", None, C1, None) == [Change(asked_by(b""), None)]
-    assert held.plan_unmap_internal("c1", TransportProtocol.TCP, C1, 80) == [Change(asked_by(b""), None)]
+    assert unmap(held, None, None, BY_INTERNAL_ENDPOINT) == [Change(named, None)]
+    assert unmap(held, TransportProtocol.TCP, 80, BY_INTERNAL_ENDPOINT) == [Change(named, None)]
     for nothing in (
-        (TransportProtocol.UDP, C1, 80),
-        (TransportProtocol.TCP, C1, 81),
-        (TransportProtocol.TCP, C1_HOST, 80),
+        UnmapInternal(TransportProtocol.UDP, C1, 80, BY_INTERNAL_ENDPOINT),
+        UnmapInternal(TransportProtocol.TCP, C1, 81, BY_INTERNAL_ENDPOINT),
+        UnmapInternal(TransportProtocol.TCP, C1_HOST, 80, BY_INTERNAL_ENDPOINT),
     ):
-        assert held.plan_unmap_internal("c1", *nothing) == []
-    held.accept([Change(asked_by(b""), None)], NOW)
+        assert held.plan_unmap_internal("c1", nothing) == []
+    held.accept([Change(named, None)], NOW)
     assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) is None
 
 
-def test_it_is_found_although_upnp_renews_and_closes_another_to_the_same_endpoint() -> None:
-    named, other = asked_by(b""), entry(2)
+@pytest.mark.parametrize(
+    ("first", "second", "closed"),
+    [
+        (GUARDED, GUARDED, True),
+        (GUARDED, OTHER, False),
+        (GUARDED, BY_INTERNAL_ENDPOINT, True),
+        (BY_INTERNAL_ENDPOINT, GUARDED, True),
+    ],
+)
+def test_a_nonce_guards_against_closing_with_another_nonce(first: Claim, second: Claim, *, closed: bool) -> None:
+    held = table(claimed(first))
+    for port in (80, None):
+        assert unmap(held, TransportProtocol.TCP, port, second) == (
+            [Change(claimed(first), None)] if closed else Refusal.OTHER_NONCE
+        )
+
+
+def test_closing_several_mappings_closes_those_that_admit_the_nonce() -> None:
+    other = Entry(replace(mapping(2, internal_port=81), claim=OTHER), Lease(60.0))
+    held = table(claimed(GUARDED), other)
+    assert unmap(held, None, None, GUARDED) == [Change(claimed(GUARDED), None)]
+
+
+def test_it_is_still_found_after_another_mapping_to_the_same_endpoint_changes() -> None:
+    named, other = claimed(BY_INTERNAL_ENDPOINT), entry(2)
     held = table(named, other)
     renewed = entry(2, 90.0)
     for change in (Change(other, renewed), Change(renewed, None)):
@@ -208,15 +341,18 @@ def test_it_is_found_although_upnp_renews_and_closes_another_to_the_same_endpoin
         assert held.find_internal("c1", TransportProtocol.TCP, Endpoint(C1, 80)) == named
 
 
-def test_ports_in_a_row_are_closed_together() -> None:
-    row = [Entry(replace(mapping(port, internal_port=80 + port), nonce=b""), Lease(60.0)) for port in range(1, 6)]
+def test_consecutive_ports_are_closed_together() -> None:
+    row = [
+        Entry(replace(mapping(port, internal_port=80 + port), claim=BY_INTERNAL_ENDPOINT), Lease(60.0))
+        for port in range(1, 6)
+    ]
     held = table(*row)
-    assert held.plan_unmap_internal("c1", TransportProtocol.TCP, C1, 82, 3) == [Change(each, None) for each in row[1:4]]
+    assert unmap(held, TransportProtocol.TCP, 82, BY_INTERNAL_ENDPOINT, 3) == [Change(each, None) for each in row[1:4]]
 
 
-def test_a_filter_of_pcps_stays_and_narrows_nobody_elses_mapping() -> None:
+def test_a_filter_stays_and_does_not_restrict_a_mapping_claimed_by_external_port() -> None:
     one = (Remote(IPv4Network("198.51.100.7")),)
-    filtered = Entry(replace(mapping(1), nonce=NONCE, remotes=one), Lease(60.0))
+    filtered = Entry(replace(mapping(1), claim=GUARDED, remotes=one), Lease(60.0))
     plan = table(filtered).plan_map(mapping(1), Lease(60.0), QUOTA)
     assert isinstance(plan, Change)
     assert plan.after == filtered
@@ -224,7 +360,7 @@ def test_a_filter_of_pcps_stays_and_narrows_nobody_elses_mapping() -> None:
     assert held.plan_map(filtered.mapping, Lease(60.0), QUOTA, adds_remotes=True) is Refusal.CONFLICT
 
 
-def test_remotes_are_added_where_that_is_asked_and_limited() -> None:
+def test_remotes_are_added_on_request_up_to_the_limit() -> None:
     two = (Remote(IPv4Network("198.51.100.7")), Remote(IPv4Network("198.51.100.8"), 80))
     held = table(Entry(replace(mapping(1), remotes=two[:1]), Lease(60.0)))
     added = held.plan_map(replace(mapping(1), remotes=two), Lease(60.0), QUOTA, adds_remotes=True)
@@ -233,12 +369,12 @@ def test_remotes_are_added_where_that_is_asked_and_limited() -> None:
     kept = held.plan_map(mapping(1), Lease(60.0), QUOTA, adds_remotes=True)
     assert isinstance(kept, Change)
     assert kept.after == kept.before
-    many = tuple(Remote(IPv4Network(f"198.51.100.{n}")) for n in range(REMOTES + 1))
+    many = tuple(Remote(IPv4Network(f"198.51.100.{n}")) for n in range(MAX_REMOTES + 1))
     assert isinstance(held.plan_map(replace(mapping(2), remotes=many[1:]), Lease(60.0), QUOTA), Change)
     assert held.plan_map(replace(mapping(2), remotes=many), Lease(60.0), QUOTA) is Refusal.TOO_MANY_REMOTES
 
 
-def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
+def test_a_reserved_port_is_withheld_until_it_is_accepted_or_released() -> None:
     held = table()
     plan = [Change(None, entry(1))]
     held.reserve(plan)
@@ -250,7 +386,7 @@ def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
     held.reserve(plan)
     held.accept(plan, NOW)
     held.reserve([Change(entry(1), None)])
-    assert not offers(held, 1), "it is still open"
+    assert not offers(held, 1), "the port is still mapped"
     held.accept([Change(entry(1), None)], NOW)
     assert offers(held, 1)
 
@@ -258,9 +394,9 @@ def test_what_is_reserved_is_nobodys_until_it_is_settled() -> None:
 PINHOLE = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
 
 
-def test_a_pinhole_and_a_port_mapping_of_one_port_do_not_meet() -> None:
+def test_a_pinhole_and_a_port_mapping_of_one_port_have_different_keys() -> None:
     held = table(entry(1), Entry(PINHOLE, Lease(60.0)))
-    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 65535) == [Change(entry(1), None)]
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 65535)) == [Change(entry(1), None)]
     renewed = Entry(PINHOLE, Lease(90.0))
     assert held.plan_map(PINHOLE, Lease(90.0), QUOTA) == Change(Entry(PINHOLE, Lease(60.0)), renewed)
     assert held.plan_map(replace(PINHOLE, peer="c2"), Lease(90.0), QUOTA) is Refusal.CONFLICT
@@ -269,27 +405,29 @@ def test_a_pinhole_and_a_port_mapping_of_one_port_do_not_meet() -> None:
 ONE = (Remote(IPv4Network("198.51.100.7")),)
 
 
-def test_who_names_remotes_closes_what_is_for_just_these() -> None:
+def test_closing_with_remotes_closes_the_mappings_that_admit_exactly_these() -> None:
     restricted = Entry(replace(mapping(1), remotes=ONE), Lease(60.0))
     held = table(restricted, entry(2))
-    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 2, ONE) == [Change(restricted, None)]
-    assert held.plan_unmap("c1", TransportProtocol.TCP, 1, 2, ()) == [Change(entry(2), None)]
-    assert len(held.plan_unmap("c1", TransportProtocol.TCP, 1, 2)) == 2
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2, ONE)) == [Change(restricted, None)]
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2, ())) == [Change(entry(2), None)]
+    assert len(held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2))) == 2
 
 
-def test_another_peers_entries_are_found_by_nobody() -> None:
+def test_entries_are_found_only_by_their_own_peer() -> None:
     held = table(entry(1), entry(2, peer="c2"))
     assert held.find("c1", (TransportProtocol.TCP, 1)) == entry(1)
     assert held.find("c2", (TransportProtocol.TCP, 1)) is None
-    assert held.plan_unmap("c2", TransportProtocol.TCP, 1, 65535) == [Change(entry(2, peer="c2"), None)]
+    assert held.plan_unmap("c2", UnmapPorts(TransportProtocol.TCP, 1, 65535)) == [Change(entry(2, peer="c2"), None)]
     assert held.of_peer("c1") == [entry(1)]
 
 
 @pytest.mark.parametrize(("first", "last", "ports"), [(1, 3, [1, 3]), (2, 2, []), (3, 3, [3]), (4, 65535, [5])])
 def test_a_range_includes_both_ends(first: int, last: int, ports: list[int]) -> None:
     held = table(entry(1), entry(3), entry(5))
-    assert held.plan_unmap("c1", TransportProtocol.TCP, first, last) == [Change(entry(port), None) for port in ports]
-    assert held.plan_unmap("c1", TransportProtocol.UDP, first, last) == []
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, first, last)) == [
+        Change(entry(port), None) for port in ports
+    ]
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.UDP, first, last)) == []
 
 
 def test_a_renewal_keeps_the_place_in_the_lists() -> None:
@@ -301,7 +439,7 @@ def test_a_renewal_keeps_the_place_in_the_lists() -> None:
     assert [each.mapping.internal.port for each in held.of_peer("c1")] == [99, 80]
 
 
-def test_what_has_run_out_is_told_until_it_is_closed() -> None:
+def test_expired_entries_are_returned_until_they_are_removed() -> None:
     held = table(entry(1, 10.0), entry(2, 20.0), entry(3, 10.0))
     assert held.expired(9.9) == []
     for _ in range(2):
@@ -312,24 +450,24 @@ def test_what_has_run_out_is_told_until_it_is_closed() -> None:
     assert held.next_expiry() == 20.0
 
 
-def test_changes_planned_on_another_table_are_a_mistake_of_our_own() -> None:
+def test_accepting_a_change_that_was_planned_on_another_state_is_an_assertion_error() -> None:
     for change in (Change(None, entry(1)), Change(entry(1, 99.0), None), Change(entry(2), None)):
         with pytest.raises(AssertionError):
             table(entry(1)).accept([change], NOW)
 
 
-def test_renewals_do_not_fill_the_memory() -> None:
+def test_renewals_do_not_accumulate_expiries() -> None:
     held = table(*(entry(port) for port in range(1, 11)))
     for second in range(5000):
         port = second % 10 + 1
         before = held.find("c1", (TransportProtocol.TCP, port))
         held.accept([Change(before, entry(port, 60.0 + second))], NOW)
-    assert len(held._expiries) <= 2 * len(held) + 64  # noqa: SLF001 - nothing else shows it
+    assert len(held._expiries) <= 2 * len(held) + 64  # noqa: SLF001 - not visible from outside
     assert held.next_expiry() == min(each.lease.expires for each in held)
 
 
 class AgainstADictionary(RuleBasedStateMachine):
-    """The same steps on a Table and on a dictionary that is searched from end to end."""
+    """The same steps on a Table and on a dictionary that is searched linearly."""
 
     HOSTS: ClassVar = {"c1": (C1, C1_HOST), "c2": (C2,)}
 
@@ -354,10 +492,10 @@ class AgainstADictionary(RuleBasedStateMachine):
         )
         if not same:
             return Refusal.CONFLICT
-        if held.mapping.nonce is None and asked.mapping.nonce is None:
+        if held.mapping.claim == BY_EXTERNAL_PORT and asked.mapping.claim == BY_EXTERNAL_PORT:
             return Change(held, asked)
         lease = max(held.lease, asked.lease, key=lambda each: each.expires)
-        return Change(held, Entry(replace(asked.mapping, nonce=b""), lease))
+        return Change(held, Entry(replace(asked.mapping, claim=BY_INTERNAL_ENDPOINT), lease))
 
     def accept(self, changes: list[Change]) -> None:
         self.table.reserve(changes)
@@ -378,19 +516,20 @@ class AgainstADictionary(RuleBasedStateMachine):
         named=st.booleans(),
         accepted=st.booleans(),
     )
-    def map(  # noqa: PLR0913, PLR0917
+    def map(  # noqa: PLR0913 - a mapping and its lease, drawn at random
         self,
+        *,
         port: int,
         protocol: TransportProtocol,
         peer: str,
         host: int,
         lifetime: int,
-        named: bool,  # noqa: FBT001
-        accepted: bool,  # noqa: FBT001
+        named: bool,
+        accepted: bool,
     ) -> None:
         hosts = self.HOSTS[peer]
         internal = Endpoint(hosts[host % len(hosts)], 8000 + port)
-        wanted = PortMapping(protocol, port, internal, peer, nonce=b"" if named else None)
+        wanted = PortMapping(protocol, port, internal, peer, claim=BY_INTERNAL_ENDPOINT if named else BY_EXTERNAL_PORT)
         asked = Entry(wanted, Lease(self.now + lifetime))
         plan = self.table.plan_map(asked.mapping, asked.lease, QUOTA)
         assert plan == self.expected(asked)
@@ -404,7 +543,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         length=st.integers(0, 3),
     )
     def unmap(self, peer: str, protocol: TransportProtocol, first: int, length: int) -> None:
-        plan = self.table.plan_unmap(peer, protocol, first, first + length)
+        plan = self.table.plan_unmap(peer, UnmapPorts(protocol, first, first + length))
         assert plan == [
             Change(each, None)
             for each in self.of_peer(peer)
@@ -414,7 +553,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model)
     @rule(seconds=st.integers(1, 20), close=st.booleans())
-    def expire(self, seconds: int, close: bool) -> None:  # noqa: FBT001
+    def expire(self, *, seconds: int, close: bool) -> None:
         self.now += seconds
         expired = self.table.expired(self.now)
         due = [each for each in self.model.values() if each.lease.expires <= self.now]
@@ -442,7 +581,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         return {
             (each.mapping.peer, each.mapping.protocol, each.mapping.internal): each
             for each in self.model.values()
-            if each.mapping.nonce is not None
+            if each.mapping.claim.by_internal
         }
 
     def expected_offer(self, key: tuple[TransportProtocol, int], peer: str, host: IPv4Address) -> bool:

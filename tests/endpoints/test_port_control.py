@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, Key, Pinhole, PortMapping, TransportProtocol
+from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Key, Pinhole, PortMapping, TransportProtocol
 from igd.core.peers import Peers
 from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, MapPort, Unmapped, UnmapPorts
-from igd.core.table import HOLD_DOWN, REMOTES
+from igd.core.table import HOLD_DOWN, MAX_REMOTES
 from igd.endpoints import port_control
 from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
@@ -38,6 +38,7 @@ NEW_EXTERNAL = IPv4Address("60.60.60.2")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 NONCE, OTHER = b"twelve bytes", b"twelve other"
+CLAIM = Claim(by_internal=True, nonce=NONCE)
 EPOCH = 77
 HOUR = 3600
 WEEK = 604800
@@ -214,7 +215,9 @@ async def test_natpmp_returns_the_external_address(harness: GatewayHarness, c1: 
 async def test_natpmp_maps_to_the_source_address(harness: GatewayHarness, c1: Client) -> None:
     """§3.3: the internal address is the source of the packet."""
     assert await c1.map(pmp(5000, 6000)) == MapResponse(TCP, 0, EPOCH, 5000, 6000, HOUR)
-    assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "NAT-PMP", (), b"")
+    assert harness.table[TCP, 6000].mapping == PortMapping(
+        TCP, 6000, Endpoint(C1, 5000), "c1", "NAT-PMP", (), BY_INTERNAL_ENDPOINT
+    )
     assert harness.all_equal()
 
 
@@ -351,7 +354,7 @@ async def test_pcp_maps(harness: GatewayHarness, c1: Client) -> None:
     """§11.3, §11.4; §8.5: each response has the epoch."""
     granted = await c1.granted(mapping(5000, 6000))
     assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 6000, EXTERNAL))
-    assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), NONCE)
+    assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), CLAIM)
     assert harness.all_equal()
 
 
@@ -593,13 +596,13 @@ async def test_filters_are_added_until_they_are_removed(harness: GatewayHarness,
 
 @served
 async def test_too_many_filters_get_excessive_remote_peers(harness: GatewayHarness, c1: Client) -> None:
-    most = tuple(map(remote, range(REMOTES)))
+    most = tuple(map(remote, range(MAX_REMOTES)))
     assert await c1.result(mapping(5000, filters=(*most, remote(99)))) == pcp.Result.EXCESSIVE_REMOTE_PEERS
     assert harness.table == {}
     assert await c1.result(mapping(5000, filters=most)) == 0
     request = mapping(5000, filters=(remote(99),))
     assert await c1.by_pcp(request) == pcp.ErrorResponse(13, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
-    assert len(remotes_of(harness, (TCP, 5000))) == REMOTES
+    assert len(remotes_of(harness, (TCP, 5000))) == MAX_REMOTES
 
 
 @served
@@ -664,7 +667,7 @@ async def test_pcp_over_ipv6_opens_a_pinhole(harness: GatewayHarness, c1_ipv6: C
     """§11.4: its external address and port are the internal ones; §15.1: it is deleted like a port mapping."""
     request = mapping(5000, 6000, client=C1_IPV6)
     assert await c1_ipv6.granted(request) == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
-    expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), NONCE)
+    expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), CLAIM)
     assert harness.table == {expected.key: harness.table[expected.key]}
     assert harness.table[expected.key].mapping == expected
     assert await c1_ipv6.result(replace(request, options=Options(prefer_failure=True))) == 11

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Endpoint, TransportProtocol
+from igd.core.mapping import Claim, Endpoint, TransportProtocol
 from igd.core.request import Mapped, MapPort, Refusal, Refused, Reply, UnmapInternal, UnmapPorts
 from igd.firewall.kernel import Kernel
 from igd.firewall.nft.nftables import Nftables
@@ -26,11 +26,11 @@ def opening(port: int, source: IPv4Address = C1, lifetime: int = 300) -> MapPort
 
 def pinhole(port: int) -> MapPort:
     """Ask for a pinhole, as PCP does."""
-    return MapPort(UDP, Endpoint(C1_6, port), None, 300, any_port=True, nonce=NONCE)
+    return MapPort(UDP, Endpoint(C1_6, port), None, 300, any_port=True, claim=Claim(by_internal=True, nonce=NONCE))
 
 
 OPEN, RENEW, CLOSE = opening(2000), opening(1024, lifetime=4000), UnmapPorts(UDP, 1024, 1024)
-OPEN_6, CLOSE_6 = pinhole(8081), UnmapInternal(UDP, C1_6, INSIDE, NONCE)
+OPEN_6, CLOSE_6 = pinhole(8081), UnmapInternal(UDP, C1_6, INSIDE, Claim(by_internal=True, nonce=NONCE))
 REFUSED = Refused(Refusal.SYSTEM_FAILURE)
 
 

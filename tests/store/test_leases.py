@@ -7,6 +7,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    Change,
+    Claim,
+    Endpoint,
+    Entry,
+    Lease,
+    Pinhole,
+    PortMapping,
+    Remote,
+    TransportProtocol,
+)
 from igd.store.leases import LeaseStore, StoreError
 from tests.gateway_harness import Clock
 
@@ -62,10 +75,12 @@ def remotes(version: Literal[4, 6]) -> st.SearchStrategy[tuple[Remote, ...]]:
 
 
 protocols = st.sampled_from(TransportProtocol)
-nonces = st.none() | st.just(b"") | st.binary(min_size=12, max_size=12)
+claims = st.sampled_from([BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT]) | st.builds(
+    Claim, st.just(value=True), st.binary(min_size=12, max_size=12)
+)
 mappings = st.one_of(
-    st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), texts, texts, remotes(4), nonces),
-    st.builds(Pinhole, protocols, endpoints(6), texts, texts, remotes(6), nonces),
+    st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), texts, texts, remotes(4), claims),
+    st.builds(Pinhole, protocols, endpoints(6), texts, texts, remotes(6), claims),
 )
 entries = st.builds(Entry, mappings, st.builds(Lease, st.integers(0, 10**7).map(float), st.booleans()))
 
@@ -77,6 +92,17 @@ def test_what_was_saved_comes_back_in_order(tmp_path_factory: pytest.TempPathFac
         store.save([Change(None, each) for each in held])
     with opened(path) as store:
         assert store.load() == held
+
+
+@pytest.mark.parametrize(
+    ("claim", "column"),
+    [(BY_EXTERNAL_PORT, None), (BY_INTERNAL_ENDPOINT, b""), (Claim(by_internal=True, nonce=b"n" * 12), b"n" * 12)],
+)
+def test_the_nonce_column_tells_the_claims_apart(path: Path, claim: Claim, column: bytes | None) -> None:
+    with opened(path) as store:
+        store.save([Change(None, replace(entry(), mapping=replace(entry().mapping, claim=claim)))])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT nonce FROM lease").fetchall() == [(column,)]
 
 
 def test_pinholes_to_one_port_of_several_addresses_live_side_by_side(path: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Pinhole, Remote, TransportProtocol
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -126,7 +126,7 @@ def _from_natpmp(message: natpmp.Request, source: IPv4Address) -> Request | natp
     if isinstance(message, natpmp.AddressRequest):
         return GetExternalAddress()
     if message.lifetime == 0:
-        return UnmapInternal(message.protocol, source, message.internal_port or None, b"")
+        return UnmapInternal(message.protocol, source, message.internal_port or None, BY_INTERNAL_ENDPOINT)
     if message.internal_port == 0:
         return natpmp.Result.NOT_AUTHORIZED  # all ports can be deleted, not mapped (RFC 6886 §3.4)
     return MapPort(
@@ -136,7 +136,7 @@ def _from_natpmp(message: natpmp.Request, source: IPv4Address) -> Request | natp
         lifetime=message.lifetime,
         description="NAT-PMP",
         any_port=True,
-        nonce=b"",
+        claim=BY_INTERNAL_ENDPOINT,
         adds_remotes=True,
     )
 
@@ -175,7 +175,9 @@ def _unmap(payload: Map, options: Options, internal: Address) -> Request | pcp.R
         return pcp.Result.UNSUPP_PROTOCOL
     protocol = TransportProtocol(payload.protocol) if payload.protocol else None
     count = options.port_set.size if options.port_set else 1
-    return UnmapInternal(protocol, internal, payload.internal_port or None, payload.nonce, count)
+    return UnmapInternal(
+        protocol, internal, payload.internal_port or None, Claim(by_internal=True, nonce=payload.nonce), count
+    )
 
 
 def _map(lifetime: int, payload: Map, options: Options, internal: Address) -> MapPort:
@@ -189,7 +191,7 @@ def _map(lifetime: int, payload: Map, options: Options, internal: Address) -> Ma
         description="PCP",
         any_port=not options.prefer_failure,
         remotes=remotes,
-        nonce=payload.nonce,
+        claim=Claim(by_internal=True, nonce=payload.nonce),
         adds_remotes=adds_remotes,
         count=min(ports.size, MAX_PORT_SET_SIZE),
         keeps_parity=ports.parity,
@@ -210,8 +212,8 @@ def _remotes(filters: tuple[Filter, ...]) -> tuple[tuple[Remote, ...], bool]:
 
 def encode_update(mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:
     """Encode the unsolicited response that updates a PCP client's mapping (§14.2)."""
-    assert mapped.mapping.nonce, "a mapping that PCP requested"
-    return _encode_mapped(mapped.mapping.nonce, NO_OPTIONS, mapped, epoch, external)
+    assert mapped.mapping.claim.nonce, "a mapping that PCP requested"
+    return _encode_mapped(mapped.mapping.claim.nonce, NO_OPTIONS, mapped, epoch, external)
 
 
 def _encode_mapped(nonce: bytes, options: Options, mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -44,10 +44,11 @@ C1_IPV6 = IPv6Address("2001:db8::2")
 EXTERNAL = IPv4Address("60.60.60.1")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 NONCE = b"a nonce of 12"[:12]
+CLAIM = Claim(by_internal=True, nonce=NONCE)
 TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 
-MAPPING = PortMapping(TCP, 8043, Endpoint(C1, 80), "c1", "web", (), NONCE)
-PINHOLE = Pinhole(TCP, Endpoint(C1_IPV6, 80), "c1", "web", (), NONCE)
+MAPPING = PortMapping(TCP, 8043, Endpoint(C1, 80), "c1", "web", (), CLAIM)
+PINHOLE = Pinhole(TCP, Endpoint(C1_IPV6, 80), "c1", "web", (), CLAIM)
 
 # NAT-PMP
 
@@ -56,7 +57,9 @@ def natpmp_exchange(message: natpmp.Request) -> Exchange:
     return decode(natpmp.encode_request(message), C1, EPOCH, EXTERNAL, third_party=False)
 
 
-PMP_MAP = MapPort(TCP, Endpoint(C1, 80), 8043, 7200, "NAT-PMP", any_port=True, nonce=b"", adds_remotes=True)
+PMP_MAP = MapPort(
+    TCP, Endpoint(C1, 80), 8043, 7200, "NAT-PMP", any_port=True, claim=BY_INTERNAL_ENDPOINT, adds_remotes=True
+)
 
 PMP_REQUESTS: dict[str, tuple[natpmp.Request, Request | natpmp.Result]] = {
     "external address (§3.2)": (AddressRequest(), GetExternalAddress()),
@@ -67,9 +70,12 @@ PMP_REQUESTS: dict[str, tuple[natpmp.Request, Request | natpmp.Result]] = {
     ),
     "UDP": (MapRequest(UDP, 80, 8043, 7200), replace(PMP_MAP, protocol=UDP)),
     "longest lifetime": (MapRequest(TCP, 80, 8043, 2**32 - 1), replace(PMP_MAP, lifetime=2**32 - 1)),
-    "delete one (§3.4)": (MapRequest(TCP, 80, 0, 0), UnmapInternal(TCP, C1, 80, b"")),
-    "delete one, suggested port ignored": (MapRequest(UDP, 80, 8043, 0), UnmapInternal(UDP, C1, 80, b"")),
-    "delete all of a protocol (§3.4)": (MapRequest(UDP, 0, 0, 0), UnmapInternal(UDP, C1, None, b"")),
+    "delete one (§3.4)": (MapRequest(TCP, 80, 0, 0), UnmapInternal(TCP, C1, 80, BY_INTERNAL_ENDPOINT)),
+    "delete one, suggested port ignored": (
+        MapRequest(UDP, 80, 8043, 0),
+        UnmapInternal(UDP, C1, 80, BY_INTERNAL_ENDPOINT),
+    ),
+    "delete all of a protocol (§3.4)": (MapRequest(UDP, 0, 0, 0), UnmapInternal(UDP, C1, None, BY_INTERNAL_ENDPOINT)),
     "all ports cannot be mapped": (MapRequest(TCP, 0, 8043, 7200), natpmp.Result.NOT_AUTHORIZED),
 }
 
@@ -147,7 +153,7 @@ def test_a_refusal_of_natpmp_has_no_port_and_no_lifetime(reason: Refusal, codes:
 MAP = Map(NONCE, 6, 80, 8043, ANY4)
 MESSAGE = pcp.Request(7200, C1, MAP)
 MESSAGE_IPV6 = pcp.Request(7200, C1_IPV6, replace(MAP, external_address=ANY6))
-MAP_PORT = MapPort(TCP, Endpoint(C1, 80), 8043, 7200, "PCP", any_port=True, nonce=NONCE, adds_remotes=True)
+MAP_PORT = MapPort(TCP, Endpoint(C1, 80), 8043, 7200, "PCP", any_port=True, claim=CLAIM, adds_remotes=True)
 MAP_PORT_IPV6 = replace(MAP_PORT, internal=Endpoint(C1_IPV6, 80))
 NET = Filter(120, 443, IPv4Address("203.0.113.9"))
 HOST = Filter(128, 0, IPv4Address("198.51.100.7"))
@@ -184,20 +190,20 @@ PCP_REQUESTS: dict[str, tuple[pcp.Request, Request | pcp.Result]] = {
     "ICMP": (map_(protocol=1), pcp.Result.UNSUPP_PROTOCOL),
     "SCTP": (map_(protocol=132), pcp.Result.UNSUPP_PROTOCOL),
     # §15.1
-    "delete": (replace(MESSAGE, lifetime=0), UnmapInternal(TCP, C1, 80, NONCE)),
-    "delete a pinhole": (replace(MESSAGE_IPV6, lifetime=0), UnmapInternal(TCP, C1_IPV6, 80, NONCE)),
-    "delete all of a protocol": (replace(map_(internal_port=0), lifetime=0), UnmapInternal(TCP, C1, None, NONCE)),
-    "delete all": (replace(map_(protocol=0, internal_port=0), lifetime=0), UnmapInternal(None, C1, None, NONCE)),
+    "delete": (replace(MESSAGE, lifetime=0), UnmapInternal(TCP, C1, 80, CLAIM)),
+    "delete a pinhole": (replace(MESSAGE_IPV6, lifetime=0), UnmapInternal(TCP, C1_IPV6, 80, CLAIM)),
+    "delete all of a protocol": (replace(map_(internal_port=0), lifetime=0), UnmapInternal(TCP, C1, None, CLAIM)),
+    "delete all": (replace(map_(protocol=0, internal_port=0), lifetime=0), UnmapInternal(None, C1, None, CLAIM)),
     "delete a port set (RFC 7753 §4.4)": (
         replace(with_(port_set=PortSet(8, 80)), lifetime=0),
-        UnmapInternal(TCP, C1, 80, NONCE, 8),
+        UnmapInternal(TCP, C1, 80, CLAIM, 8),
     ),
     "delete ICMP": (replace(map_(protocol=1), lifetime=0), pcp.Result.UNSUPP_PROTOCOL),
     # §13.1
     "third party": (with_(third_party=C1_HOST), replace(MAP_PORT, internal=Endpoint(C1_HOST, 80))),
     "delete a third party's": (
         replace(with_(third_party=C1_HOST), lifetime=0),
-        UnmapInternal(TCP, C1_HOST, 80, NONCE),
+        UnmapInternal(TCP, C1_HOST, 80, CLAIM),
     ),
     "third party of the other address family": (with_(third_party=C1_IPV6), MAP_PORT_IPV6),
     # §13.2
@@ -271,7 +277,7 @@ PCP_REPLIES: dict[str, tuple[pcp.Request, Reply | None, pcp.Response]] = {
     ),
     "the nonce of the request, not of the mapping": (
         MESSAGE,
-        Mapped(replace(MAPPING, nonce=b"another nonc"), 3600),
+        Mapped(replace(MAPPING, claim=Claim(by_internal=True, nonce=b"another nonc")), 3600),
         pcp.Response(3600, EPOCH, ASSIGNED),
     ),
     "a longer lease that another protocol requested": (
