@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -79,7 +80,7 @@ class Gateway:
         rng: random.Random,
         taken: Callable[[TransportProtocol, int], bool],
     ) -> None:
-        self._planner = Planner(policy, ledger.table, taken, rng)
+        self._planner = functools.partial(Planner, policy, ledger.table, taken, rng)
         self._rate_limit = rate_limit
         self._ledger = ledger
         self._peers = peers
@@ -182,7 +183,7 @@ class Gateway:
             return Refused(Refusal.NO_EXTERNAL_ADDRESS)
         if request.count > 1 and not self._rate_limit.admit(peer.public_key, self._clock(), request.count):
             return Refused(Refusal.TOO_MANY_REQUESTS)
-        plan = self._planner.plan_row(peer.public_key, request, self._clock())
+        plan = self._planner(peer.public_key, request, self._clock()).plan_port_set()
         if isinstance(plan, Refusal):
             return Refused(plan)
         await self._ledger.commit(plan)
