@@ -1,1 +1,1 @@
-"""Words and judgement: no clock, socket, file, log or event loop."""
+"""Mappings, requests and the decisions on them; pure: no clock, socket, file, log or event loop."""

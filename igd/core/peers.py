@@ -1,4 +1,4 @@
-"""Whose address is this? Longest match over WireGuard's allowed-ips, as the kernel does it."""
+"""Which peer owns an address: longest prefix match over WireGuard's allowed-ips, as in the kernel."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,22 +18,22 @@ Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
 WIDEST = {4: 8, 6: 16}
-"""The shortest prefix length that says who a peer is, by IP version.
+"""The shortest prefix length that identifies a peer, by IP version.
 
-Wider entries (0.0.0.0/0, 128.0.0.0/1, 2000::/3) say where a peer may send to.
+Wider entries (0.0.0.0/0, 128.0.0.0/1, 2000::/3) only state where a peer may send packets.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A WireGuard peer: its public key in base64 and the addresses that its packets may bear."""
+    """A WireGuard peer: its public key in base64 and the source addresses that its packets may have."""
 
     public_key: str
     allowed_ips: tuple[Network, ...]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The addresses that are this peer's alone, and not of a network behind it."""
+        """The peer's single addresses, without the networks behind it."""
         hosts = (network for network in self.allowed_ips if network.prefixlen == network.max_prefixlen)
         return tuple(network.network_address for network in hosts)
 
@@ -42,10 +42,9 @@ class Peer:
 
 
 class Peers:
-    """The peers of one WireGuard interface, which itself bears `addresses`.
+    """The peers of one WireGuard interface, which itself has `addresses`.
 
-    WireGuard lets a packet in only from the peer that owns its source address, so an address names a peer as surely
-    as a signature would.
+    WireGuard accepts a packet only from the peer that owns its source address, so the address authenticates the peer.
     """
 
     def __init__(self, peers: Iterable[Peer], addresses: Iterable[Interface]) -> None:
@@ -53,7 +52,7 @@ class Peers:
         addresses = tuple(addresses)
         self._own = frozenset(interface.ip for interface in addresses)
         self._networks = tuple(interface.network for interface in addresses)
-        # (IP version, prefix length) -> network as a number -> peer; the longest prefix first
+        # (IP version, prefix length) -> network address as an integer -> peer; longest prefix first
         tables: defaultdict[tuple[int, int], dict[int, Peer]] = defaultdict(dict)
         for peer in self.all:
             for network in peer.allowed_ips:
@@ -61,9 +60,9 @@ class Peers:
         self._tables = sorted(tables.items(), reverse=True)
 
     def owner(self, address: Address) -> Peer | None:
-        """Find the peer to which `address` belongs.
+        """Return the peer that owns `address`, or None.
 
-        A wide entry (WIDEST) owns only what the interface's networks hold.
+        An entry wider than WIDEST owns only addresses in the interface's networks.
         """
         if address in self._own or address.is_multicast or address.is_unspecified or address.is_loopback:
             return None
@@ -77,37 +76,37 @@ class Peers:
         return None
 
     def networks(self) -> tuple[Network, ...]:
-        """Give the networks in which everything that peers own lies."""
-        owned = [network for peer in self.all for network in peer.allowed_ips if _tells_who(network)]
+        """Return networks that contain all addresses that peers own."""
+        owned = [network for peer in self.all for network in peer.allowed_ips if _identifies_peer(network)]
         return collapsed([*self._networks, *owned])
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
-        """Tell whether this peer, now at `source`, owns `internal`; by a wide entry it owns `source` alone."""
+        """Return whether this peer, now at `source`, owns `internal`; an entry wider than WIDEST owns only `source`."""
         peer = self.owner(internal)
         if peer is None or peer.public_key != public_key:
             return False
         return internal == source or any(
-            internal.version == network.version and _tells_who(network) and internal in network
+            internal.version == network.version and _identifies_peer(network) and internal in network
             for network in peer.allowed_ips
         )
 
     def still_owns(self, public_key: str, internal: Address) -> bool:
-        """Tell whether `internal` belongs to this peer now."""
+        """Return whether this peer owns `internal` now."""
         peer = self.owner(internal)
         return peer is not None and peer.public_key == public_key
 
     def on_link(self, address: Address) -> bool:
-        """Tell whether `address` lies in one of the interface's own networks."""
+        """Return whether `address` is in one of the interface's own networks."""
         return any(address in network for network in self._networks)
 
 
 def collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Give the same addresses in as few networks as possible, IPv4 first."""
-    both = tuple(networks)
-    ipv4 = collapse_addresses(network for network in both if isinstance(network, IPv4Network))
-    ipv6 = collapse_addresses(network for network in both if isinstance(network, IPv6Network))
+    """Return the same addresses in as few networks as possible, IPv4 first."""
+    networks = tuple(networks)
+    ipv4 = collapse_addresses(network for network in networks if isinstance(network, IPv4Network))
+    ipv6 = collapse_addresses(network for network in networks if isinstance(network, IPv6Network))
     return *ipv4, *ipv6
 
 
-def _tells_who(network: Network) -> bool:
+def _identifies_peer(network: Network) -> bool:
     return network.prefixlen >= WIDEST[network.version]

@@ -1,4 +1,4 @@
-"""May this peer have this port? Rules, quotas and lifetimes, as the operator wrote them."""
+"""The operator's policy: which ports may lead where, for how long, and how many per peer."""
 
 import bisect
 import itertools
@@ -13,8 +13,8 @@ from igd.core.mapping import Endpoint, Lease
 from igd.core.request import ENDLESS
 
 CANDIDATES = 256
-"""How many external ports one request may try: enough to find one of the last 5 % that are free with certainty
-better than 0.99999, and a bound on what one packet can cost."""
+"""How many external ports one request may try. It limits the cost of one packet; with 5 % of the ports free, a free one
+is found with a probability above 0.99999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class PortRange:
 
     @classmethod
     def parse(cls, text: str) -> "PortRange":
-        """Read "1024-65535" or "8080"; ValueError says what is allowed."""
+        """Parse "1024-65535" or "8080"; ValueError states the format."""
         match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
         if match:
             first, last = int(match[1]), int(match[2] or match[1])
@@ -43,7 +43,7 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True)
 class PortRule:
-    """One line of the operator's: allow or deny external ports to lead to internal addresses and ports."""
+    """One rule of the operator: allow or deny that external ports lead to internal addresses and ports."""
 
     allow: bool
     external: PortRange
@@ -53,7 +53,7 @@ class PortRule:
 
     @classmethod
     def parse(cls, text: str) -> "PortRule":
-        """Read `allow|deny EXTERNAL-PORTS ADDRESS[/PREFIX] INTERNAL-PORTS ["REGEX"]`; ValueError says what is wrong."""
+        """Parse `allow|deny EXTERNAL-PORTS ADDRESS[/PREFIX] INTERNAL-PORTS ["REGEX"]`; ValueError states the error."""
         try:
             words = shlex.split(text, posix=False)
         except ValueError as error:
@@ -69,8 +69,8 @@ class PortRule:
             _pattern(pattern[0]) if pattern else None,
         )
 
-    def concerns(self, internal: Endpoint, description: str) -> bool:
-        """Tell whether this rule has a word to say on some external port of such a mapping."""
+    def applies_to(self, internal: Endpoint, description: str) -> bool:
+        """Return whether this rule decides on its external ports for a mapping to `internal` with this description."""
         return (
             internal.address in self.network
             and internal.port in self.internal
@@ -102,12 +102,12 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 ANY_UNPRIVILEGED = tuple(PortRule.parse(f"allow 1024-65535 {network} 1024-65535") for network in ("0.0.0.0/0", "::/0"))
-"""The default: with no word from the operator, ports from 1024 to any address that the asking peer owns."""
+"""The default rules: ports from 1024, to any address that the peer owns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What peers may have: the first rule that matches decides, none denies; lifetimes in seconds."""
+    """What peers may map: the first matching rule decides, no match denies. Lifetimes are in seconds."""
 
     rules: tuple[PortRule, ...] = ANY_UNPRIVILEGED
     max_lifetime: int = 604800
@@ -115,33 +115,35 @@ class Policy:
     mappings_per_peer: int = 64
 
     def allows(self, external_port: int, internal: Endpoint, description: str) -> bool:
-        """Tell whether the rules let this external port lead to `internal`."""
-        return _first_match(self._concerned(internal, description), external_port)
+        """Return whether the rules let this external port lead to `internal`."""
+        return _first_match(self._applicable(internal, description), external_port)
 
     def lease(self, lifetime: int, now: float) -> Lease:
-        """Turn the seconds that a client asked for into a lease that begins at `now`."""
+        """Return the lease, from `now`, for the lifetime in seconds that a client requested."""
         if lifetime == ENDLESS:
             return Lease(now + self.default_lifetime, endless=True)
         return Lease(now + min(lifetime, self.max_lifetime))
 
-    def candidates(self, wish: int | None, internal: Endpoint, description: str, rng: random.Random) -> Iterator[int]:
-        """Offer external ports that the rules allow: the wish first, then at random; CANDIDATES tries at most."""
-        rules = self._concerned(internal, description)
-        if wish is not None and _first_match(rules, wish):
-            yield wish
+    def candidates(
+        self, suggested: int | None, internal: Endpoint, description: str, rng: random.Random
+    ) -> Iterator[int]:
+        """Yield external ports that the rules allow: the suggested one first, then up to CANDIDATES at random."""
+        rules = self._applicable(internal, description)
+        if suggested is not None and _first_match(rules, suggested):
+            yield suggested
         ranges = _allowed(rules)
         ends = list(itertools.accumulate(map(len, ranges)))
         size = ends[-1] if ends else 0
         for index in rng.sample(range(size), min(CANDIDATES, size)):
-            which = bisect.bisect_right(ends, index)
-            yield ranges[which][index - ends[which]]  # counted back from the range's end
+            chosen = bisect.bisect_right(ends, index)
+            yield ranges[chosen][index - ends[chosen]]  # a negative index, from the end of the range
 
-    def _concerned(self, internal: Endpoint, description: str) -> tuple[PortRule, ...]:
-        return tuple(rule for rule in self.rules if rule.concerns(internal, description))
+    def _applicable(self, internal: Endpoint, description: str) -> tuple[PortRule, ...]:
+        return tuple(rule for rule in self.rules if rule.applies_to(internal, description))
 
 
 def _allowed(rules: tuple[PortRule, ...]) -> list[range]:
-    """The external ports that the rules allow, each once: between two edges all ports share one verdict."""
+    """Return the external ports that the rules allow, each once. All ports between two edges have the same verdict."""
     edges = sorted({edge for rule in rules for edge in (max(1, rule.external.first), rule.external.last + 1)})
     return [range(first, end) for first, end in itertools.pairwise(edges) if _first_match(rules, first)]
 

@@ -1,4 +1,4 @@
-"""An address belongs to the peer that the kernel's longest match would give it to."""
+"""An address belongs to the peer that the kernel's longest prefix match selects."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
@@ -36,33 +36,35 @@ def owner(peers: Peers, address: str) -> str | None:
         ("192.168.7.255", "c2"),
         ("192.168.8.1", None),
         ("10.100.9.9", "router"),
-        ("10.100.0.1", None),  # the server's own
+        ("10.100.0.1", None),  # the address of the server
         ("60.60.60.1", None),
         ("239.255.255.250", None),
         ("0.0.0.0", None),
         ("127.0.0.1", None),
     ],
 )
-def test_the_longest_match_owns_an_address_and_nobody_owns_the_servers(address: str, expected: str | None) -> None:
+def test_the_longest_match_owns_an_address_and_no_peer_owns_the_servers(address: str, expected: str | None) -> None:
     assert owner(Peers([ROUTER, C1, C2], [SERVER]), address) == expected
 
 
 @pytest.mark.parametrize(
     ("address", "expected"), [("10.100.0.2", "all"), ("10.100.77.1", "all"), ("8.8.8.8", None), ("10.100.0.1", None)]
 )
-def test_a_peer_that_may_send_to_everywhere_owns_what_is_on_the_link(address: str, expected: str | None) -> None:
+def test_a_peer_with_allowed_ips_of_any_address_owns_the_addresses_on_the_link(
+    address: str, expected: str | None
+) -> None:
     assert owner(Peers([peer("all", "0.0.0.0/0", "::/0")], [SERVER]), address) == expected
 
 
 @pytest.mark.parametrize("wide", ["0.0.0.0/1", "10.0.0.0/7"])
-def test_no_entry_that_is_wider_than_any_private_network_tells_who_somebody_is(wide: str) -> None:
+def test_an_entry_wider_than_any_private_network_identifies_no_peer(wide: str) -> None:
     peers = Peers([peer("half", wide, "128.0.0.0/1", "2000::/3")], [SERVER])
     assert owner(peers, "11.0.0.1") is None
     assert owner(peers, "2001:db8::1") is None
     assert owner(peers, "10.100.0.2") == "half"
 
 
-def test_nothing_is_owned_through_a_wildcard_where_the_interface_has_a_single_address() -> None:
+def test_a_wide_entry_owns_nothing_if_the_interface_has_a_single_address() -> None:
     peers = Peers([peer("all", "0.0.0.0/0")], [ip_interface("10.100.0.1/32")])
     assert owner(peers, "10.100.0.2") is None
 
@@ -71,44 +73,46 @@ def test_nothing_is_owned_through_a_wildcard_where_the_interface_has_a_single_ad
     ("peers", "source", "internal", "allowed"),
     [
         ((C1, C2), "10.100.0.2", "10.100.0.2", True),
-        ((C1, C2), "10.100.0.2", "10.100.0.3", False),  # another peer's
+        ((C1, C2), "10.100.0.2", "10.100.0.3", False),  # of another peer
         ((C1, C2), "10.100.0.3", "192.168.7.20", True),  # a host of a network that the peer routes
         ((C1, C2), "192.168.7.20", "10.100.0.3", True),
-        ((C1, C2), "10.100.0.2", "10.100.0.1", False),  # the server's own
-        ((C1, C2), "10.100.0.9", "10.100.0.9", False),  # nobody's
-        ((ROUTER, C1), "10.100.0.9", "10.100.0.2", False),  # inside a network of the peer, but another's
+        ((C1, C2), "10.100.0.2", "10.100.0.1", False),  # the address of the server
+        ((C1, C2), "10.100.0.9", "10.100.0.9", False),  # of no peer
+        ((ROUTER, C1), "10.100.0.9", "10.100.0.2", False),  # inside a network of the peer, but of another peer
         ((peer("all", "0.0.0.0/0"),), "10.100.0.2", "10.100.0.2", True),
-        ((peer("all", "0.0.0.0/0"),), "10.100.0.2", "10.100.0.3", False),  # by a wildcard only the source
+        ((peer("all", "0.0.0.0/0"),), "10.100.0.2", "10.100.0.3", False),  # a wide entry owns only the source
         ((peer("all", "0.0.0.0/0"),), "10.100.0.2", "8.8.8.8", False),
-        ((HOME,), "10.100.0.7", "10.100.0.2", True),  # by its own entry
+        ((HOME,), "10.100.0.7", "10.100.0.2", True),  # by the entry of its own address
         ((C1,), "fd00::2", "10.100.0.2", True),
         ((C1,), "10.100.0.2", "fd00::2", True),
     ],
 )
-def test_a_peer_maps_to_what_it_owns(peers: tuple[Peer, ...], source: str, internal: str, allowed: bool) -> None:  # noqa: FBT001
+def test_a_peer_maps_to_addresses_that_it_owns(
+    peers: tuple[Peer, ...], source: str, internal: str, *, allowed: bool
+) -> None:
     found = Peers(peers, [SERVER])
     sender = found.owner(ip_address(source))
     public_key = sender.public_key if sender else "nobody"
     assert found.may_map(public_key, ip_address(source), ip_address(internal)) is allowed
 
 
-def test_a_peer_that_lost_an_address_no_longer_owns_it() -> None:
+def test_a_peer_no_longer_owns_an_address_that_was_removed_from_it() -> None:
     address = IPv4Address("10.100.0.2")
     assert Peers([C1], [SERVER]).still_owns("c1", address)
     assert not Peers([peer("c1"), C2], [SERVER]).still_owns("c1", address)
     assert not Peers([peer("new", "10.100.0.2/32")], [SERVER]).still_owns("c1", address)
 
 
-def test_the_networks_hold_all_that_is_owned_without_the_wildcard() -> None:
+def test_the_networks_contain_all_owned_addresses_without_wide_entries() -> None:
     peers = Peers([C1, C2, peer("all", "0.0.0.0/0")], [SERVER])
     assert list(map(str, peers.networks())) == ["10.100.0.0/16", "192.168.7.0/24", "fd00::2/128"]
 
 
-def test_a_peer_is_shown_by_the_beginning_of_its_key() -> None:
+def test_the_text_of_a_peer_is_the_beginning_of_its_key() -> None:
     assert str(peer("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=")) == "xTIBA5rb"
 
 
-# Few bits, so that networks overlap
+# few bits, so that networks overlap
 v4 = st.builds(
     lambda low, length: IPv4Network((0x0A640000 | low, length), strict=False),
     st.integers(0, 255),
@@ -125,10 +129,8 @@ addresses = st.integers(0, 0x3FF).map(lambda low: IPv4Address(0x0A640000 + low))
 
 
 @given(st.dictionaries(v4 | v6, st.integers(0, 4)), addresses)
-def test_owner_agrees_with_looking_at_every_network(
-    allowed_ips: dict[IPv4Network | IPv6Network, int], address: Address
-) -> None:
-    """WireGuard holds each network once: a dictionary from networks to peers."""
+def test_owner_equals_a_linear_search(allowed_ips: dict[IPv4Network | IPv6Network, int], address: Address) -> None:
+    """WireGuard has each network once, so that a dictionary from networks to peers describes it."""
     peers = [Peer(str(n), tuple(net for net, who in allowed_ips.items() if who == n)) for n in range(5)]
     matching = [net for net in allowed_ips if net.version == address.version and address in net]
     expected = str(allowed_ips[max(matching, key=lambda net: net.prefixlen)]) if matching else None

@@ -1,4 +1,4 @@
-"""The operator's rules decide, in his order; what is offered is allowed."""
+"""The first matching rule decides, and only allowed ports are candidates."""
 
 import random
 from ipaddress import IPv4Address, IPv4Network
@@ -16,7 +16,7 @@ WEB = Endpoint(C1, 8080)
 
 
 def rng(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - the same in every run
+    return random.Random(seed)  # noqa: S311 - the tests need the same sequence in every run
 
 
 def policy(*rules: str) -> Policy:
@@ -27,7 +27,7 @@ def policy(*rules: str) -> Policy:
     ("text", "expected"),
     [("8080", PortRange(8080, 8080)), ("0-65535", PortRange(0, 65535)), ("1024-1024", PortRange(1024, 1024))],
 )
-def test_ranges_of_ports(text: str, expected: PortRange) -> None:
+def test_a_port_range_is_parsed(text: str, expected: PortRange) -> None:
     assert PortRange.parse(text) == expected
     assert PortRange.parse(str(expected)) == expected
 
@@ -35,12 +35,12 @@ def test_ranges_of_ports(text: str, expected: PortRange) -> None:
 @pytest.mark.parametrize(
     "text", ["", "-", "1-", "-1", "70000", "1-65536", "9-8", "1 - 2", "0x10", "123456", "\u0661", "a"]
 )
-def test_what_is_no_range_of_ports(text: str) -> None:
+def test_text_that_is_no_port_range_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="is not a range of ports such as"):
         PortRange.parse(text)
 
 
-def test_a_rule_in_miniupnpds_grammar() -> None:
+def test_a_rule_has_the_grammar_of_miniupnpd() -> None:
     rule = PortRule.parse('deny 1024-65535 10.100.0.7/16 80 "^(a b|c\'d)#"')
     assert (rule.allow, rule.external, rule.network, rule.internal) == (
         False,
@@ -67,7 +67,7 @@ def test_a_rule_in_miniupnpds_grammar() -> None:
         ("allow 80-79 10.0.0.0/8 80", "is not a range of ports"),
     ],
 )
-def test_what_is_no_rule_is_said_with_the_reason(text: str, complaint: str) -> None:
+def test_text_that_is_no_rule_is_an_error_with_the_reason(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         PortRule.parse(text)
 
@@ -80,14 +80,15 @@ ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)
 
 
 @given(
-    st.booleans(),
-    ranges,
-    networks,
-    ranges,
-    st.none() | st.sampled_from([".*", "^a b$", r"\bx\b", "'", "#", "ü", "\\\\"]),
+    allow=st.booleans(),
+    external=ranges,
+    network=networks,
+    internal=ranges,
+    pattern=st.none() | st.sampled_from([".*", "^a b$", r"\bx\b", "'", "#", "ü", "\\\\"]),
 )
-def test_a_rule_reads_back_as_it_was_written(
-    allow: bool,  # noqa: FBT001
+def test_the_text_of_a_rule_is_the_text_it_was_parsed_from(
+    *,
+    allow: bool,
     external: PortRange,
     network: IPv4Network,
     internal: PortRange,
@@ -117,10 +118,10 @@ ORDERED = policy(
         (5001, Endpoint(C1, 8081), "", False),
         (5001, Endpoint(IPv4Address("10.100.1.2"), 8080), "", False),
         (5001, Endpoint(IPv4Address("10.101.0.2"), 8080), "torrent", False),
-        (4999, WEB, "torrent", False),  # no rule denies
+        (4999, WEB, "torrent", False),  # no match denies
     ],
 )
-def test_the_first_rule_that_matches_decides(port: int, internal: Endpoint, description: str, allowed: bool) -> None:  # noqa: FBT001
+def test_the_first_rule_that_matches_decides(port: int, internal: Endpoint, description: str, *, allowed: bool) -> None:
     assert ORDERED.allows(port, internal, description) is allowed
 
 
@@ -128,7 +129,7 @@ def test_the_first_rule_that_matches_decides(port: int, internal: Endpoint, desc
     ("external", "internal", "allowed"),
     [(1024, 1024, True), (65535, 65535, True), (1023, 1024, False), (1024, 1023, False), (80, 80, False)],
 )
-def test_by_default_unprivileged_ports(external: int, internal: int, allowed: bool) -> None:  # noqa: FBT001
+def test_unprivileged_ports_are_allowed_by_default(external: int, internal: int, *, allowed: bool) -> None:
     assert Policy().allows(external, Endpoint(C1, internal), "") is allowed
 
 
@@ -147,7 +148,7 @@ def test_no_rules_allow_nothing() -> None:
         (ENDLESS, Lease(1900.0, endless=True)),
     ],
 )
-def test_leases_are_cut_to_the_longest_and_endless_ones_told_as_the_default(asked: int, lease: Lease) -> None:
+def test_leases_are_cut_to_the_maximum_and_endless_ones_have_the_default(asked: int, lease: Lease) -> None:
     assert Policy(max_lifetime=3600, default_lifetime=1800).lease(asked, 100.0) == lease
 
 
@@ -166,27 +167,27 @@ small_rules = st.lists(
 
 
 @given(small_rules, st.none() | st.integers(1, 50), small_ports, st.randoms(use_true_random=False))
-def test_all_that_is_allowed_is_offered_and_the_wish_first(
-    rules: tuple[PortRule, ...], wish: int | None, internal_port: int, rng: random.Random
+def test_all_allowed_ports_are_candidates_and_the_suggested_one_is_first(
+    rules: tuple[PortRule, ...], suggested: int | None, internal_port: int, rng: random.Random
 ) -> None:
     internal = Endpoint(C1, internal_port)
     judge = Policy(rules)
     allowed = {port for port in range(1, 100) if judge.allows(port, internal, "")}
-    offered = list(judge.candidates(wish, internal, "", rng))
-    assert set(offered) == allowed
-    assert len(offered) == len(allowed) + (wish in allowed)
-    if wish in allowed:
-        assert offered[0] == wish
+    candidates = list(judge.candidates(suggested, internal, "", rng))
+    assert set(candidates) == allowed
+    assert len(candidates) == len(allowed) + (suggested in allowed)
+    if suggested in allowed:
+        assert candidates[0] == suggested
 
 
-def test_a_bounded_number_is_offered_at_random_and_none_twice() -> None:
-    offered = list(Policy().candidates(None, WEB, "", rng(1)))
-    assert len(offered) == len(set(offered)) == CANDIDATES
-    assert offered != list(Policy().candidates(None, WEB, "", rng(2)))
-    assert max(offered) > 60000
-    assert min(offered) < 5000
+def test_a_limited_number_of_distinct_random_ports_are_candidates() -> None:
+    candidates = list(Policy().candidates(None, WEB, "", rng(1)))
+    assert len(candidates) == len(set(candidates)) == CANDIDATES
+    assert candidates != list(Policy().candidates(None, WEB, "", rng(2)))
+    assert max(candidates) > 60000
+    assert min(candidates) < 5000
 
 
-def test_few_allowed_ports_among_many_denied_are_all_offered() -> None:
+def test_few_allowed_ports_among_many_denied_are_all_candidates() -> None:
     narrow = policy("deny 1024-65500 0.0.0.0/0 0-65535", "allow 1024-65535 0.0.0.0/0 0-65535")
     assert sorted(narrow.candidates(None, WEB, "", rng(1))) == list(range(65501, 65536))

@@ -1,4 +1,4 @@
-"""Nobody asks more often than he may, and nobody is held back before."""
+"""The rate limit admits up to its rate and one burst, and no more."""
 
 from collections import Counter
 
@@ -11,30 +11,30 @@ from igd.core.rate_limit import RateLimit
 
 @pytest.mark.parametrize("rate", [1, 2, 3, 7, 200, 1000])
 @pytest.mark.parametrize("now", [0.0, 0.1, 123456.789, 2.0**25 + 0.3])
-def test_a_burst_holds_as_many_as_a_second(rate: int, now: float) -> None:
+def test_a_burst_equals_one_second_of_the_rate(rate: int, now: float) -> None:
     limit = RateLimit(rate)
     assert [limit.admit("peer", now) for _ in range(rate + 1)] == [True] * rate + [False]
 
 
-def test_what_is_refused_is_not_counted() -> None:
+def test_a_refused_event_is_not_counted() -> None:
     limit = RateLimit(2)
     assert [limit.admit("peer", 0.0) for _ in range(100)].count(True) == 2
     assert [limit.admit("peer", 0.5) for _ in range(100)].count(True) == 1
 
 
-def test_one_peer_does_not_spend_for_another() -> None:
+def test_keys_have_separate_buckets() -> None:
     limit = RateLimit(1)
     assert limit.admit("one", 0.0)
     assert not limit.admit("one", 0.0)
     assert limit.admit("two", 0.0)
 
 
-def test_keys_that_rest_are_forgotten() -> None:
+def test_full_buckets_are_dropped() -> None:
     limit = RateLimit(1)
     for key in range(1000):
         limit.admit(key, 1.0)
     limit.admit("later", 100.0)
-    assert len(limit._full_at) == 1  # noqa: SLF001 - nothing else shows that memory is given back
+    assert len(limit._full_at) == 1  # noqa: SLF001 - not visible from outside
 
 
 @given(
@@ -52,7 +52,7 @@ def test_never_more_than_the_rate_and_one_burst(rate: int, events: list[tuple[st
 
 
 @given(st.integers(1, 20), st.lists(st.floats(1.0, 200.0), max_size=100))
-def test_who_keeps_to_the_rate_is_always_admitted(rate: int, pauses: list[float]) -> None:
+def test_events_within_the_rate_are_always_admitted(rate: int, pauses: list[float]) -> None:
     limit = RateLimit(rate)
     now = 0.0
     for pause in pauses:
@@ -60,7 +60,7 @@ def test_who_keeps_to_the_rate_is_always_admitted(rate: int, pauses: list[float]
         assert limit.admit("peer", now)
 
 
-def test_what_costs_more_counts_for_more_and_never_more_than_a_second() -> None:
+def test_the_cost_counts_as_events_up_to_one_second() -> None:
     limit = RateLimit(10)
     assert limit.admit("a", 0.0, cost=9)
     assert not limit.admit("a", 0.0, cost=2)
