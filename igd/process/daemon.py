@@ -205,7 +205,7 @@ class Daemon:
             taken=self._taken,
         )
         await self._outside.read()
-        self._lost = self._begin_epoch() or store.begun_anew
+        self._lost = self._begin_epoch() or store.is_new
         await asyncio.to_thread(self._taken_ports.refresh)
         await asyncio.gather(
             maintenance.start(stored, *self._outside.addresses), asyncio.to_thread(self._advisor.advise)
@@ -317,7 +317,7 @@ class Daemon:
     def _begin_epoch(self) -> bool:
         """Take note of the address that clients are told; say whether theirs are lost because it is another."""
         announced = self._outside.addresses.announced
-        lost = announced is not None and self._store.tell(announced)
+        lost = announced is not None and self._store.record_address(announced)
         self._began = time.monotonic() - self._store.age()
         return lost
 

@@ -1,1 +1,1 @@
-"""Where leases survive a restart."""
+"""Storage that keeps leases over a restart."""

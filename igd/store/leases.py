@@ -1,4 +1,4 @@
-"""Leases that survive: SQLite, and the only place where wall time and monotonic time meet."""
+"""The lease file: SQLite, with wall time in the file and monotonic time in the leases."""
 
 import contextlib
 import functools
@@ -8,19 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
-from igd.core.mapping import (
-    BY_EXTERNAL_PORT,
-    BY_INTERNAL_ENDPOINT,
-    Change,
-    Claim,
-    Endpoint,
-    Entry,
-    Lease,
-    Pinhole,
-    PortMapping,
-    Remote,
-    TransportProtocol,
-)
+from igd.core.mapping import Change, Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +22,15 @@ _TABLE = """
         internal_port INTEGER NOT NULL,
         peer TEXT NOT NULL,
         description TEXT NOT NULL,
-        remotes TEXT NOT NULL,  -- "NETWORK PORT", one a line; empty: everybody
-        nonce BLOB,  -- what PCP guards it by; empty: NAT-PMP asked for it, NULL: neither has
-        expires REAL NOT NULL,  -- seconds since 1970: monotonic time does not outlive a boot
+        remotes TEXT NOT NULL,  -- "NETWORK PORT" lines; empty: all sources
+        nonce BLOB,  -- the claim: the nonce, empty without one; NULL: by external port only
+        expires REAL NOT NULL,  -- seconds since 1970: monotonic time ends with the boot
         endless INTEGER NOT NULL,
         UNIQUE (protocol, external_port, pinhole)
     );
     CREATE TABLE IF NOT EXISTS state (
         began REAL NOT NULL,  -- seconds since 1970
-        address TEXT NOT NULL  -- the external one that clients were told; empty: none yet
+        address TEXT NOT NULL  -- the external address announced to clients; empty: none yet
     )
 """
 _FROM_VERSION_1 = """
@@ -63,28 +51,28 @@ _LOAD = "SELECT * FROM lease ORDER BY rowid"
 
 
 class StoreError(OSError):
-    """The store cannot be read or written; what was to be saved is not."""
+    """The store cannot be read or written; nothing was saved."""
 
 
 class LeaseStore:
     """The leases of one interface in one SQLite file, used by one thread at a time.
 
-    `begun_anew`: there was no file, or none that could be read. A damaged file is put aside as `*.damaged` and another
-    begun: a gateway that does not start helps nobody. Raises StoreError.
+    `is_new`: there was no readable file. A damaged file is renamed to `*.damaged` and a new one is created, so that the
+    gateway starts in any case. Methods raise StoreError.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         self._wall_clock = wall_clock
-        self._read_already: list[Entry] | None = None
-        with self._trouble():
+        self._preloaded: list[Entry] | None = None
+        with self._store_errors():
             try:
                 self._database = self._open()
             except (sqlite3.DatabaseError, ValueError) as error:
-                if isinstance(error, sqlite3.OperationalError):  # no permission, disk full: not the file's fault
+                if isinstance(error, sqlite3.OperationalError):  # no permission or a full disk, no damage
                     raise
-                log.error("%s is damaged (%s): put aside as %s", path, error, self._put_aside())  # noqa: TRY400
+                log.error("%s is damaged (%s): renamed to %s", path, error, self._rename())  # noqa: TRY400 - an outside failure needs no traceback
                 self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -98,57 +86,57 @@ class LeaseStore:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        # Survives kill -9; a power loss may lose the last moments, and the kernel's rules with them.
+        # Commits survive kill -9. A power loss may lose the last ones, and the rules in the kernel as well.
         database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, 1, VERSION):
-            raise StoreError(f"{self._path} was written by another version (its format is {version}, ours {VERSION})")
+            raise StoreError(f"{self._path} was written by another version (format {version}, expected {VERSION})")
         before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
         database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
         begin = "INSERT INTO state SELECT ?, '' WHERE NOT EXISTS (SELECT * FROM state)"
-        self.begun_anew = database.execute(begin, [self._wall_clock()]).rowcount == 1
+        self.is_new = database.execute(begin, [self._wall_clock()]).rowcount == 1
         (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        self._read_already = self._read(database)  # now rather than in the midst of a change
+        self._preloaded = self._read(database)  # a damaged row is found now, not during a change
 
     def _read(self, database: sqlite3.Connection) -> list[Entry]:
         shift = self._clock() - self._wall_clock()
         return [_entry(row, shift) for row in database.execute(_LOAD)]
 
-    def _put_aside(self) -> Path:
-        """Move the file out of the way; its journal stays, and SQLite deletes it when it finds a new file beside it."""
+    def _rename(self) -> Path:
+        """Rename the file. Its journal stays, and SQLite deletes it when it creates the new file."""
         return self._path.replace(self._path.with_name(self._path.name + ".damaged"))
 
     def load(self) -> list[Entry]:
-        """Read all leases, oldest first, what has run out in the meantime included."""
-        entries, self._read_already = self._read_already, None
-        with self._trouble():
+        """Read all leases, oldest first, including expired ones."""
+        entries, self._preloaded = self._preloaded, None
+        with self._store_errors():
             return self._read(self._database) if entries is None else entries
 
-    def tell(self, address: IPv4Address) -> bool:
-        """Remember that clients are told this external address; say whether that loses what they were told before.
-
-        It does where there was another, and in a new file there is nothing to lose.
-        """
-        with self._trouble(), self._transaction():
+    def record_address(self, address: IPv4Address) -> bool:
+        """Record the external address announced to clients; return whether it replaces another one."""
+        with self._store_errors(), self._database:  # commits, or rolls back after an exception
+            self._database.execute("BEGIN")
             (before,) = self._database.execute("SELECT address FROM state").fetchone()
             self._database.execute("UPDATE state SET address = ?", [str(address)])
-            if before not in ("", str(address)):
+            replaced = before not in ("", str(address))
+            if replaced:
                 self._database.execute("UPDATE state SET began = ?", [self._wall_clock()])
-        return before not in ("", str(address))
+        return replaced
 
     def age(self) -> float:
-        """Tell for how many seconds nothing has been lost: since the file was begun, or the address was another."""
-        with self._trouble():
+        """Return the seconds since the file was created or the external address was replaced."""
+        with self._store_errors():
             (began,) = self._database.execute("SELECT began FROM state").fetchone()
         return max(0.0, self._wall_clock() - float(began))
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Make these changes durable, all or none."""
+        """Save these changes, all or none."""
         shift = self._wall_clock() - self._clock()
-        self._read_already = None
-        with self._trouble(), self._transaction():
+        self._preloaded = None
+        with self._store_errors(), self._database:
+            self._database.execute("BEGIN")
             for change in changes:
                 if change.after:
                     self._database.execute(_SAVE, _row(change.after, shift))
@@ -156,22 +144,11 @@ class LeaseStore:
                     self._database.execute(_DELETE, _key(change.before))
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._database.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:  # a full disk may have rolled it back already
-                self._database.execute("ROLLBACK")
-            raise
-
-    @contextlib.contextmanager
-    def _trouble(self) -> Iterator[None]:
+    def _store_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, ValueError) as error:
@@ -179,12 +156,12 @@ class LeaseStore:
 
 
 def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
-    """Give the internal addresses in a store, for who clears up; none where there is no store that can be read."""
+    """Return the internal addresses in a store, or none if there is no readable store."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return [ip_address(text) for (text,) in database.execute("SELECT DISTINCT internal_address FROM lease")]
     except (sqlite3.Error, ValueError) as error:
-        log.debug("%s: %s", path, error)
+        log.debug("cannot read %s: %s", path, error)
         return []
 
 
@@ -227,9 +204,7 @@ _ipv4, _ipv6 = functools.lru_cache(1024)(IPv4Address), functools.lru_cache(1024)
 
 @functools.lru_cache(1024)
 def _claim(nonce: bytes | None) -> Claim:
-    if not nonce:
-        return BY_EXTERNAL_PORT if nonce is None else BY_INTERNAL_ENDPOINT
-    return Claim(by_internal=True, nonce=nonce)
+    return Claim(by_internal=nonce is not None, nonce=nonce or b"")
 
 
 def _remote(line: str) -> Remote:

@@ -1,4 +1,4 @@
-"""Leases come back as they were, or the store says what is wrong."""
+"""Leases are read back as they were saved, or the store raises an error."""
 
 import contextlib
 import itertools
@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "leases.sqlite"
 
 
-def test_a_store_begins_empty_and_makes_its_directory(path: Path) -> None:
+def test_a_new_store_is_empty_and_creates_its_directory(path: Path) -> None:
     with opened(path) as store:
         assert store.load() == []
 
@@ -86,7 +86,7 @@ entries = st.builds(Entry, mappings, st.builds(Lease, st.integers(0, 10**7).map(
 
 
 @given(held=st.lists(entries, max_size=8, unique_by=lambda each: each.mapping.key))
-def test_what_was_saved_comes_back_in_order(tmp_path_factory: pytest.TempPathFactory, held: list[Entry]) -> None:
+def test_saved_leases_are_read_back_in_order(tmp_path_factory: pytest.TempPathFactory, held: list[Entry]) -> None:
     path = tmp_path_factory.mktemp("store") / "leases.sqlite"
     with opened(path) as store:
         store.save([Change(None, each) for each in held])
@@ -105,7 +105,7 @@ def test_the_nonce_column_tells_the_claims_apart(path: Path, claim: Claim, colum
         assert database.execute("SELECT nonce FROM lease").fetchall() == [(column,)]
 
 
-def test_pinholes_to_one_port_of_several_addresses_live_side_by_side(path: Path) -> None:
+def test_pinholes_to_one_port_of_several_addresses_coexist(path: Path) -> None:
     def pinhole(address: str) -> Entry:
         return Entry(Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address(address), 80), "key="), Lease(1600.0))
 
@@ -116,7 +116,7 @@ def test_pinholes_to_one_port_of_several_addresses_live_side_by_side(path: Path)
         assert store.load() == [second]
 
 
-def test_its_age_runs_on_over_restarts_and_begins_anew_with_a_new_file(path: Path) -> None:
+def test_the_age_continues_over_restarts_and_starts_again_with_a_new_file(path: Path) -> None:
     with opened(path, wall=1000.0) as store:
         assert store.age() == 0.0
     with opened(path, wall=1060.0) as store:
@@ -128,18 +128,18 @@ def test_its_age_runs_on_over_restarts_and_begins_anew_with_a_new_file(path: Pat
         assert store.age() == 0.0
 
 
-def test_another_address_begins_it_anew(path: Path) -> None:
+def test_the_age_starts_again_with_another_address(path: Path) -> None:
     home, away = IPv4Address("60.60.60.1"), IPv4Address("60.60.60.9")
     with opened(path, wall=1000.0) as store:
-        assert store.begun_anew
-        assert not store.tell(home), "there is nothing to lose"
+        assert store.is_new
+        assert not store.record_address(home), "a new file had no address"
     with opened(path, wall=1060.0) as store:
-        assert not store.begun_anew
-        assert not store.tell(home)
+        assert not store.is_new
+        assert not store.record_address(home)
         assert store.age() == 60.0
-        assert store.tell(away)
+        assert store.record_address(away)
         assert store.age() == 0.0
-        assert not store.tell(away)
+        assert not store.record_address(away)
 
 
 _VERSION_1 = """
@@ -154,7 +154,7 @@ _VERSION_1 = """
 """
 
 
-def test_a_store_of_the_first_version_is_taken_over(path: Path) -> None:
+def test_a_store_of_the_first_version_is_converted(path: Path) -> None:
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.executescript(_VERSION_1)
@@ -166,14 +166,14 @@ def test_a_store_of_the_first_version_is_taken_over(path: Path) -> None:
 
 
 @pytest.mark.parametrize("description", ["", "a\0b", "torrent ü 🏠 \n\t'\";--", "\x7f\u202e"])
-def test_descriptions_come_back_to_the_letter(path: Path, description: str) -> None:
+def test_descriptions_are_read_back_unchanged(path: Path, description: str) -> None:
     with opened(path) as store:
         store.save([Change(None, entry(description=description))])
         assert store.load() == [entry(description=description)]
 
 
-def test_what_cannot_be_written_is_an_error_and_saves_nothing(path: Path) -> None:
-    """No codec lets half a surrogate pair through; should one do so, the request is refused and nothing else."""
+def test_a_lease_that_cannot_be_written_is_an_error_and_nothing_is_saved(path: Path) -> None:
+    """Codecs reject a lone surrogate. If one came through, only its own request would be refused."""
     with opened(path) as store:
         store.save([Change(None, entry(1))])
         with pytest.raises(StoreError):
@@ -183,14 +183,14 @@ def test_what_cannot_be_written_is_an_error_and_saves_nothing(path: Path) -> Non
         assert store.load() == [entry(1), entry(2)]
 
 
-def test_renewals_take_the_place_of_what_they_renew(path: Path) -> None:
+def test_a_renewal_keeps_its_place_in_the_order(path: Path) -> None:
     with opened(path) as store:
         store.save([Change(None, entry(1)), Change(None, entry(2)), Change(None, entry(3))])
         store.save([Change(entry(1), entry(1, 9000.0, "new", endless=True)), Change(entry(2), None)])
         assert store.load() == [entry(1, 9000.0, "new", endless=True), entry(3)]
 
 
-def test_deleting_what_is_not_there_is_no_error(path: Path) -> None:
+def test_deleting_a_missing_lease_is_no_error(path: Path) -> None:
     with opened(path) as store:
         store.save([Change(entry(1), None)])
         assert store.load() == []
@@ -201,12 +201,12 @@ def test_deleting_what_is_not_there_is_no_error(path: Path) -> None:
     [
         (1000.0, 1.7e9, 600.0),  # at once
         (5.0, 1.7e9 + 100, 500.0),  # after a reboot
-        (2000.0, 1.7e9 + 1000, -400.0),  # it has run out
+        (2000.0, 1.7e9 + 1000, -400.0),  # expired
         (1000.0, 1.7e9 + 1e8, 600.0 - 1e8),  # the wall clock jumped ahead
-        (1000.0, 0.0, 600.0 + 1.7e9),  # a machine without a battery: the gateway shortens what is too long
+        (1000.0, 0.0, 600.0 + 1.7e9),  # no battery-backed clock; the gateway shortens leases that are too long
     ],
 )
-def test_leases_run_on_wall_time_while_nobody_watches(path: Path, now: float, wall: float, left: float) -> None:
+def test_leases_run_on_wall_time_while_the_daemon_is_stopped(path: Path, now: float, wall: float, left: float) -> None:
     with opened(path) as store:
         store.save([Change(None, entry())])
     with opened(path, now, wall) as store:
@@ -214,7 +214,7 @@ def test_leases_run_on_wall_time_while_nobody_watches(path: Path, now: float, wa
     assert loaded.lease.expires - now == pytest.approx(left)
 
 
-def test_what_is_saved_survives_a_process_that_is_killed(path: Path) -> None:
+def test_saved_leases_survive_kill(path: Path) -> None:
     if (child := os.fork()) == 0:
         LeaseStore(path, clock=Clock(), wall_clock=Clock(1.7e9)).save([Change(None, entry())])
         os._exit(9)  # nothing is closed
@@ -243,14 +243,16 @@ def damage_row(path: Path) -> None:
     "damage",
     [
         lambda path: path.write_bytes(b"this is not a database" * 100),
-        lambda path: overwrite(path, 4096 * 3, os.urandom(4096)),  # a page of rows, which nothing reads at the opening
+        lambda path: overwrite(
+            path, 4096 * 3, os.urandom(4096)
+        ),  # a page of rows, which opening the file does not read
         lambda path: overwrite(path, 4096 * 2, bytes(4096)),
         lambda path: os.truncate(path, 4096 * 4),
         damage_row,
     ],
     ids=["junk", "page", "index", "cut", "row"],
 )
-def test_a_damaged_file_is_put_aside(path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_renamed(path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
     filled(path)
     damage(path)  # type: ignore[operator]
     with caplog.at_level(logging.ERROR), opened(path) as store:
@@ -262,11 +264,11 @@ def test_a_damaged_file_is_put_aside(path: Path, damage: object, caplog: pytest.
         assert store.load() == [entry(7)]
 
 
-def test_the_journal_of_a_damaged_file_is_not_taken_for_the_new_files(path: Path) -> None:
+def test_the_journal_of_a_damaged_file_is_not_applied_to_the_new_one(path: Path) -> None:
     if (child := os.fork()) == 0:
         filled(path, 2000)
         LeaseStore(path, clock=Clock(), wall_clock=Clock()).save([Change(None, entry(5000))])
-        os._exit(0)  # its journal is left
+        os._exit(0)  # the journal stays
     os.waitpid(child, 0)
     assert path.with_name("leases.sqlite-wal").stat().st_size
     path.write_bytes(b"this is not a database" * 1000)
@@ -275,7 +277,7 @@ def test_the_journal_of_a_damaged_file_is_not_taken_for_the_new_files(path: Path
             assert store.load() == []
 
 
-def test_another_versions_file_is_left_alone(path: Path) -> None:
+def test_a_file_of_an_unknown_version_is_not_changed(path: Path) -> None:
     filled(path)
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version = 7")
@@ -286,7 +288,7 @@ def test_another_versions_file_is_left_alone(path: Path) -> None:
     assert not path.with_name("leases.sqlite.damaged").exists()
 
 
-def test_what_cannot_be_opened_is_an_error_and_stays(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "leases.sqlite").mkdir()
     with pytest.raises(StoreError, match="unable to open"):
         LeaseStore(tmp_path / "leases.sqlite", clock=Clock(), wall_clock=Clock())
@@ -295,8 +297,8 @@ def test_what_cannot_be_opened_is_an_error_and_stays(tmp_path: Path) -> None:
         LeaseStore(tmp_path / "file" / "leases.sqlite", clock=Clock(), wall_clock=Clock())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_directory_that_cannot_be_written_is_an_error(path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+def test_a_read_only_directory_is_an_error(path: Path) -> None:
     filled(path)
     for directory in itertools.takewhile(lambda each: each != Path(tempfile.gettempdir()), path.parents):
         directory.chmod(0o755)
@@ -309,14 +311,14 @@ def test_a_directory_that_cannot_be_written_is_an_error(path: Path) -> None:
     assert not path.with_name("leases.sqlite.damaged").exists()
 
 
-def test_a_full_disk_saves_nothing_and_is_no_end(path: Path) -> None:
+def test_a_full_disk_saves_nothing_and_later_saves_succeed(path: Path) -> None:
     with opened(path) as store:
         store.save([Change(None, entry(1))])
-        limit = store._database.execute("PRAGMA max_page_count = 1").fetchone()  # noqa: SLF001 - the smallest disk
+        limit = store._database.execute("PRAGMA max_page_count = 1").fetchone()  # noqa: SLF001 - simulates a full disk
         assert limit
         with pytest.raises(StoreError, match="full"):
             store.save([Change(None, entry(port, description="x" * 250)) for port in range(2, 200)])
         assert store.load() == [entry(1)]
-        store._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
+        store._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001 - ends the simulation
         store.save([Change(entry(1), None)])
         assert store.load() == []
