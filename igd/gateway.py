@@ -1,4 +1,4 @@
-"""The counter: request -> peer -> policy -> table plan -> ledger -> reply, and nowhere else."""
+"""Decides on every request: peer, policy, plan of the table, ledger, reply."""
 
 import asyncio
 import collections
@@ -39,36 +39,35 @@ from igd.ledger import Ledger
 log = logging.getLogger(__name__)
 
 LIVE_SECONDS = 180
-"""WireGuard's REJECT_AFTER_TIME: without a handshake for so long a peer has no session, and cannot be reached."""
+"""WireGuard's REJECT_AFTER_TIME: a peer without a handshake for so long has no session and cannot be reached."""
 
-WAITING = 4
-"""How many changes one peer may have under way: each is a few milliseconds of kernel and disk that all wait for."""
+MAX_WAITING = 4
+"""How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
 
-
-Changing = MapPort | UnmapPorts | UnmapInternal
+ChangeRequest = MapPort | UnmapPorts | UnmapInternal
 
 
 class PeerSource(Protocol):
-    """Where the gateway learns who is who; each raises OSError when the machine cannot tell."""
+    """The peers and their state, read from the machine; each method raises OSError."""
 
     async def peers(self) -> Peers:
-        """Give the peers as they were at most a second ago."""
+        """Return the peers; the answer is at most a second old."""
 
     async def reaches(self, address: Address) -> bool:
-        """Tell whether packets to `address` leave through the tunnel."""
+        """Return whether packets to `address` leave through the tunnel."""
 
     async def handshakes(self) -> Mapping[str, float]:
-        """Give each peer's last handshake (public key -> moment on the clock of the leases); none, no item."""
+        """Return the last handshake of each peer that had one: public key -> time on the clock of the leases."""
 
 
 class Gateway:
-    """Answers requests, a peer's changes one after another; has never heard of a protocol.
+    """Answers the requests of all protocols; changes of one peer are made one after another.
 
-    `clock` is monotonic, in seconds. `taken` tells the ports that are led elsewhere already, or to the server itself:
-    nobody gets them. A failure of the kernel or the store refuses the request at hand.
+    `clock` is monotonic, in seconds. `taken` returns whether an external port leads elsewhere already, or to the server
+    itself; such ports are not mapped. If the kernel or the store fails, the request is refused.
     """
 
-    def __init__(  # noqa: PLR0913 - the counter is where all parts meet
+    def __init__(  # noqa: PLR0913 - a decision needs each of these, and all are named at the call
         self,
         *,
         policy: Policy,
@@ -90,58 +89,52 @@ class Gateway:
         self.announced: IPv4Address | None = None
         self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
 
-    # What endpoints call
+    # For the endpoints
 
     async def admit(self, source: Address) -> Peer | Refused:
-        """Tell which peer sends from `source`, and count this packet against its rate."""
+        """Return the peer that sends from `source`, and count this packet against its rate limit."""
         found = await self._identify(source)
-        # whoever is no peer shares one bucket with all who are none
+        # all unknown sources share one rate-limit bucket
         admitted = self._rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self._clock())
         if admitted and isinstance(found, Peer):
             return found
         reason = found if admitted and isinstance(found, Refusal) else Refusal.TOO_MANY_REQUESTS
         self.counters["admission", reason.name] += 1
-        log.debug("%s is not admitted: %s", source, reason.value)
+        log.debug("request from %s refused: %s", source, reason.value)
         return Refused(reason)
 
     async def _identify(self, source: Address) -> Peer | Refusal:
         try:
             return (await self._peers.peers()).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
-            log.error("the peers cannot be read: %s", error)  # noqa: TRY400 - it says all
+            log.error("cannot read the peers, request from %s refused: %s", source, error)  # noqa: TRY400 - an outside failure needs no traceback
             return Refusal.SYSTEM_FAILURE
 
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
-        """Decide on one request that an admitted peer sent from `source`; never raises for what a client can send."""
+        """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise."""
         reply = await self._decide(peer, source, request)
         outcome = reply.reason.name if isinstance(reply, Refused) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
-        log.log(
-            logging.INFO if isinstance(request, Changing) else logging.DEBUG,
-            "%s (%s) asks %s: %s",
-            source,
-            peer,
-            request,
-            _told_in_log(reply),
-        )
+        level = logging.INFO if isinstance(request, ChangeRequest) else logging.DEBUG
+        log.log(level, "%s (%s) requests %s: %s", source, peer, request, _for_log(reply))
         return reply
 
     async def _decide(self, peer: Peer, source: Address, request: Request) -> Reply:
         match request:
             case MapPort() | UnmapPorts() | UnmapInternal():
-                # A client that hangs up must not leave table, kernel and store apart.
+                # a client that disconnects must not leave table, kernel and store inconsistent
                 return await asyncio.shield(self._change_in_turn(peer, source, request))
             case GetMapping(protocol, port, remotes):
                 entry = self._ledger.table.find(peer.public_key, (protocol, port))
                 if entry is None or entry.mapping.remotes != remotes:
                     return Refused(Refusal.NO_SUCH_MAPPING)
-                return self._told(entry)
+                return self._mapped(entry)
             case ListMappings():
-                held = self._ledger.table.of_peer(peer.public_key)
-                return MappingList(tuple(self._told(entry) for entry in held if isinstance(entry.mapping, PortMapping)))
+                own = self._ledger.table.of_peer(peer.public_key)
+                return MappingList(tuple(self._mapped(each) for each in own if isinstance(each.mapping, PortMapping)))
             case GetExternalAddress():
-                known = self.announced if self._ledger.addresses else None  # else nothing can be mapped
-                return ExternalAddress(known) if known else Refused(Refusal.NO_EXTERNAL_ADDRESS)
+                address = self.announced if self._ledger.addresses else None  # without them nothing can be mapped
+                return ExternalAddress(address) if address else Refused(Refusal.NO_EXTERNAL_ADDRESS)
             case GetLinkStatus():
                 return await self._link_status()
 
@@ -149,12 +142,12 @@ class Gateway:
         try:
             return await self._link()
         except OSError as error:
-            log.error("the external interface cannot be read: %s", error)  # noqa: TRY400 - it says all
+            log.error("cannot read the state of the external interface: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
             return Refused(Refusal.SYSTEM_FAILURE)
 
-    async def _change_in_turn(self, peer: Peer, source: Address, request: Changing) -> Reply:
-        """Keep the queue short, so that nobody waits long behind a peer that asks for much."""
-        if self._waiting[peer.public_key] >= WAITING:
+    async def _change_in_turn(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
+        """Limit the queue of one peer, so that no peer delays the others for long."""
+        if self._waiting[peer.public_key] >= MAX_WAITING:
             return Refused(Refusal.TOO_MANY_REQUESTS)
         self._waiting[peer.public_key] += 1
         try:
@@ -164,7 +157,7 @@ class Gateway:
             if not self._waiting[peer.public_key]:
                 del self._waiting[peer.public_key]
 
-    async def _change(self, peer: Peer, source: Address, request: Changing) -> Reply:
+    async def _change(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
         try:
             async with self._ledger.turn(peer.public_key):
                 if isinstance(request, MapPort):
@@ -173,7 +166,7 @@ class Gateway:
                     return await self._unmap_internal(peer, source, request)
                 return await self._unmap(peer, request)
         except (FirewallError, OSError) as error:
-            log.error("%s could not be carried out: %s", request, error)  # noqa: TRY400 - it says all
+            log.error("%s refused: %s", request, error)  # noqa: TRY400 - an outside failure needs no traceback
             return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
@@ -187,12 +180,12 @@ class Gateway:
         if isinstance(plan, Refusal):
             return Refused(plan)
         await self._ledger.commit(plan)
-        granted = [self._told(change.after) for change in plan if change.after is not None]
-        # a row has one lifetime, and so the shortest (RFC 7753 §4.4)
+        granted = [self._mapped(change.after) for change in plan if change.after is not None]
+        # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
-        """AllowedIPs say whose an address is; where its packets go, beyond the tunnel's own networks, routes say."""
+        """The peer must own the address, and packets to it must leave through the tunnel."""
         peers = await self._peers.peers()
         if not peers.may_map(peer.public_key, source, internal):
             return False
@@ -215,27 +208,27 @@ class Gateway:
             await self._ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
-    # What the operator and the announcements ask
+    # For announcements and the operator
 
     async def live_peers(self) -> list[Peer]:
-        """The peers that shook hands lately, and so can be sent something; OSError."""
+        """Return the peers with a recent handshake, which can be reached; OSError."""
         handshakes = await self._peers.handshakes()
         oldest = self._clock() - LIVE_SECONDS
         peers = (await self._peers.peers()).all
         return [peer for peer in peers if handshakes.get(peer.public_key, oldest) > oldest]
 
     def mappings(self) -> list[Mapped]:
-        """Give all mappings of all peers, oldest first, for the operator."""
-        return [self._told(entry) for entry in self._ledger.table]
+        """Return all mappings of all peers, oldest first."""
+        return [self._mapped(entry) for entry in self._ledger.table]
 
-    def _told(self, entry: Entry) -> Mapped:
-        """Tell at least one second: what stands has not run out, and 0 would be ENDLESS."""
+    def _mapped(self, entry: Entry) -> Mapped:
+        """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS."""
         return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
 
 
-def _told_in_log(reply: Reply) -> str:
+def _for_log(reply: Reply) -> str:
     if isinstance(reply, Refused):
         return f"{reply.reason.name}, {reply.reason.value}"
     if not isinstance(reply, Mapped):
         return "GRANTED"
-    return f"GRANTED, {reply.mapping}{f' and {reply.count - 1} more in a row' if reply.count > 1 else ''}"
+    return f"GRANTED, {reply.mapping}{f' and the next {reply.count - 1} ports' if reply.count > 1 else ''}"

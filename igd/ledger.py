@@ -1,4 +1,4 @@
-"""Table, kernel and store, kept equal: the one place that changes them, and in which order."""
+"""Changes table, kernel and store together, in the order that keeps them equal."""
 
 import asyncio
 import functools
@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
-"""How long to wait before trying again what the kernel or the store did not take."""
+"""Seconds before a failed change of the kernel is tried again."""
 
 
 class Store(Protocol):
-    """Where leases survive a crash; raises OSError, and then has saved nothing."""
+    """Where leases survive a crash."""
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Make these changes durable, all or none."""
+        """Save all of these changes, or save none and raise OSError."""
 
 
 @dataclass(slots=True, eq=False)
-class _Order:
-    """Changes that wait to be made, and what has become of them; `imposed`: by no client."""
+class _Pending:
+    """Changes that wait for a transaction, and its outcome; `imposed`: no client requested them."""
 
     changes: tuple[Change, ...]
     imposed: bool
@@ -40,12 +40,12 @@ class _Order:
 
 
 class Ledger:
-    """All mappings of one gateway, in its memory, in the kernel and on disk.
+    """All mappings of one gateway, in memory, in the kernel and on disk.
 
-    A change is made in all three or in none: after a failure the kernel is replaced as a whole by what the table
-    holds, at once or, should that fail too, before the next change. Kernel and disk are used from one worker thread,
-    because either may block; what queues up meanwhile is carried out together, in one transaction, and one by one
-    should that fail: nobody is refused for his neighbour's sake. `clock` is monotonic, in seconds.
+    A change is made in all three or in none. After a failure the kernel's state is replaced by the table's, at once or,
+    if that fails too, before the next change. Kernel and disk may block and are used from one worker thread. Changes
+    that arrive meanwhile go into one transaction; if it fails, each is tried alone, so that no peer is refused because
+    of another's change. `clock` is monotonic, in seconds.
     """
 
     def __init__(self, backend: Backend, store: Store, clock: Callable[[], float]) -> None:
@@ -56,73 +56,73 @@ class Ledger:
         self._store = store
         self._clock = clock
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._queue: list[_Order] = []
+        self._queue: list[_Pending] = []
         self._writing = asyncio.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="firewall")
-        self._unsaved: list[Change] = []  # made, but not yet in the store: the next save begins with them
-        self._broken = False  # the kernel may hold something else than the table
+        self._unsaved: list[Change] = []  # made, but not yet in the store; the next save starts with them
+        self._dirty = False  # the kernel may differ from the table
         self._retry_at: float | None = None
 
     def turn(self, peer: str) -> asyncio.Lock:
-        """Give the lock under which this peer's changes are planned and made, one after another."""
+        """Return the lock under which this peer's changes are planned and made."""
         return self._turns.setdefault(peer, asyncio.Lock())
 
     async def commit(self, changes: Sequence[Change]) -> None:
-        """Make changes true that were planned, in their peer's turn, on the table as it is at this moment.
+        """Make changes that were planned on the present table in their peer's turn.
 
         On FirewallError or OSError nothing has changed.
         """
-        await self._carry_out(_Order(tuple(changes), imposed=False))
+        await self._commit(_Pending(tuple(changes), imposed=False))
 
     async def impose(self, changes: Sequence[Change]) -> None:
-        """Make true what no client asked for, in the peer's turn, whether or not it can be saved now.
+        """Make changes that no client requested, in their peer's turn; if the store fails, they are saved later.
 
         On FirewallError nothing has changed.
         """
         if changes:
-            await self._carry_out(_Order(tuple(changes), imposed=True))
+            await self._commit(_Pending(tuple(changes), imposed=True))
 
     async def take_over(self, keep: Iterable[Entry], drop: Iterable[Entry], addresses: Iterable[IPv4Address]) -> None:
-        """Begin with the store's entries, divided into those to keep and those to drop, whatever the kernel holds."""
+        """Start with the entries to `keep`, delete those to `drop` from the store, and replace the kernel's state."""
         self.table.accept((Change(None, entry) for entry in keep), self._clock())
         self.addresses = tuple(addresses)
-        await self._in_worker(functools.partial(self._save_or_owe, [Change(entry, None) for entry in drop]))
+        await self._in_worker(functools.partial(self._save_or_defer, [Change(entry, None) for entry in drop]))
         await self._repair()
 
-    async def readdress(self, addresses: Iterable[IPv4Address]) -> None:
-        """Lead packets to these addresses from now on."""
+    async def set_addresses(self, addresses: Iterable[IPv4Address]) -> None:
+        """Match packets to these external addresses from now on."""
         async with self._writing:
             self.addresses = tuple(addresses)
             await self._repair_or_retry()
 
     async def repair(self) -> None:
-        """Make the kernel equal to the table, whoever has changed it; what fails is tried again."""
+        """Make the kernel equal to the table after a foreign change; a failure is retried."""
         async with self._writing:
             await self._repair_or_retry()
 
     async def let_pass(self) -> None:
-        """See that what is held gets through the operator's forward chains; what fails is tried again."""
+        """Let mapped flows through the operator's forward chains; a failure is retried."""
         async with self._writing:
             try:
                 await self._in_worker(self._backend.let_pass)
             except FirewallError as error:
-                self._broken = True
-                log.error("mapped flows may not get through, trying again: %s", error)  # noqa: TRY400 - it says all
+                self._dirty = True
+                log.error("mapped flows may be dropped, retrying: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
                 self.retry_later()
 
-    async def mend(self) -> None:
-        """Repair what is known to be broken."""
+    async def repair_if_dirty(self) -> None:
+        """Make the kernel equal to the table if an earlier failure left it different."""
         async with self._writing:
             self._retry_at = None
-            if self._broken:
+            if self._dirty:
                 await self._repair_or_retry()
 
-    async def between_changes(self, look: Callable[[], T]) -> T:
-        """Look at the kernel from the thread that changes it, and so not in the midst of a change."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, look)
+    async def between_changes(self, read: Callable[[], T]) -> T:
+        """Call `read` in the worker thread, and so never in the middle of a change."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, read)
 
     async def close(self) -> None:
-        """Take all that is ours out of the kernel; the store keeps the leases. FirewallError when that fails."""
+        """Remove everything of ours from the kernel; the store keeps the leases. FirewallError."""
         async with self._writing:
             try:
                 await self._in_worker(self._backend.remove_all)
@@ -131,73 +131,76 @@ class Ledger:
                 self._worker.shutdown()
 
     def next_wake(self) -> float | None:
-        """Tell when a lease runs out or something is to be tried again; the latter goes first, lest it spin."""
+        """Return when to retry or, if nothing is to be retried, when the next lease runs out.
+
+        A lease that has run out and could not be ended would wake the timer without pause.
+        """
         return self.table.next_expiry() if self._retry_at is None else self._retry_at
 
     def retry_later(self) -> None:
-        """Have `next_wake` name a moment soon, unless something is changed before."""
+        """Let `next_wake` return a moment soon, unless a change succeeds before."""
         self._retry_at = self._clock() + RETRY_SECONDS
-        self._tell()
+        self._notify()
 
-    # One change, or all that wait
+    # One change, or all that are pending
 
-    async def _carry_out(self, order: _Order) -> None:
-        self.table.reserve(order.changes)
-        self._queue.append(order)
+    async def _commit(self, pending: _Pending) -> None:
+        self.table.reserve(pending.changes)
+        self._queue.append(pending)
         async with self._writing:
-            if order in self._queue:  # else it went along with those before
-                orders, self._queue = self._queue, []
-                await self._write(orders)
-        assert order.done, "whoever takes an order off the queue carries it out"
-        if order.error is not None:
-            raise order.error
+            if pending in self._queue:  # else the transaction before has included it
+                batch, self._queue = self._queue, []
+                await self._write(batch)
+        assert pending.done, "what leaves the queue is written"
+        if pending.error is not None:
+            raise pending.error
 
-    async def _write(self, orders: Sequence[_Order]) -> None:
+    async def _write(self, batch: Sequence[_Pending]) -> None:
         try:
             self._retry_at = None
-            if self._broken:
+            if self._dirty:
                 await self._repair()
-            await self._in_worker(functools.partial(self._make_true, orders))
-        except Exception as error:  # noqa: BLE001 - whose order it is will raise it
-            await self._after_failure(orders, error)
+            await self._in_worker(functools.partial(self._change_kernel_and_store, batch))
+        except Exception as error:  # noqa: BLE001 - _commit raises it in the task that requested the change
+            await self._after_failure(batch, error)
         else:
-            for order in orders:
-                self.table.accept(order.changes, self._clock())
-                order.done = True
-            self._tell()
+            for pending in batch:
+                self.table.accept(pending.changes, self._clock())
+                pending.done = True
+            self._notify()
 
-    async def _after_failure(self, orders: Sequence[_Order], error: Exception) -> None:
+    async def _after_failure(self, batch: Sequence[_Pending], error: Exception) -> None:
         try:
-            if self._broken:
+            if self._dirty:
                 await self._repair_or_retry()
         finally:
-            if len(orders) == 1:
-                self.table.release(orders[0].changes)
-                orders[0].done, orders[0].error = True, error
+            if len(batch) == 1:
+                self.table.release(batch[0].changes)
+                batch[0].done, batch[0].error = True, error
             else:
-                for order in orders:
-                    await self._write([order])
+                for pending in batch:
+                    await self._write([pending])
 
-    # Close in the store first: no crash reopens a port that its owner closed. Open in the kernel first: nobody hears
-    # "yes" before packets pass. What no client asked for counts in the kernel alone: a full disk must not keep a port
-    # open, and each start judges the store anew.
-    def _make_true(self, orders: Iterable[_Order]) -> None:
-        wanted = [change for order in orders if not order.imposed for change in order.changes]
-        imposed = [change for order in orders if order.imposed for change in order.changes]
-        closing = [change for change in wanted if change.after is None]
+    # A closing change is saved first, so that no crash reopens the port. An opening change is applied to the kernel
+    # first, so that no request is granted before packets pass. An imposed change succeeds with the kernel alone: a full
+    # disk must not keep a port open, and every start checks the stored entries again.
+    def _change_kernel_and_store(self, batch: Iterable[_Pending]) -> None:
+        requested = [change for pending in batch if not pending.imposed for change in pending.changes]
+        imposed = [change for pending in batch if pending.imposed for change in pending.changes]
+        closing = [change for change in requested if change.after is None]
         self._save(closing)
         try:
-            self._apply([*wanted, *imposed])
-            self._save_or_undo([change for change in wanted if change.after is not None], [*wanted, *imposed])
+            self._apply([*requested, *imposed])
+            self._save_or_undo([change for change in requested if change.after is not None], [*requested, *imposed])
         except Exception:
-            self._save_or_owe([change.undone() for change in closing])
+            self._save_or_defer([change.undone() for change in closing])
             raise
-        self._save_or_owe(imposed)
+        self._save_or_defer(imposed)
 
     def _apply(self, changes: Sequence[Change]) -> None:
-        self._broken = True
+        self._dirty = True
         self._backend.apply(changes, self._clock())
-        self._broken = False
+        self._dirty = False
 
     def _save_or_undo(self, changes: Sequence[Change], applied: Sequence[Change]) -> None:
         try:
@@ -211,34 +214,34 @@ class Ledger:
             self._store.save([*self._unsaved, *changes])
             self._unsaved.clear()
 
-    def _save_or_owe(self, changes: Sequence[Change]) -> None:
+    def _save_or_defer(self, changes: Sequence[Change]) -> None:
         try:
             self._save(changes)
         except OSError as error:
-            log.warning("the store is behind until it can be written again: %s", error)
+            log.warning("leases not saved, retrying with the next change: %s", error)
             self._unsaved += changes
 
-    # The kernel as a whole
+    # The whole state of the kernel
 
     async def _repair_or_retry(self) -> None:
         try:
             await self._repair()
         except FirewallError as error:
-            log.error("the kernel is not what it should be, trying again: %s", error)  # noqa: TRY400 - it says all
+            log.error("the kernel differs from the table, retrying: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
             self.retry_later()
 
     async def _repair(self) -> None:
-        """Make the kernel hold what the table holds; FirewallError."""
-        self._broken = True
+        """Make the kernel equal to the table; FirewallError."""
+        self._dirty = True
         await self._in_worker(
             functools.partial(self._backend.replace_all, self.addresses, list(self.table), self._clock())
         )
-        self._broken = False
-        self._tell()
+        self._dirty = False
+        self._notify()
 
-    async def _in_worker(self, deed: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, deed)
+    async def _in_worker(self, write: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._worker, write)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self.on_change:
             listener()

@@ -1,4 +1,4 @@
-"""What the clock and the host bring: leases run out, peers go, addresses change, and the store is taken over."""
+"""Changes that no client requests: leases run out, peers are removed, addresses change, stored leases are resumed."""
 
 import asyncio
 import functools
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Keeps what a gateway has granted true to the clock and to the host; parts as of Gateway.
+    """Ends or renews the mappings of a gateway as time, peers and addresses change; arguments as of Gateway.
 
-    A failure of the kernel or of the peers' source is logged, and what it kept from being done is done later.
+    If the kernel or the source of the peers fails, the failure is logged and the change is made later.
     """
 
-    def __init__(  # noqa: PLR0913 - it looks after all of them
+    def __init__(  # noqa: PLR0913 - as Gateway.__init__, whose parts it shares
         self,
         *,
         gateway: Gateway,
@@ -39,116 +39,122 @@ class Maintenance:
         self._peers = peers
         self._clock = clock
         self._taken = taken
-        self._settled: tuple[Peer, ...] | None = None  # with these peers, all that is mapped is somebody's
-        ledger.on_change.append(self._unsettle)
+        self._checked: tuple[Peer, ...] | None = None  # the peers against which all present mappings were checked
+        ledger.on_change.append(self._forget_check)
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
     ) -> None:
-        """Take over what the store holds, as far as it is still allowed; FirewallError or OSError: it cannot."""
+        """Resume the stored mappings that are still allowed; FirewallError or OSError if that fails."""
         self._gateway.announced = announced
         peers = await self._peers.peers()
         keep: list[Entry] = []
         drop: list[Entry] = []
         for entry in stored:
             (keep if self._may_stay(entry, peers) else drop).append(entry)
-        # The operator may have shortened what is granted, and a wall clock that was set back lengthens leases.
+        # the operator may have lowered the longest lease, and setting the wall clock back lengthens leases
         latest = self._clock() + self._policy.max_lifetime
         keep = [
             replace(entry, lease=replace(entry.lease, expires=latest)) if entry.lease.expires > latest else entry
             for entry in keep
         ]
         if drop:
-            log.info("not taken over, out of time or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
+            log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
-        self._settled = peers.all
+        self._checked = peers.all
 
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
         mapping = entry.mapping
         return (
-            (entry.lease.endless or entry.lease.expires > self._clock())  # on the endless ones `wake` decides
+            (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
             and _owned(peers, entry)
             and not (isinstance(mapping, PortMapping) and self._taken(*mapping.key))
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
 
     async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
-        """Take new external addresses: what clients are told, and what packets to us really carry."""
+        """Set the external addresses: the one `announced` to clients, and those `matched` in packets."""
         self._gateway.announced = announced
-        await asyncio.shield(self._ledger.readdress(matched))
+        await asyncio.shield(self._ledger.set_addresses(matched))
 
     async def wake(self) -> None:
-        """End or renew the leases that have run out, and mend what could not be mended before."""
+        """End or renew the leases that have run out, and retry what failed before."""
         await asyncio.shield(self._wake())
 
     async def _wake(self) -> None:
-        await self._ledger.mend()
+        await self._ledger.repair_if_dirty()
         expired = self._ledger.table.expired(self._clock())
         handshakes: Mapping[str, float] | None = {}
-        trouble: OSError | None = None
+        failure: OSError | None = None
         if any(entry.lease.endless for entry in expired):
             try:
                 handshakes = await self._peers.handshakes()
             except OSError as error:
-                handshakes, trouble = None, error
-        await self._impose(expired, lambda entry: self._when_expired(entry, handshakes), "their leases have run out")
-        if trouble is not None:
-            self._put_off(trouble)
+                handshakes, failure = None, error
+        await self._impose(expired, lambda entry: self._when_expired(entry, handshakes), "lease expired")
+        if failure is not None:
+            self._retry_later(failure)
 
     def _when_expired(self, entry: Entry, handshakes: Mapping[str, float] | None) -> Change | None:
-        """An endless lease is renewed from its peer's last handshake, where that can be read; a silent peer's ends."""
+        """Return the end or the renewal of an expired lease, or None.
+
+        An endless lease is renewed from the peer's last handshake, and left alone if the handshakes are unknown.
+        """
         now = self._clock()
         if entry.lease.expires > now or (entry.lease.endless and handshakes is None):
             return None
         if not entry.lease.endless or handshakes is None or entry.mapping.peer not in handshakes:
             return Change(entry, None)
-        # A peer that talks shakes hands only every two minutes; a wall clock that was set back puts handshakes into the
-        # future.
+        # An active peer repeats its handshake only every two minutes, hence LIVE_SECONDS. After the wall clock was set
+        # back, a handshake may lie in the future.
         handshake = min(handshakes[entry.mapping.peer], now)
         lease = Lease(handshake + max(self._policy.default_lifetime, LIVE_SECONDS), endless=True)
         return Change(entry, replace(entry, lease=lease) if lease.expires > now else None)
 
     async def recheck_peers(self) -> None:
-        """Close the mappings whose peers are gone or no longer own the internal address."""
+        """Close the mappings whose peers were removed or no longer own the internal address."""
         await asyncio.shield(self._recheck_peers())
 
     async def _recheck_peers(self) -> None:
         try:
             peers = await self._peers.peers()
         except OSError as error:
-            log.error("the peers cannot be read: %s", error)  # noqa: TRY400 - it says all
+            log.error("cannot read the peers, mappings not checked: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
             return
-        if peers.all == self._settled:
+        if peers.all == self._checked:
             return
-        owns = functools.cache(peers.still_owns)  # there are many mappings, but few hosts
-        strays = [each for each in self._ledger.table if not owns(each.mapping.peer, each.mapping.internal.address)]
-        self._settled = peers.all
-        closing = lambda entry: None if _owned(peers, entry) else Change(entry, None)  # noqa: E731 - it has no name
-        if not await self._impose(strays, closing, "nobody's now"):
-            self._unsettle()
+        owns = functools.cache(peers.still_owns)  # many mappings share few addresses
+        lost = [each for each in self._ledger.table if not owns(each.mapping.peer, each.mapping.internal.address)]
+        self._checked = peers.all
 
-    def _unsettle(self) -> None:
-        self._settled = None
+        def closing(entry: Entry) -> Change | None:
+            return None if _owned(peers, entry) else Change(entry, None)
 
-    async def _impose(self, entries: Iterable[Entry], judge: Callable[[Entry], Change | None], why: str) -> bool:
-        """Change entries of these entries' peers as `judge` says, each peer's in its turn; all go into few writes.
+        if not await self._impose(lost, closing, "the peer no longer owns the address"):
+            self._forget_check()
 
-        False where that failed for a peer.
+    def _forget_check(self) -> None:
+        self._checked = None
+
+    async def _impose(self, entries: Iterable[Entry], decide: Callable[[Entry], Change | None], why: str) -> bool:
+        """Apply `decide` to all entries of the peers that have one of `entries`, each peer in its turn.
+
+        The peers' changes share transactions. Return False if a change failed.
         """
         peers = {entry.mapping.peer for entry in entries}
-        outcomes = await asyncio.gather(*(self._impose_on(peer, judge, why) for peer in peers))
+        outcomes = await asyncio.gather(*(self._impose_on(peer, decide, why) for peer in peers))
         errors = [error for error in outcomes if error is not None]
         for error in errors:
-            self._put_off(error)
+            self._retry_later(error)
         return not errors
 
     async def _impose_on(
-        self, peer: str, judge: Callable[[Entry], Change | None], why: str
+        self, peer: str, decide: Callable[[Entry], Change | None], why: str
     ) -> FirewallError | OSError | None:
         try:
             async with self._ledger.turn(peer):
-                judged = map(judge, self._ledger.table.of_peer(peer))
-                changes = [change for change in judged if change is not None]
+                decided = map(decide, self._ledger.table.of_peer(peer))
+                changes = [change for change in decided if change is not None]
                 await self._ledger.impose(changes)
         except (FirewallError, OSError) as error:
             return error
@@ -157,8 +163,8 @@ class Maintenance:
             log.info("closed, %s: %s", why, ", ".join(closed))
         return None
 
-    def _put_off(self, error: Exception) -> None:
-        log.error("leases could not be ended: %s", error)
+    def _retry_later(self, error: Exception) -> None:
+        log.error("mappings not closed or renewed, retrying: %s", error)
         self._ledger.retry_later()
 
 

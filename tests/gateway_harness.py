@@ -1,4 +1,4 @@
-"""A real gateway on a pretended kernel, for tests of the gateway and of what stands before it."""
+"""A real gateway with a pretended kernel, for the tests of the gateway and of the endpoints."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,15 @@ C1_HOST = IPv4Address("192.168.7.20")
 WEEK = 604800
 KEY = (TransportProtocol.TCP, 8043)
 SERVER = IPv4Address("10.100.0.1")
-LINK = LinkStatus(True, 10**9, 1, 2, 3, 4, 5)  # noqa: FBT003 - up
+LINK = LinkStatus(
+    up=True,
+    bits_per_second=10**9,
+    bytes_sent=1,
+    bytes_received=2,
+    packets_sent=3,
+    packets_received=4,
+    uptime=5,
+)
 
 
 def peer(name: str, *networks: str) -> Peer:
@@ -31,18 +39,18 @@ PEERS = (peer("c1", "10.100.0.2/32", "192.168.7.0/24"), peer("c2", "10.100.0.3/3
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time in seconds."""
         return self.now
 
 
 class PretendPeers:
-    """An igd.gateway.PeerSource that says what it was told; `trouble` is raised instead, for as long as it is set."""
+    """An igd.gateway.PeerSource whose answers a test sets; while `trouble` is set, it is raised instead."""
 
     def __init__(self, *peers: Peer) -> None:
         self.all = peers
@@ -51,31 +59,31 @@ class PretendPeers:
         self.shadowed: set[Address] = set()
 
     async def reaches(self, address: Address) -> bool:
-        """Tell whether no network of the server's shadows it."""
+        """Return whether no network of the server shadows `address`."""
         return address not in self.shadowed
 
     async def peers(self) -> Peers:
-        """Give the peers."""
+        """Return the peers."""
         if self.trouble:
             raise self.trouble
         return Peers(self.all, [ip_interface(f"{SERVER}/16")])
 
     async def handshakes(self) -> Mapping[str, float]:
-        """Give the handshakes."""
+        """Return the handshakes."""
         if self.trouble:
             raise self.trouble
         return self.shaken
 
 
 class MemoryStore:
-    """An igd.ledger.Store in a dictionary, as strict as the real one; calls `perhaps_fail` first."""
+    """An igd.ledger.Store in a dictionary; `perhaps_fail` is called before each save."""
 
     def __init__(self, perhaps_fail: Callable[[], None] = lambda: None) -> None:
         self.entries: dict[Key, Entry] = {}
         self.perhaps_fail = perhaps_fail
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Keep them."""
+        """Save the changes."""
         self.perhaps_fail()
         for change in changes:
             if change.after:
@@ -85,7 +93,7 @@ class MemoryStore:
 
 
 class GatewayHarness:
-    """A gateway and all that it stands on, in the open."""
+    """A gateway and its parts, accessible to tests."""
 
     def __init__(
         self,
@@ -109,7 +117,7 @@ class GatewayHarness:
             peers=self.peers,
             link=self.link,
             clock=self.clock,
-            rng=random.Random(1),  # noqa: S311 - the same in every run
+            rng=random.Random(1),  # noqa: S311 - the tests need the same sequence in every run
             taken=self.taken,
         )
         self.maintenance = Maintenance(
@@ -122,38 +130,38 @@ class GatewayHarness:
         )
 
     def taken(self, protocol: TransportProtocol, port: int) -> bool:
-        """Tell whether the server uses this port itself."""
+        """Return whether the server itself uses this port."""
         return (protocol, port) in self.servers_own
 
     async def link(self) -> LinkStatus:
-        """Read the link that is always the same."""
+        """Return LINK, or raise `link_trouble`."""
         if self.link_trouble:
             raise self.link_trouble
         return LINK
 
     async def start(self, *stored: Entry) -> "GatewayHarness":
-        """Begin with what was stored."""
+        """Start with the stored entries."""
         self.store.entries |= {entry.mapping.key: entry for entry in stored}
         await self.maintenance.start(stored, EXTERNAL, [EXTERNAL])
         return self
 
     async def ask(self, request: Request, source: Address = C1) -> Reply:
-        """Walk the way of an endpoint."""
+        """Admit and ask, as an endpoint does."""
         admitted = await self.gateway.admit(source)
         assert isinstance(admitted, Peer)
         return await self.gateway.ask(admitted, source, request)
 
     @property
     def table(self) -> dict[Key, Entry]:
-        """What the table holds."""
+        """The entries of the table by key."""
         return {entry.mapping.key: entry for entry in self.ledger.table}
 
     def all_equal(self) -> bool:
-        """Tell whether table, kernel and store hold the same."""
+        """Return whether table, kernel and store have the same entries."""
         return self.table == self.backend.entries == self.store.entries
 
 
-def map_port(  # noqa: PLR0913 - as many as a request has
+def map_port(  # noqa: PLR0913 - a request has as many fields
     port: int | None = 8043,
     internal: IPv4Address = C1,
     *,
@@ -162,23 +170,23 @@ def map_port(  # noqa: PLR0913 - as many as a request has
     any_port: bool = False,
     description: str = "",
 ) -> MapPort:
-    """Give a request that is granted by default."""
+    """Return a request, which is granted with the default arguments."""
     return MapPort(TransportProtocol.TCP, Endpoint(internal, internal_port), port, lifetime, description, any_port)
 
 
 def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal: IPv4Address = C1) -> Entry:
-    """Give what the table holds for a port, owned by the peer at `internal`."""
+    """Return an entry for a port, held by the peer at `internal`."""
     owner = "c2" if internal == C2 else "c1"
     return Entry(PortMapping(TransportProtocol.TCP, port, Endpoint(internal, 8080), owner), Lease(expires, endless))
 
 
 def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
-    """Give the policy of these rules; lifetimes in seconds."""
+    """Return a policy with these rules; lifetimes in seconds."""
     return Policy(tuple(map(PortRule.parse, rules)), max_lifetime, default_lifetime, quota)
 
 
 async def ports(harness: GatewayHarness, source: IPv4Address = C1) -> list[int]:
-    """List the external ports that `source` holds, as the gateway tells them."""
+    """Return the external ports that the gateway lists for `source`."""
     listed = await harness.ask(ListMappings(), source)
     assert isinstance(listed, MappingList)
     return [mapped.mapping.external_port for mapped in listed.mappings]

@@ -1,4 +1,4 @@
-"""The gateway decides as the peers, the operator's rules, the table and the clock have it."""
+"""The gateway decides by the peers, the policy, the table and the clock."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
-from igd.gateway import LIVE_SECONDS, WAITING
+from igd.gateway import LIVE_SECONDS, MAX_WAITING
 from tests.gateway_harness import (
     C1,
     C1_HOST,
@@ -40,16 +40,16 @@ from tests.gateway_harness import (
     ports,
 )
 
-# Who may ask
+# Admission
 
 
 @pytest.mark.parametrize("source", [SERVER, IPv4Address("10.100.0.9"), IPv4Address("60.60.60.1")])
-async def test_who_is_no_peer_is_not_admitted(source: IPv4Address) -> None:
+async def test_an_unknown_source_is_not_admitted(source: IPv4Address) -> None:
     harness = await GatewayHarness().start()
     assert await harness.gateway.admit(source) == Refused(Refusal.NOT_A_PEER)
 
 
-async def test_who_asks_too_often_is_refused_and_others_are_not() -> None:
+async def test_the_rate_limit_refuses_one_peer_and_not_the_others() -> None:
     harness = await GatewayHarness(rate=2).start()
     assert [await harness.gateway.admit(source) for source in (C1, C1_HOST, C1, C2)] == [
         PEERS[0],
@@ -59,7 +59,7 @@ async def test_who_asks_too_often_is_refused_and_others_are_not() -> None:
     ]
 
 
-async def test_nobody_is_admitted_while_the_peers_cannot_be_read() -> None:
+async def test_no_source_is_admitted_while_the_peers_cannot_be_read() -> None:
     harness = await GatewayHarness().start()
     harness.peers.trouble = OSError("no such device")
     assert await harness.gateway.admit(C1) == Refused(Refusal.SYSTEM_FAILURE)
@@ -68,7 +68,7 @@ async def test_nobody_is_admitted_while_the_peers_cannot_be_read() -> None:
 # Opening
 
 
-async def test_a_mapping_is_granted_held_and_listed() -> None:
+async def test_a_mapping_is_granted_and_listed() -> None:
     harness = await GatewayHarness().start()
     granted = await harness.ask(map_port(description="web"))
     mapping = PortMapping(TransportProtocol.TCP, 8043, Endpoint(C1, 8043), "c1", "web")
@@ -92,7 +92,7 @@ async def test_a_mapping_is_granted_held_and_listed() -> None:
         (C1_HOST, C1, None),
     ],
 )
-async def test_a_peer_maps_to_its_own_addresses(
+async def test_a_peer_maps_only_to_its_own_addresses(
     source: IPv4Address, internal: IPv4Address, refusal: Refusal | None
 ) -> None:
     harness = await GatewayHarness().start()
@@ -104,7 +104,9 @@ async def test_a_peer_maps_to_its_own_addresses(
 @pytest.mark.parametrize(
     ("internal", "granted"), [(C1, True), (C2, False), (SERVER, False), (IPv4Address("8.8.8.8"), False)]
 )
-async def test_a_lone_peer_that_may_send_to_everywhere_maps_to_its_source(internal: IPv4Address, granted: bool) -> None:  # noqa: FBT001
+async def test_a_peer_with_allowed_ips_of_any_address_maps_to_its_source(
+    internal: IPv4Address, *, granted: bool
+) -> None:
     harness = GatewayHarness()
     harness.peers.all = (peer("c1", "0.0.0.0/0", "::/0"),)
     await harness.start()
@@ -113,19 +115,19 @@ async def test_a_lone_peer_that_may_send_to_everywhere_maps_to_its_source(intern
     assert len(harness.table) == granted
 
 
-async def test_an_address_that_changed_hands_after_admission_is_no_longer_the_askers() -> None:
+async def test_an_address_that_moved_to_another_peer_after_admission_is_refused() -> None:
     harness = await GatewayHarness().start()
     harness.peers.all = (peer("new", f"{C1}/32"),)
     assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refused(Refusal.NOT_YOUR_ADDRESS)
 
 
 @pytest.mark.parametrize("asked", [map_port(80), map_port(internal_port=80)])
-async def test_what_the_rules_do_not_allow_is_forbidden(asked: MapPort) -> None:
+async def test_a_port_that_the_rules_do_not_allow_is_forbidden(asked: MapPort) -> None:
     harness = await GatewayHarness().start()
     assert await harness.ask(asked) == Refused(Refusal.FORBIDDEN)
 
 
-async def test_without_an_external_address_nothing_is_mapped() -> None:
+async def test_without_an_external_address_port_mappings_are_refused() -> None:
     harness = await GatewayHarness().start()
     assert await harness.ask(GetExternalAddress()) == ExternalAddress(EXTERNAL)
     await harness.maintenance.set_addresses(None, [])
@@ -137,7 +139,7 @@ async def test_without_an_external_address_nothing_is_mapped() -> None:
     assert harness.backend.addresses == {IPv4Address("10.1.1.1")}
 
 
-async def test_a_port_in_other_hands_is_a_conflict() -> None:
+async def test_a_port_of_another_host_or_peer_is_a_conflict() -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port())
     for asked, source in ((map_port(internal=C2), C2), (map_port(internal=C1_HOST), C1)):
@@ -145,7 +147,7 @@ async def test_a_port_in_other_hands_is_a_conflict() -> None:
     assert harness.all_equal()
 
 
-async def test_a_renewal_keeps_the_place_in_the_list_and_takes_what_is_new() -> None:
+async def test_a_renewal_keeps_the_place_in_the_list_and_updates_the_mapping() -> None:
     harness = await GatewayHarness().start()
     for port in (8043, 8044):
         await harness.ask(map_port(port))
@@ -155,7 +157,7 @@ async def test_a_renewal_keeps_the_place_in_the_list_and_takes_what_is_new() -> 
     assert harness.all_equal()
 
 
-async def test_the_quota_counts_per_peer_and_lets_renewals_pass() -> None:
+async def test_the_quota_counts_per_peer_and_does_not_limit_renewals() -> None:
     harness = await GatewayHarness(policy("allow 1024-65535 0.0.0.0/0 1024-65535", quota=2)).start()
     for port in (2000, 2001):
         assert isinstance(await harness.ask(map_port(port)), Mapped)
@@ -170,7 +172,7 @@ async def test_the_quota_counts_per_peer_and_lets_renewals_pass() -> None:
 THREE = policy("allow 2000-2002 0.0.0.0/0 0-65535")
 
 
-async def test_any_port_grants_the_wish_and_then_what_is_free() -> None:
+async def test_any_port_grants_the_suggested_port_or_a_free_one() -> None:
     harness = await GatewayHarness(THREE).start()
     first = await harness.ask(map_port(2001, any_port=True))
     assert isinstance(first, Mapped)
@@ -181,7 +183,7 @@ async def test_any_port_grants_the_wish_and_then_what_is_free() -> None:
     assert await harness.ask(map_port(2001, C2, any_port=True), C2) == Refused(Refusal.NO_FREE_PORT)
 
 
-async def test_a_port_of_our_choice_is_never_one_that_the_asker_uses_for_something_else() -> None:
+async def test_the_gateway_never_chooses_a_port_that_the_peer_uses_for_another_endpoint() -> None:
     harness = await GatewayHarness(THREE).start()
     for internal_port in (5000, 5001, 5002):
         assert isinstance(await harness.ask(map_port(None, internal_port=internal_port, any_port=True)), Mapped)
@@ -191,7 +193,7 @@ async def test_a_port_of_our_choice_is_never_one_that_the_asker_uses_for_somethi
     assert sorted(held.mapping.internal.port for held in before.values()) == [5000, 5001, 5002]
 
 
-async def test_any_port_renews_the_wish_where_the_asker_holds_it() -> None:
+async def test_any_port_renews_the_suggested_port_if_the_peer_holds_it() -> None:
     harness = await GatewayHarness(THREE).start()
     await harness.ask(map_port(2001, lifetime=60))
     renewed = await harness.ask(map_port(2001, lifetime=600, any_port=True))
@@ -199,7 +201,7 @@ async def test_any_port_renews_the_wish_where_the_asker_holds_it() -> None:
     assert (renewed.mapping.external_port, renewed.lifetime, len(harness.table)) == (2001, 600, 1)
 
 
-async def test_a_wish_that_is_forbidden_gets_another_port_and_where_all_are_none() -> None:
+async def test_a_forbidden_suggestion_gets_another_port_if_any_is_allowed() -> None:
     harness = await GatewayHarness(THREE).start()
     granted = await harness.ask(map_port(80, any_port=True))
     assert isinstance(granted, Mapped)
@@ -208,13 +210,13 @@ async def test_a_wish_that_is_forbidden_gets_another_port_and_where_all_are_none
     assert await harness.ask(map_port(None, any_port=True)) == Refused(Refusal.FORBIDDEN)
 
 
-# For some remotes only, and without NAT
+# Remotes and pinholes
 
 
 ONE = (Remote(IPv4Network("198.51.100.7")),)
 
 
-async def test_a_mapping_for_one_remote_host_is_told_and_closed_as_such() -> None:
+async def test_a_mapping_for_one_remote_is_read_and_closed_by_that_remote() -> None:
     harness = await GatewayHarness().start()
     granted = await harness.ask(replace(map_port(), remotes=ONE))
     assert isinstance(granted, Mapped)
@@ -226,7 +228,7 @@ async def test_a_mapping_for_one_remote_host_is_told_and_closed_as_such() -> Non
     assert isinstance(await harness.ask(UnmapPorts(*KEY, 8043, ONE)), Unmapped)
 
 
-async def test_the_last_request_says_who_may_come_in() -> None:
+async def test_the_last_request_sets_the_remotes() -> None:
     harness = await GatewayHarness().start()
     await harness.ask(replace(map_port(), remotes=ONE))
     await harness.ask(map_port())
@@ -242,14 +244,14 @@ def pinhole(port: int = 8043, address: IPv6Address = INSIDE) -> MapPort:
 
 
 @pytest.mark.parametrize("source", [C1, INSIDE])
-async def test_a_peer_gets_a_pinhole_to_its_own_address_by_whichever_it_asks(source: Address) -> None:
+async def test_a_peer_gets_a_pinhole_to_its_own_address_from_any_of_its_addresses(source: Address) -> None:
     harness = GatewayHarness()
     harness.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"), PEERS[1])
     await harness.start()
     granted = await harness.ask(pinhole(), source)
     assert granted == Mapped(Pinhole(TransportProtocol.TCP, Endpoint(INSIDE, 8043), "c1"), 300)
     assert harness.all_equal()
-    assert await ports(harness) == [], "it is no port mapping"
+    assert await ports(harness) == [], "a pinhole is not a port mapping"
     assert [mapped.mapping for mapped in harness.gateway.mappings()] == [granted.mapping]
     assert await harness.ask(pinhole(), C2) == Refused(Refusal.NOT_YOUR_ADDRESS)
     assert await harness.ask(pinhole(80), source) == Refused(Refusal.FORBIDDEN)
@@ -266,7 +268,7 @@ async def test_pinholes_count_as_mappings_and_need_no_external_address() -> None
 # Closing
 
 
-async def test_a_peer_closes_its_own_and_nobody_elses() -> None:
+async def test_a_peer_closes_only_its_own_mappings() -> None:
     harness = await GatewayHarness().start()
     for port, source in ((2000, C1), (2001, C2), (2002, C1)):
         await harness.ask(map_port(port, source), source)
@@ -280,10 +282,10 @@ async def test_a_peer_closes_its_own_and_nobody_elses() -> None:
     assert harness.all_equal()
 
 
-# Trouble
+# Failures, logs and concurrency
 
 
-async def test_the_link_is_read_for_whoever_asks_and_trouble_refuses() -> None:
+async def test_the_link_status_is_read_and_a_failure_refuses_the_request() -> None:
     harness = await GatewayHarness().start()
     assert await harness.ask(GetLinkStatus()) == LINK
     harness.link_trouble = OSError("gone")
@@ -305,50 +307,50 @@ async def test_every_decision_is_counted_and_changes_are_logged(caplog: pytest.L
         "GRANTED, TCP 8043 -> 10.100.0.2:8043",
         "FORBIDDEN, the operator's rules do not allow this mapping",
     ]
-    assert not any("\n" in record.message for record in caplog.records), "peers write descriptions"
+    assert not any("\n" in record.message for record in caplog.records), "descriptions come from peers"
 
 
-async def test_two_who_want_one_port_at_once_do_not_both_get_it() -> None:
+async def test_of_two_concurrent_requests_for_one_port_one_is_refused() -> None:
     harness = await GatewayHarness().start()
     replies = await asyncio.gather(harness.ask(map_port(2000)), harness.ask(map_port(2000, C2), C2))
     assert isinstance(replies[0], Mapped)
     assert replies[1] == Refused(Refusal.CONFLICT)
 
 
-async def test_a_network_of_the_servers_that_lies_in_a_peers_allowed_ips_is_not_opened() -> None:
+async def test_a_local_network_of_the_server_inside_a_peers_allowed_ips_is_not_mapped_to() -> None:
     harness = await GatewayHarness().start()
     harness.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
     behind, shadowed = IPv4Address("10.5.0.7"), IPv4Address("10.6.0.7")
-    harness.peers.shadowed = {shadowed, C1}  # of its own network no route is asked about
+    harness.peers.shadowed = {shadowed, C1}  # routes are not consulted for the tunnel's own network
     for internal, granted in ((behind, True), (shadowed, False), (C1, True)):
         asked = MapPort(TransportProtocol.TCP, Endpoint(internal, 8043), int(internal) % 1000 + 2000, 300)
         assert (await harness.ask(asked) != Refused(Refusal.NOT_YOUR_ADDRESS)) is granted
 
 
-async def test_nobody_waits_behind_a_peer_that_asks_for_much_at_once() -> None:
+async def test_the_concurrent_changes_of_one_peer_are_limited() -> None:
     harness = await GatewayHarness().start()
     async with harness.ledger.turn("c1"):
         greedy = [
             asyncio.create_task(harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, port), port, 300)))
-            for port in range(2000, 2000 + WAITING + 3)
+            for port in range(2000, 2000 + MAX_WAITING + 3)
         ]
         modest = asyncio.create_task(
             harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C2, 3000), 3000, 300), source=C2)
         )
-        refused = [await task for task in greedy[WAITING:]]
+        refused = [await task for task in greedy[MAX_WAITING:]]
     assert refused == [Refused(Refusal.TOO_MANY_REQUESTS)] * 3
     assert isinstance(await modest, Mapped)
-    assert all(isinstance(reply, Mapped) for reply in await asyncio.gather(*greedy[:WAITING]))
+    assert all(isinstance(reply, Mapped) for reply in await asyncio.gather(*greedy[:MAX_WAITING]))
     assert isinstance(await harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, 4000), 4000, 300)), Mapped)
 
 
-async def test_who_is_not_admitted_is_counted() -> None:
+async def test_refused_admissions_are_counted() -> None:
     harness = await GatewayHarness().start()
     await harness.gateway.admit(IPv4Address("10.100.0.99"))
     assert harness.gateway.counters["admission", "NOT_A_PEER"] == 1
 
 
-async def test_the_living_are_those_who_shook_hands_lately_and_have_an_address_to_themselves() -> None:
+async def test_live_peers_are_those_with_a_recent_handshake() -> None:
     harness = GatewayHarness()
     harness.peers.all = (
         *PEERS,

@@ -1,4 +1,4 @@
-"""Table, kernel and store stay equal, whichever of them fails and whoever walks away."""
+"""Table, kernel and store stay equal after failures and cancelled requests."""
 
 import asyncio
 import threading
@@ -24,20 +24,20 @@ def entry(port: int, expires: float = 2000.0) -> Entry:
 
 
 class Trouble:
-    """Says of each call to come whether it fails; those that nothing is said of do not."""
+    """Makes the calls fail for which `ahead` has True; further calls succeed."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
         self.ahead: list[bool] = []
 
     def __call__(self) -> None:
-        """Be one call."""
+        """Raise the error if this call is to fail."""
         if self.ahead and self.ahead.pop(0):
             raise self._error
 
 
 class FailingKernel(Pretend):
-    """What a failed call leaves behind must not be relied on: here, a change that was made, or no mappings at all."""
+    """A kernel whose failed calls leave an undefined state: the change made, or no mappings at all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,38 +45,38 @@ class FailingKernel(Pretend):
         self.replaced = 0
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Fail with nothing left."""
+        """Leave no mappings on failure."""
         self.replaced += 1
         super().replace_all((), (), now)
         self.trouble()
         super().replace_all(addresses, entries, now)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Fail with all done."""
+        """Leave the change made on failure."""
         super().apply(changes, now)
         self.trouble()
 
 
 class Failing(GatewayHarness):
-    """A harness whose kernel and disk can be told to fail."""
+    """A harness whose kernel and disk fail on request."""
 
     def __init__(self) -> None:
         self.kernel, self.disk = FailingKernel(), Trouble(OSError("disk full"))
         super().__init__(backend=self.kernel, store=MemoryStore(self.disk))
 
     async def recover(self) -> None:
-        """Let the timer run as the daemon does, until it has nothing to try again."""
+        """Run the timer as the daemon does, until nothing is left to retry."""
         for _ in range(10):
             wake = self.ledger.next_wake()
             if wake is None or wake > self.clock.now + RETRY_SECONDS:
                 return
-            assert wake > self.clock.now, "the timer would spin"
+            assert wake > self.clock.now, "the timer would wake without pause"
             self.clock.now = wake
             await self.maintenance.wake()
-        raise AssertionError("it never comes to rest")
+        raise AssertionError("the retries do not end")
 
 
-NO, YES = True, False  # what kernel and disk say to each call
+NO, YES = True, False  # whether a call of kernel or disk fails
 
 
 OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(TransportProtocol.TCP, 1024, 1024)
@@ -90,9 +90,9 @@ OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(T
             for request in (OPEN, RENEW)
             for kernel, disk in (
                 ((NO,), ()),
-                ((NO, NO), ()),  # nor can it be replaced, before the next turn
+                ((NO, NO), ()),  # the repair fails too, until the next change
                 ((NO, NO, NO, NO), ()),
-                ((), (NO,)),  # the kernel has done it, and the disk has not
+                ((), (NO,)),  # the kernel succeeds, the disk fails
                 ((YES, NO), (NO,)),
                 ((YES, NO, NO, NO), (NO,)),
             )
@@ -101,11 +101,11 @@ OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(T
         (CLOSE, (NO, NO), ()),
         (CLOSE, (), (NO,)),
         (CLOSE, (NO,), (NO,)),
-        (CLOSE, (NO,), (YES, NO)),  # nor can what was saved be taken back
+        (CLOSE, (NO,), (YES, NO)),  # undoing the save fails too
         (CLOSE, (NO, NO, NO), (YES, NO, NO, NO)),
     ],
 )
-async def test_a_failure_refuses_and_leaves_all_equal(
+async def test_a_failure_refuses_the_request_and_leaves_all_equal(
     request_: MapPort | UnmapPorts, kernel: tuple[bool, ...], disk: tuple[bool, ...]
 ) -> None:
     harness = Failing()
@@ -140,7 +140,7 @@ failures = st.lists(st.booleans(), max_size=4)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(steps, failures, failures), max_size=15))
-def test_whatever_fails_all_are_equal_in_the_end(script: list[tuple[object, list[bool], list[bool]]]) -> None:
+def test_all_are_equal_after_any_failures(script: list[tuple[object, list[bool], list[bool]]]) -> None:
     asyncio.run(_play(script))
 
 
@@ -183,46 +183,46 @@ async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
 
 
 class SlowKernel(Pretend):
-    """Begins a change, and ends it when it is let go."""
+    """Starts a change, and completes it once `go` is set."""
 
     def __init__(self) -> None:
         super().__init__()
         self.begun, self.go = threading.Event(), threading.Event()
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Wait in between."""
+        """Signal `begun`, wait for `go`, and apply."""
         self.begun.set()
         assert self.go.wait(10)
         super().apply(changes, now)
 
 
 @pytest.mark.parametrize("task", ["ask", "wake", "recheck"])
-async def test_who_walks_away_in_the_middle_leaves_all_equal(task: str) -> None:
+async def test_a_cancelled_task_leaves_all_equal(task: str) -> None:
     kernel = SlowKernel()
     harness = GatewayHarness(backend=kernel)
     await harness.start(entry(1024, expires=1010.0))
     harness.clock.now = 1010.0
     if task == "recheck":
         harness.peers.all = PEERS[1:]
-    deed = {
+    start = {
         "ask": lambda: harness.ask(map_port(2000)),
         "wake": harness.maintenance.wake,
         "recheck": harness.maintenance.recheck_peers,
     }[task]
-    asking = asyncio.ensure_future(deed())
+    asking = asyncio.ensure_future(start())
     await asyncio.to_thread(kernel.begun.wait, 10)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     kernel.go.set()
-    await harness.ledger.readdress([EXTERNAL])  # whoever comes next waits for the end
+    await harness.ledger.set_addresses([EXTERNAL])  # waits for the change in progress
     assert harness.all_equal()
     assert len(harness.table) == (2 if task == "ask" else 0)
     await harness.ledger.close()
 
 
 class CountingKernel(SlowKernel):
-    """Says what came in each transaction; `bad` is a port that it does not take."""
+    """Records the ports of each transaction; rejects transactions with the port `bad`."""
 
     def __init__(self, bad: int | None = None) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class CountingKernel(SlowKernel):
         self.batches: list[list[int]] = []
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Fail as a whole."""
+        """Record the transaction, and apply or reject it as a whole."""
         self.batches.append([key[1] for change in changes for key in [change.key]])
         if any(port == self.bad for port in self.batches[-1]):
             raise FirewallError("no")
@@ -242,7 +242,7 @@ def crowd(size: int) -> dict[str, IPv4Address]:
 
 
 async def ask_together(harness: GatewayHarness, kernel: CountingKernel, peers: dict[str, IPv4Address]) -> list[Reply]:
-    """Have the first peer's change begin, and those of the others wait behind it."""
+    """Start the first peer's change, and let those of the others wait behind it."""
     harness.peers.all = tuple(peer(name, f"{address}/32") for name, address in peers.items())
     requests = [
         asyncio.ensure_future(harness.ask(map_port(2000 + n, address), address))
@@ -253,7 +253,7 @@ async def ask_together(harness: GatewayHarness, kernel: CountingKernel, peers: d
     return await asyncio.gather(*requests)
 
 
-async def test_what_waits_behind_a_change_is_made_together() -> None:
+async def test_changes_that_wait_share_a_transaction() -> None:
     kernel = CountingKernel()
     harness = GatewayHarness(backend=kernel)
     await harness.start()
@@ -263,7 +263,7 @@ async def test_what_waits_behind_a_change_is_made_together() -> None:
     assert harness.all_equal()
 
 
-async def test_one_bad_change_refuses_none_of_its_neighbours() -> None:
+async def test_a_rejected_change_does_not_refuse_others_of_its_transaction() -> None:
     kernel = CountingKernel(bad=2003)
     harness = GatewayHarness(backend=kernel)
     await harness.start()
@@ -272,22 +272,24 @@ async def test_one_bad_change_refuses_none_of_its_neighbours() -> None:
     assert kernel.batches == [[2000], [2001, 2002, 2003, 2004, 2005], [2001], [2002], [2003], [2004], [2005]]
     assert harness.all_equal()
     kernel.bad = None
-    assert not isinstance(await harness.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), "it is free"
+    assert not isinstance(await harness.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), (
+        "the port is free"
+    )
 
 
-async def test_a_port_that_is_being_granted_is_nobody_elses() -> None:
+async def test_a_port_of_a_change_in_progress_is_a_conflict() -> None:
     kernel = CountingKernel()
     harness = GatewayHarness(backend=kernel)
     await harness.start()
     first = asyncio.ensure_future(harness.ask(map_port(2000)))
     await asyncio.to_thread(kernel.begun.wait, 10)
     assert await harness.ask(map_port(2000, C2), C2) == Refused(Refusal.CONFLICT)
-    assert harness.table == {}, "nor is it told of before it stands"
+    assert harness.table == {}, "a change in progress is not visible"
     kernel.go.set()
     assert not isinstance(await first, Refused)
 
 
-async def test_a_peers_changes_are_made_in_the_order_in_which_it_asks() -> None:
+async def test_changes_of_one_peer_are_made_in_the_order_of_its_requests() -> None:
     kernel = CountingKernel()
     harness = GatewayHarness(backend=kernel)
     await harness.start()
@@ -303,10 +305,10 @@ async def test_a_peers_changes_are_made_in_the_order_in_which_it_asks() -> None:
     assert harness.table == harness.backend.entries == {}
 
 
-async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
+async def test_an_unexpected_exception_of_the_backend_is_repaired_too() -> None:
     harness = Failing()
     await harness.start()
-    harness.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    harness.kernel.trouble = Trouble(ZeroDivisionError("a bug"))
     harness.kernel.trouble.ahead = [NO]
     with pytest.raises(ZeroDivisionError):
         await harness.ask(map_port(2000))
@@ -314,10 +316,10 @@ async def test_a_mistake_of_the_backend_is_repaired_too() -> None:
     assert harness.table == {}
 
 
-async def test_a_mistake_in_a_repair_keeps_no_port_reserved() -> None:
+async def test_an_unexpected_exception_in_a_repair_leaves_no_port_reserved() -> None:
     harness = Failing()
     await harness.start()
-    harness.kernel.trouble = Trouble(ZeroDivisionError("a mistake"))
+    harness.kernel.trouble = Trouble(ZeroDivisionError("a bug"))
     harness.kernel.trouble.ahead = [NO, NO]
     with pytest.raises(ZeroDivisionError):
         await harness.ask(map_port(2000))
@@ -325,7 +327,7 @@ async def test_a_mistake_in_a_repair_keeps_no_port_reserved() -> None:
     assert harness.all_equal()
 
 
-async def test_what_cannot_be_saved_is_taken_back_and_nothing_else_is_touched() -> None:
+async def test_a_change_that_cannot_be_saved_is_undone_without_replacing_the_kernel_state() -> None:
     harness = Failing()
     await harness.start()
     harness.kernel.replaced = 0
@@ -335,7 +337,7 @@ async def test_what_cannot_be_saved_is_taken_back_and_nothing_else_is_touched() 
     assert harness.backend.entries == {}
 
 
-async def test_a_full_disk_keeps_no_port_open() -> None:
+async def test_a_full_disk_does_not_keep_ports_open() -> None:
     harness = Failing()
     await harness.start(entry(1024, expires=1010.0), entry(1025, expires=5000.0))
     harness.clock.now = 1010.0
@@ -351,17 +353,17 @@ async def test_a_full_disk_keeps_no_port_open() -> None:
     assert harness.all_equal()
 
 
-async def test_the_store_is_told_first_when_a_port_closes_and_last_when_one_opens() -> None:
+async def test_closing_is_saved_first_and_opening_last() -> None:
     harness = GatewayHarness()
     order: list[str] = []
     harness.store.perhaps_fail = lambda: order.append("store")
 
-    class Telling(Pretend):
+    class Recording(Pretend):
         def apply(self, changes: Sequence[Change], now: float) -> None:
             order.append("kernel")
             super().apply(changes, now)
 
-    harness = GatewayHarness(backend=Telling(), store=harness.store)
+    harness = GatewayHarness(backend=Recording(), store=harness.store)
     await harness.start()
     order.clear()
     await harness.ask(map_port(2000))
@@ -370,21 +372,21 @@ async def test_the_store_is_told_first_when_a_port_closes_and_last_when_one_open
     assert order == ["kernel", "store", "kernel", "store", "store", "kernel"]
 
 
-async def test_listeners_hear_every_change() -> None:
+async def test_listeners_are_notified_of_every_change() -> None:
     ledger = Ledger(Pretend(), MemoryStore(), Clock())
-    heard: list[float | None] = []
-    ledger.on_change.append(lambda: heard.append(ledger.next_wake()))
+    wakes: list[float | None] = []
+    ledger.on_change.append(lambda: wakes.append(ledger.next_wake()))
     async with ledger.turn("c1"):
         await ledger.commit([Change(None, entry(1, 1500.0))])
         await ledger.commit([Change(entry(1, 1500.0), None)])
         await ledger.impose([])
-    assert heard == [1500.0, None]
+    assert wakes == [1500.0, None]
     ledger.retry_later()
-    assert heard == [1500.0, None, 1000.0 + RETRY_SECONDS]
+    assert wakes == [1500.0, None, 1000.0 + RETRY_SECONDS]
     await ledger.close()
 
 
-async def test_closing_empties_the_kernel_and_keeps_the_store() -> None:
+async def test_close_empties_the_kernel_and_keeps_the_store() -> None:
     harness = await GatewayHarness().start(entry(1024))
     assert harness.backend.entries
     await harness.ledger.close()
@@ -393,7 +395,7 @@ async def test_closing_empties_the_kernel_and_keeps_the_store() -> None:
     assert len(harness.store.entries) == 1
 
 
-async def test_even_a_kernel_that_keeps_our_rules_is_closed() -> None:
+async def test_the_backend_is_closed_even_if_it_cannot_be_emptied() -> None:
     harness = await GatewayHarness().start(entry(1024))
     harness.backend.fail_next = FirewallError("no")
     with pytest.raises(FirewallError):

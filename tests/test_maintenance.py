@@ -1,4 +1,4 @@
-"""What was granted follows the clock, the peers and the store."""
+"""Mappings follow the clock, the peers and the store."""
 
 import asyncio
 from dataclasses import replace
@@ -37,7 +37,7 @@ from tests.gateway_harness import (
 # Time
 
 
-async def test_a_lease_ends_when_it_has_run_out_and_not_before() -> None:
+async def test_a_lease_ends_when_it_expires_and_not_before() -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port(2000, lifetime=2))
     await harness.ask(map_port(2001, lifetime=600))
@@ -52,7 +52,7 @@ async def test_a_lease_ends_when_it_has_run_out_and_not_before() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 0.4, 1.6, 1.9999, 2.0, 60.0])
-async def test_what_stands_is_never_told_as_endless(late: float) -> None:
+async def test_an_open_mapping_is_never_reported_with_lifetime_zero(late: float) -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port(lifetime=2))
     harness.clock.now += late
@@ -61,7 +61,7 @@ async def test_what_stands_is_never_told_as_endless(late: float) -> None:
     assert mapped.lifetime in {1, 2}
 
 
-async def test_an_endless_lease_is_told_as_the_default_and_renewed_from_the_last_handshake() -> None:
+async def test_an_endless_lease_is_reported_as_the_default_and_renewed_from_the_last_handshake() -> None:
     harness = await GatewayHarness().start()
     granted = await harness.ask(map_port(lifetime=ENDLESS))
     assert isinstance(granted, Mapped)
@@ -79,7 +79,7 @@ async def test_an_endless_lease_is_told_as_the_default_and_renewed_from_the_last
 
 
 @pytest.mark.parametrize("handshakes", [{}, {"c2": 1000.0 + WEEK}, {"c1": 1000.0}])
-async def test_an_endless_lease_ends_with_a_silent_peer(handshakes: dict[str, float]) -> None:
+async def test_an_endless_lease_ends_without_a_recent_handshake(handshakes: dict[str, float]) -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port(lifetime=ENDLESS))
     harness.clock.now += WEEK
@@ -88,7 +88,7 @@ async def test_an_endless_lease_ends_with_a_silent_peer(handshakes: dict[str, fl
     assert harness.table == {}
 
 
-async def test_a_short_default_does_not_end_the_endless_leases_of_a_peer_that_is_there() -> None:
+async def test_a_short_default_lifetime_does_not_end_the_endless_leases_of_a_live_peer() -> None:
     harness = await GatewayHarness(policy("allow 1024-65535 0.0.0.0/0 1024-65535", default_lifetime=60)).start()
     await harness.ask(map_port(lifetime=ENDLESS))
     harness.clock.now += 60
@@ -97,7 +97,7 @@ async def test_a_short_default_does_not_end_the_endless_leases_of_a_peer_that_is
     assert harness.table[KEY].lease == Lease(harness.clock.now + 1, endless=True)
 
 
-async def test_a_handshake_in_the_future_lengthens_no_lease() -> None:
+async def test_a_handshake_in_the_future_counts_as_now() -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port(lifetime=ENDLESS))
     harness.clock.now += WEEK
@@ -124,7 +124,7 @@ async def test_other_leases_end_while_handshakes_cannot_be_read() -> None:
     assert harness.table == {}
 
 
-async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin() -> None:
+async def test_an_end_that_the_kernel_rejects_is_retried_with_a_pause() -> None:
     harness = await GatewayHarness().start()
     await harness.ask(map_port(lifetime=2))
     harness.clock.now += 2
@@ -142,7 +142,7 @@ async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin()
     assert harness.ledger.next_wake() is None
 
 
-# Peers that go
+# Removed peers
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,13 @@ async def test_an_end_that_the_kernel_refuses_is_tried_again_and_does_not_spin()
         (PEERS[:1], [2000, 2001]),
         (PEERS[1:], [2002]),
         ((), []),
-        ((peer("c1", f"{C1}/32"), PEERS[1]), [2000, 2002]),  # it no longer routes the network
-        ((peer("c1", f"{C2}/32"), peer("c2", f"{C1}/32")), []),  # they have exchanged addresses
+        ((peer("c1", f"{C1}/32"), PEERS[1]), [2000, 2002]),  # c1 no longer routes the network
+        ((peer("c1", f"{C2}/32"), peer("c2", f"{C1}/32")), []),  # the peers have exchanged addresses
     ],
 )
-async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[object, ...], left: list[int]) -> None:
+async def test_mappings_end_when_their_peer_no_longer_owns_the_address(
+    peers: tuple[object, ...], left: list[int]
+) -> None:
     harness = await GatewayHarness().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
     harness.peers.all = peers  # type: ignore[assignment]
     await harness.maintenance.recheck_peers()
@@ -164,29 +166,29 @@ async def test_mappings_end_with_the_right_to_their_addresses(peers: tuple[objec
     assert harness.all_equal()
 
 
-async def test_what_was_under_way_when_its_peer_was_removed_ends_too() -> None:
+async def test_a_change_in_progress_when_its_peer_was_removed_is_closed_too() -> None:
     harness = await GatewayHarness().start(entry(2002, internal=C2))
     asked = map_port(2000)
     async with harness.ledger.turn("c1"):
         asking = asyncio.create_task(harness.ask(asked))
-        await asyncio.sleep(0)  # it is admitted, and waits
+        await asyncio.sleep(0)  # the request is admitted and waits
         harness.peers.all = PEERS[1:]
         await harness.maintenance.recheck_peers()
         harness.peers.all = PEERS
-    assert isinstance(await asking, Mapped), "the peers were read before"
+    assert isinstance(await asking, Mapped), "the peers were restored before they were read"
     harness.peers.all = PEERS[1:]
     await harness.maintenance.recheck_peers()
     assert [key[1] for key in harness.table] == [2002]
 
 
-async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:
+async def test_no_mapping_ends_while_the_peers_cannot_be_read() -> None:
     harness = await GatewayHarness().start(entry(2000))
     harness.peers.trouble = OSError("interrupted")
     await harness.maintenance.recheck_peers()
     assert len(harness.table) == 1
 
 
-# Over a restart
+# Restart
 
 
 @pytest.mark.parametrize(
@@ -196,17 +198,17 @@ async def test_no_mapping_ends_because_the_peers_cannot_be_read() -> None:
         (entry(2000, 999.0), False),
         (entry(80), False),  # the rules have changed
         (entry(2000, internal=IPv4Address("10.100.0.9")), False),  # the peers have changed
-        (entry(2000, 999.0, endless=True), True),  # the handshakes will tell
+        (entry(2000, 999.0, endless=True), True),  # the handshakes decide later
     ],
 )
-async def test_at_the_start_what_is_no_longer_allowed_goes(stored: Entry, stays: bool) -> None:  # noqa: FBT001
+async def test_at_the_start_mappings_that_are_no_longer_allowed_are_dropped(stored: Entry, *, stays: bool) -> None:
     harness = await GatewayHarness().start(stored, entry(3000))
     assert (stored.mapping.key in harness.table) is stays
     assert harness.all_equal()
     assert [mapped.mapping.external_port for mapped in harness.gateway.mappings()][-1] == 3000
 
 
-async def test_an_endless_lease_that_ran_out_while_nobody_watched_lives_on_with_its_peer() -> None:
+async def test_an_endless_lease_that_expired_while_the_daemon_was_stopped_is_renewed_for_a_live_peer() -> None:
     harness = await GatewayHarness().start(
         entry(2000, 999.0, endless=True), entry(2001, 999.0, endless=True, internal=C2)
     )
@@ -217,7 +219,7 @@ async def test_an_endless_lease_that_ran_out_while_nobody_watched_lives_on_with_
     assert harness.all_equal()
 
 
-async def test_at_the_start_no_lease_is_longer_than_what_is_granted() -> None:
+async def test_at_the_start_leases_are_cut_to_the_longest_lifetime() -> None:
     harness = await GatewayHarness(
         policy("allow 1-65535 0.0.0.0/0 1-65535", max_lifetime=3600, default_lifetime=60)
     ).start(entry(2000, 9000.0), entry(2001, 1e9, endless=True), entry(2002, 1500.0))
@@ -228,14 +230,14 @@ async def test_at_the_start_no_lease_is_longer_than_what_is_granted() -> None:
     ]
 
 
-async def test_a_start_that_the_kernel_refuses_is_trouble() -> None:
+async def test_a_start_that_the_kernel_rejects_raises() -> None:
     harness = GatewayHarness()
     harness.backend.fail_next = FirewallError("no")
     with pytest.raises(FirewallError):
         await harness.start(entry(2000))
 
 
-async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
+async def test_the_start_replaces_the_previous_state_of_the_kernel() -> None:
     harness = GatewayHarness()
     harness.backend.replace_all([SERVER], [entry(9999)], 0.0)
     await harness.start(entry(2000))
@@ -243,10 +245,10 @@ async def test_whatever_the_kernel_held_of_ours_is_replaced() -> None:
     assert harness.backend.addresses == {EXTERNAL}
 
 
-# What is the server's own
+# Ports of the server
 
 
-async def test_the_servers_own_port_is_nobodys_over_a_restart_too() -> None:
+async def test_a_port_that_the_server_uses_is_never_mapped_and_is_dropped_at_the_start() -> None:
     harness = GatewayHarness()
     harness.servers_own = {(TransportProtocol.TCP, 2000)}
     await harness.start(entry(2000), entry(2001))

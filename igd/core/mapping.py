@@ -42,7 +42,7 @@ Key = tuple[TransportProtocol, int] | tuple[TransportProtocol, int, IPv6Address]
 class Claim:
     """How clients refer to a mapping, and which of them may renew or close it.
 
-    Requests name the mapping by its internal endpoint (`by_internal`), or by its external port alone. `nonce` (12
+    Requests name the mapping by its internal endpoint (`by_internal`), or only by its external port. `nonce` (12
     octets, only with `by_internal`) guards it against requests with another nonce (RFC 6887 §11.3); empty: no guard.
     """
 

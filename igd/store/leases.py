@@ -132,7 +132,7 @@ class LeaseStore:
         return max(0.0, self._wall_clock() - float(began))
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Save these changes, all or none."""
+        """Save all of these changes, or none."""
         shift = self._wall_clock() - self._clock()
         self._preloaded = None
         with self._store_errors(), self._database:
