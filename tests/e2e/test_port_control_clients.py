@@ -36,7 +36,7 @@ def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it chec
 def _natpmpc(client: Host, *words: str, gateway: str = "") -> tuple[int, int, int]:
     """Let natpmpc map, and give the public port, the private port and the lifetime (seconds) that it was told."""
     said = client.run("natpmpc", *(("-g", gateway) if gateway else ()), "-a", *words).stdout
-    match = re.search(r"Mapped public port (\d+) protocol \w+ to local port (\d+) liftime (\d+)", said)
+    match = re.search(r"Mapped public port (\d+) protocol \w+ to local port (\d+) (?:liftime|lifetime) (\d+)", said)
     assert match, said
     return int(match[1]), int(match[2]), int(match[3])
 

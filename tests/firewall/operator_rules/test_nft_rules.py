@@ -102,7 +102,7 @@ NAT_CASES: list[tuple[str, list[tuple[list[str], str]]]] = [
     ("dnat ip to tcp dport map { 80 : 1.1.1.1, 90-99 : 1.1.1.2 }", [(["-p tcp", "--dports 80,90:99"], "dnat")]),
     (
         "meta l4proto tcp redirect to :tcp dport map { 80 : 8080 }",
-        [(["-p tcp", "-p tcp", "--dports 80"], "redirect")],
+        [(["-p tcp", "--dports 80"], "redirect")],
     ),
     ("dnat ip to tcp dport map @addresses", [([ANY], "dnat")]),
 ]
@@ -150,7 +150,9 @@ def test_a_rule(line: str, becomes: list[tuple[list[str], str]]) -> None:
 @pytest.mark.parametrize(("line", "becomes"), NAT_CASES, ids=[case[0] for case in NAT_CASES])
 def test_a_nat_rule(line: str, becomes: list[tuple[list[str], str]]) -> None:
     listing = listed(line, "type nat hook prerouting priority -100;")
-    assert [(words(rule), rule.target) for rule in base(parse(listing, "inet mine"))] == becomes
+    rules = base(parse(listing, "inet mine"))
+    # nft 1.0 lists the protocol a second time where a statement needs it as well, nft 1.1 does not.
+    assert [(list(dict.fromkeys(words(rule))), rule.target) for rule in rules] == becomes
 
 
 @pytest.mark.root
