@@ -1,4 +1,4 @@
-"""What all tests share: the lab, and that whoever lacks the rights for a test hears of it."""
+"""Shared by all tests: the lab's fixtures, the hypothesis profile, and the skipping of tests that need root."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,12 +11,17 @@ __all__ = ["lab", "root"]
 settings.register_profile("igd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("igd")
 
+ROOT_FIXTURES = {"root", "alone"}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs root, for network namespaces and the kernel's tables")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m "not root" deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker(pytest.mark.usefixtures("root"))
+        assert isinstance(item, pytest.Function)
+        if item.get_closest_marker("root") or ROOT_FIXTURES.intersection(item.fixturenames):
+            item.add_marker("root")
+            item.fixturenames.insert(0, "root")
