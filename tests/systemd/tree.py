@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.lab.process import CommandFailed
 
 CHECKOUT = Path(__file__).parents[2]
+_CONSTRAINTS = CHECKOUT / "tests/constraints.txt"
 PATIENCE = 600.0  # seconds; a slow mirror
 
 _PACKAGES = ("systemd-sysv", "wireguard-tools", "wireguard-go", "nftables", "iptables", "iproute2", "python3", "kmod")
@@ -34,8 +35,8 @@ mount -t tmpfs tmpfs /mnt
 mkdir /mnt/opt /mnt/work
 mount -t overlay -o lowerdir=/opt,upperdir=/mnt/opt,workdir=/mnt/work overlay /opt
 /usr/bin/python3 -m venv --clear /opt/igd
-/opt/igd/bin/pip install --quiet "$1"
-cp -a /mnt/opt/igd "$2"
+/opt/igd/bin/pip install --quiet --constraint "$2" "$1[iptables]"
+cp -a /mnt/opt/igd "$3"
 """
 
 
@@ -80,17 +81,12 @@ def _system(cache: Path) -> Path:
 
 
 def _venv(cache: Path) -> Path:
-    files = sorted([CHECKOUT / "pyproject.toml", *(CHECKOUT / "igd").rglob("*.py")])
+    files = sorted([CHECKOUT / "pyproject.toml", _CONSTRAINTS, *(CHECKOUT / "igd").rglob("*.py")])
     content = "".join(f"{file.relative_to(CHECKOUT)}\n{file.read_text()}" for file in files)
 
     def build(tree: Path) -> None:
         (tree / "opt").mkdir(parents=True)
-        with tempfile.TemporaryDirectory() as copy:  # pip builds in the source tree
-            shutil.copytree(CHECKOUT / "igd", f"{copy}/igd", ignore=shutil.ignore_patterns("__pycache__"))
-            for name in ("pyproject.toml", "README.md", "LICENSE"):
-                if (CHECKOUT / name).exists():
-                    shutil.copy(CHECKOUT / name, copy)
-            _output("unshare", "--mount", "sh", "-c", _MAKE_VENV, "sh", copy, str(tree / "opt"))
+        _output("unshare", "--mount", "sh", "-c", _MAKE_VENV, "sh", str(CHECKOUT), str(_CONSTRAINTS), f"{tree}/opt")
 
     return _kept(cache, "venv", _output("/usr/bin/python3", "-VV") + content, build)
 
