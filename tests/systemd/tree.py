@@ -8,7 +8,6 @@ from tests import trees
 CHECKOUT = Path(__file__).parents[2]
 
 _PACKAGES = ("systemd-sysv", "wireguard-tools", "wireguard-go", "nftables", "iptables", "iproute2", "python3", "kmod")
-_CONSTRAINTS = CHECKOUT / "tests/constraints.txt"
 
 # The overlay lets /opt/igd, which stands in the scripts' first lines, be made without touching the machine's /opt.
 _MAKE_VENV = """
@@ -17,9 +16,10 @@ mount -t tmpfs tmpfs /mnt
 mkdir /mnt/opt /mnt/work
 mount -t overlay -o lowerdir=/opt,upperdir=/mnt/opt,workdir=/mnt/work overlay /opt
 /usr/bin/python3 -m venv --clear /opt/igd
-/opt/igd/bin/pip install --quiet --constraint "$2" "$1[iptables]"
-mkdir -p "$3"
-cp -a /mnt/opt/igd "$3"
+cd "$1"
+PIP_CONSTRAINT=tests/constraints.txt /opt/igd/bin/pip install --quiet ".[iptables]"
+mkdir -p "$2"
+cp -a /mnt/opt/igd "$2"
 """
 
 
@@ -32,10 +32,10 @@ def layers() -> tuple[Path, Path]:
 
 
 def _venv() -> Path:
-    files = sorted([CHECKOUT / "pyproject.toml", _CONSTRAINTS, *(CHECKOUT / "igd").rglob("*.py")])
+    files = sorted([CHECKOUT / "pyproject.toml", CHECKOUT / "tests/constraints.txt", *(CHECKOUT / "igd").rglob("*.py")])
     content = "".join(f"{file.relative_to(CHECKOUT)}\n{file.read_text()}" for file in files)
 
     def build(tree: Path) -> None:
-        trees.output(*trees.PRIVATE, "sh", "-c", _MAKE_VENV, "sh", str(CHECKOUT), str(_CONSTRAINTS), f"{tree}/opt")
+        trees.output(*trees.PRIVATE, "sh", "-c", _MAKE_VENV, "sh", str(CHECKOUT), f"{tree}/opt")
 
-    return trees.kept("venv", trees.output("/usr/bin/python3", "-VV") + content, build)
+    return trees.kept("installed", trees.output("/usr/bin/python3", "-VV") + content, build)
