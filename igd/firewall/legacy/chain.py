@@ -8,6 +8,7 @@ from typing import Literal
 
 from igd.core.mapping import TransportProtocol
 
+NAT = "nat"
 PREROUTING, POSTROUTING = "PREROUTING", "POSTROUTING"
 
 Version = Literal[4, 6]
@@ -104,4 +105,4 @@ class Edit:
 
 
 def _command(version: Version, words: Iterable[str]) -> str:
-    return shlex.join([PROGRAMS[version], "-t", "nat", *words])
+    return shlex.join([PROGRAMS[version], "-t", NAT, *words])

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry
-from igd.firewall.legacy.chain import PROGRAMS, Edit, OwnChain, Version
+from igd.firewall.legacy.chain import NAT, PROGRAMS, Edit, OwnChain, Version
 from igd.firewall.legacy.rules import LegacyRules
-from igd.firewall.legacy.table import NAT, LegacyTable, NoTableError, translated
+from igd.firewall.legacy.table import LegacyTable, NoTableError, translated
 from igd.firewall.legacy.xtables_lock import xtables_lock
 from igd.firewall.operator_rules.xtables import legacy_tables
 from igd.firewall.site import Site

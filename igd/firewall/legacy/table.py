@@ -13,7 +13,6 @@ IPv6's are written here.
 """
 
 import ctypes
-import functools
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +22,11 @@ from typing import TYPE_CHECKING
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.chain import Edit, Extension, LegacyRule, OwnChain, Version
+from igd.firewall.legacy.python_iptables import library
 from igd.firewall.site import OURS
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import iptc
-
-NAT = "nat"
 
 _RAW_TARGETS: dict[tuple[Version, str], bytes] = {
     (6, "REDIRECT"): struct.pack("=H29sBI32xHH", 72, b"REDIRECT", 0, 0, 0, 0),
@@ -40,23 +36,10 @@ _RAW_TARGETS: dict[tuple[Version, str], bytes] = {
 _INVERTED = {"iniface": 0x01, "outiface": 0x02}  # IPT_INV_VIA_IN, IPT_INV_VIA_OUT; IP6T_* are the same
 
 
-@functools.cache
-def _library() -> "ModuleType":
-    # Here and not above: the import takes 0.3 s and 20 MB, and runs modprobe and ldconfig, and gcc where there is
-    # one. None of this may happen on a host that uses another backend.
-    try:
-        import iptc  # noqa: PLC0415
-    except Exception as error:  # it loads iptables' libraries as it is imported, and says so in many ways
-        raise FirewallError(f"python-iptables cannot be used here: {error}") from error
-    for kind in (iptc.Table, iptc.Table6):
-        kind.existing_table_names.update({name: name == NAT for name in kind.ALL})
-    return iptc  # type: ignore[no-any-return]
-
-
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise FirewallError for what python-iptables complains of."""
-    iptc = _library()
+    iptc = library()
     try:
         yield
     except (iptc.IPTCError, iptc.XTablesError, ValueError) as error:
@@ -82,11 +65,11 @@ class LegacyTable:
 
         NoTableError.
         """
-        kind = _library().Table if self._version == 4 else _library().Table6
+        kind = library().Table if self._version == 4 else library().Table6
         if self._table is None:
             try:
                 self._table = kind(kind.NAT, autocommit=False)
-            except _library().IPTCError as error:
+            except library().IPTCError as error:
                 raise NoTableError(f"iptables-legacy: {error}") from error
         self._table.refresh()
 
@@ -121,7 +104,7 @@ class LegacyTable:
         self._open.flush_entries(chain)
         try:
             self._open.delete_chain(chain)
-        except _library().IPTCError:
+        except library().IPTCError:
             return False
         return True
 
@@ -175,7 +158,7 @@ class LegacyTable:
             if table.get_target(entry) == chain.encode():
                 entries.append(entry)
             entry = table.next_rule(entry)
-        for rule in [table.create_rule(entry, _library().Chain(table, hook)) for entry in entries]:
+        for rule in [table.create_rule(entry, library().Chain(table, hook)) for entry in entries]:
             table.delete_entry(hook, rule.rule, rule.mask)
 
     def _made(self, rule: LegacyRule) -> "iptc.Rule":

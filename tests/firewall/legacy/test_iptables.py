@@ -252,9 +252,9 @@ def test_the_library_is_loaded_only_to_change_something() -> None:
     """Loading it runs programs and loads kernel modules, which no host of another backend should have to bear."""
     lines = (
         "import sys",
-        "from igd.firewall import rules",
+        "from igd.firewall.site import Site",
         "from igd.firewall.legacy import iptables, watch",
-        "backend = iptables.Iptables(rules.Site('ext0', 'wg0', ()))",
+        "backend = iptables.Iptables(Site('ext0', 'wg0', ()))",
         "backend.remove_all()",
         "backend.close()",
         "assert not watch.LegacyWatch([(4, 'nat')]).changed()",

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import iptc
 import pytest
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, TransportProtocol
 from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.iptables import Iptables
+from igd.firewall.legacy.python_iptables import library
 from igd.firewall.site import Site
 from tests.firewall.listings import SITE
 from tests.firewall.three_hosts import EXTERNAL, PEER6, new_namespace, run
@@ -95,7 +95,7 @@ def test_a_kernel_without_nat_for_ipv6_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Such a kernel says of `nat` what every kernel says of a table that does not exist."""
-    monkeypatch.setattr(iptc.Table6, "NAT", "absent")
+    monkeypatch.setattr(library().Table6, "NAT", "absent")
     with backend() as made:
         made.replace_all([EXTERNAL], [], 0.0)
         assert about_anycast(rules()) == [JUMP, REDIRECT]
