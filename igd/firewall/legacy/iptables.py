@@ -13,16 +13,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry
+from igd.firewall.legacy import removal
 from igd.firewall.legacy.chain import NAT, PROGRAMS, Edit, OwnChain, Version
 from igd.firewall.legacy.rules import LegacyRules
 from igd.firewall.legacy.table import LegacyTable, NoTableError, translated
-from igd.firewall.legacy.xtables_lock import xtables_lock
+from igd.firewall.legacy.xtables_lock import LOCK_PATIENCE, xtables_lock
 from igd.firewall.operator_rules.xtables import legacy_tables
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
-LOCK_PATIENCE = 5.0  # seconds
 VERSIONS: tuple[Version, ...] = (4, 6)
 
 
@@ -85,8 +85,9 @@ class Iptables:
     def remove_all(self) -> None:
         """Take everything of ours out of the kernel; nothing there is not an error."""
         for version in VERSIONS:
-            if NAT in legacy_tables(version):
-                self._hold(version, ())
+            if removal.is_there(version, self._rules.hooks):
+                with self._own_change():
+                    removal.remove(version, self._rules.hooks)
         self._holes_led = False
 
     def close(self) -> None:
@@ -123,7 +124,7 @@ class Iptables:
         """Have these chains of ours, and no others."""
         wanted = {chain.name: chain for chain in chains if chain}
         with self._transaction({version}):
-            for name, hook in self._rules.places:
+            for name, hook in self._rules.hooks.items():
                 if name in wanted:
                     self._tables[version].put(wanted[name])
                 else:

@@ -57,7 +57,7 @@ class LegacyRules:
         self.led = label(site.wireguard)  # the chains' names
         self.out = f"{self.led}/out"  # no interface's label ends so: hexadecimal digits would follow the slash
         self.pcp = f"{self.led}/pcp"  # nor so
-        self.places = ((self.led, PREROUTING), (self.out, POSTROUTING), (self.pcp, PREROUTING))
+        self.hooks = {self.led: PREROUTING, self.out: POSTROUTING, self.pcp: PREROUTING}
 
     def led4(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
         """Give the chain that leads packets to mapped endpoints."""

@@ -82,10 +82,11 @@ class LegacyWatch:
 
     def _look(self) -> Snapshot:
         there = {version: legacy_tables(version) for version in _LAYOUTS}
-        return {(version, name): _rules(version, name) for version, name in self._tables if name in there[version]}
+        present = ((version, name) for version, name in self._tables if name in there[version])
+        return {(version, name): rules_in_kernel(version, name) for version, name in present}
 
 
-def _rules(version: Version, table: str) -> bytes:
+def rules_in_kernel(version: Version, table: str) -> bytes:
     """Read a table that is there."""
     layout = _LAYOUTS[version]
     try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from igd.firewall.backend import FirewallError
 
+LOCK_PATIENCE = 5.0  # seconds
 LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME; the variable XTABLES_LOCKFILE moves it for iptables' programs too
 
 
