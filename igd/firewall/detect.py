@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from igd.firewall.legacy import python_iptables
 from igd.firewall.operator_rules import xtables
 from igd.firewall.operator_rules.saved_rules import Rules, parse
 from igd.firewall.site import OURS
@@ -15,11 +16,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The rule sets in this network namespace, except igd's own."""
+    """The rule sets in this network namespace, except igd's own, and the library for the iptables backend."""
 
     nf_tables: bool  # the kernel supports it
     nft_rule_sets: bool  # it has tables, which may be iptables-nft's
     legacy_rule_sets: tuple[str, ...]  # the tables of iptables-legacy with rules, or with a policy that drops
+    python_iptables: bool  # it is installed
 
 
 class Choice(NamedTuple):
@@ -30,10 +32,14 @@ class Choice(NamedTuple):
 
 
 def choose(wanted: Backend | Literal["auto"], facts: Facts) -> Choice:
-    """Return the configured backend, or for "auto" the one that fits the rule sets."""
-    if wanted != "auto":
-        return Choice(wanted, "the configuration asks for it")
-    return _TABLE[facts.nf_tables, facts.nft_rule_sets, bool(facts.legacy_rule_sets)](facts)
+    """Return the configured backend, or for "auto" the one that fits; raise FirewallError if its library is missing."""
+    if wanted == "auto":
+        choice = _TABLE[facts.nf_tables, facts.nft_rule_sets, bool(facts.legacy_rule_sets)](facts)
+    else:
+        choice = Choice(wanted, "the configuration asks for it")
+    if choice.backend == "iptables" and not facts.python_iptables:
+        raise python_iptables.MissingLibraryError
+    return choice
 
 
 def probe() -> Facts:
@@ -45,6 +51,7 @@ def probe() -> Facts:
         nf_tables=tables is not None,
         nft_rule_sets=any(not name.startswith(OURS) for _family, name in tables or ()),
         legacy_rule_sets=tuple(sorted(filter(_legacy_matters, xtables.legacy_tables()))),
+        python_iptables=python_iptables.installed(),
     )
 
 
@@ -79,7 +86,17 @@ def _mixed(facts: Facts) -> Choice:
 
 
 def _legacy(facts: Facts) -> Choice:
-    return Choice("iptables", f"this host's own rules are iptables-legacy's ({', '.join(facts.legacy_rule_sets)})")
+    host = f"this host's own rules are iptables-legacy's ({', '.join(facts.legacy_rule_sets)})"
+    if facts.python_iptables:
+        return Choice("iptables", host)
+    # Nat chains of both kinds can exist together since Linux 4.18; our table (nat chains in family inet) needs 5.2.
+    _log.warning(
+        "%s, and python-iptables is not installed: mappings are kept in nftables, beside those rules."
+        " To have the iptables backend: %s",
+        host,
+        python_iptables.INSTALL,
+    )
+    return Choice("nftables", f"{host}, and python-iptables is not installed")
 
 
 # (the kernel supports nf_tables, it has tables, iptables-legacy is in use)

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -21,19 +21,19 @@ GATEWAY = "10.100.0.1"
 C1, C2 = "10.100.0.2", "10.100.0.3"
 
 
-def start(lab: Lab, config: str = "") -> Process:
+def start(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Process:
     """Start `igd run wg0` with this /etc/igd/wg0.toml, or none, and return once it serves."""
     if config:
         lab.srv.write("/etc/igd/wg0.toml", config)
-    process = lab.srv.start(*IGD, "run", "wg0")
+    process = lab.srv.start(*command, "run", "wg0")
     process.wait_for("ready for", READY_SECONDS)
     return process
 
 
 @contextmanager
-def serving(lab: Lab, config: str = "") -> Iterator[Process]:
+def serving(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Iterator[Process]:
     """Let igd serve meanwhile, and see that it ends with 0."""
-    with start(lab, config) as process:
+    with start(lab, config, command) as process:
         yield process
         assert process.stop() == 0, process.lines
 

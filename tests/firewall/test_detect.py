@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from igd.core.mapping import Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.firewall import backend as firewall
+from igd.firewall.backend import FirewallError
 from igd.firewall.detect import Backend, Facts, choose, probe
 from igd.firewall.forward.iptables_jump import ForwardJump
 from igd.firewall.legacy.iptables import Iptables
@@ -17,27 +19,63 @@ from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
 from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, new_namespace, run, three_hosts
 
+
+def facts(*legacy: str, nf_tables: bool = True, nft: bool = False, library: bool = True) -> Facts:
+    return Facts(nf_tables=nf_tables, nft_rule_sets=nft, legacy_rule_sets=legacy, python_iptables=library)
+
+
 CASES: list[tuple[Facts, Backend, str]] = [
-    (Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=()), "nftables", "no rules of iptables-legacy"),
-    (Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=()), "nftables", "no rules of iptables-legacy"),
-    (Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=("filter", "nat")), "iptables", "filter, nat"),
-    (Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=("nat",)), "nftables", "works beside both"),
-    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=()), "iptables", "does not support nf_tables"),
-    (Facts(nf_tables=False, nft_rule_sets=False, legacy_rule_sets=("nat",)), "iptables", "does not support nf_tables"),
+    (facts(), "nftables", "no rules of iptables-legacy"),
+    (facts(nft=True), "nftables", "no rules of iptables-legacy"),
+    (facts("filter", "nat"), "iptables", "filter, nat"),
+    (facts("nat", nft=True), "nftables", "works beside both"),
+    (facts(nf_tables=False), "iptables", "does not support nf_tables"),
+    (facts("nat", nf_tables=False), "iptables", "does not support nf_tables"),
 ]
+WITHOUT_LIBRARY: list[tuple[Facts, str]] = [
+    (facts(library=False), "no rules of iptables-legacy"),
+    (facts(library=False, nft=True), "no rules of iptables-legacy"),
+    (facts("filter", "nat", library=False), r"iptables-legacy's \(filter, nat\), and python-iptables is not installed"),
+    (facts("nat", library=False, nft=True), "works beside both"),
+]
+INSTALL = re.escape(f"{sys.prefix}/bin/pip install 'wg-igd[iptables]'")
 
 
-@pytest.mark.parametrize(("facts", "backend", "reason"), CASES)
-def test_auto(facts: Facts, backend: Backend, reason: str) -> None:
-    choice = choose("auto", facts)
+@pytest.mark.parametrize(("found", "backend", "reason"), CASES)
+def test_auto(found: Facts, backend: Backend, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    choice = choose("auto", found)
     assert choice.backend == backend
     assert re.search(reason, choice.reason)
+    assert not caplog.messages
 
 
-@pytest.mark.parametrize("facts", [case[0] for case in CASES])
+@pytest.mark.parametrize("found", [case[0] for case in CASES])
 @pytest.mark.parametrize("wanted", ["nftables", "iptables", "pretend"])
-def test_the_operators_wish_is_followed(wanted: Backend, facts: Facts) -> None:
-    assert choose(wanted, facts).backend == wanted
+def test_the_operators_wish_is_followed(wanted: Backend, found: Facts) -> None:
+    assert choose(wanted, found).backend == wanted
+
+
+@pytest.mark.parametrize(("found", "reason"), WITHOUT_LIBRARY)
+def test_auto_without_python_iptables(found: Facts, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names the line that installs it, only where it would be used."""
+    choice = choose("auto", found)
+    assert choice.backend == "nftables"
+    assert re.search(reason, choice.reason)
+    missed = "not installed" in reason
+    assert [bool(re.search(INSTALL, message)) for message in caplog.messages] == [True] * missed
+
+
+@pytest.mark.parametrize("found", [case[0] for case in WITHOUT_LIBRARY])
+def test_without_python_iptables_its_backend_is_refused(found: Facts) -> None:
+    with pytest.raises(FirewallError, match=rf"extra wg-igd\[iptables\], which is not installed: .*{INSTALL}"):
+        choose("iptables", found)
+    assert choose("nftables", found).backend == "nftables"
+
+
+@pytest.mark.parametrize("legacy", [(), ("nat",)])
+def test_without_nf_tables_and_without_python_iptables_no_backend_works(legacy: tuple[str, ...]) -> None:
+    with pytest.raises(FirewallError, match=INSTALL):
+        choose("auto", facts(*legacy, nf_tables=False, library=False))
 
 
 @pytest.fixture
@@ -47,35 +85,35 @@ def alone() -> Iterator[None]:
 
 
 PROBES: list[tuple[str, list[str], Facts]] = [
-    ("nothing", [], Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=())),
-    ("a stray look", ["iptables-legacy -w -L"], Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=())),
+    ("nothing", [], facts()),
+    ("a stray look", ["iptables-legacy -w -L"], facts()),
     (
         "legacy",
         ["iptables-legacy -w -A FORWARD -o wg0 -j ACCEPT", "iptables-legacy -w -t nat -N mine"],
-        Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=("filter",)),
+        facts("filter"),
     ),
     (
         "legacy policy",
         ["iptables-legacy -w -P FORWARD DROP"],
-        Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=("filter",)),
+        facts("filter"),
     ),
     (
         "iptables-nft",
         ["iptables-nft -P FORWARD DROP"],
-        Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=()),
+        facts(nft=True),
     ),
-    ("nft", ["nft add table inet mine"], Facts(nf_tables=True, nft_rule_sets=True, legacy_rule_sets=())),
+    ("nft", ["nft add table inet mine"], facts(nft=True)),
 ]
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("commands", "facts"), [case[1:] for case in PROBES], ids=[case[0] for case in PROBES])
+@pytest.mark.parametrize(("commands", "expected"), [case[1:] for case in PROBES], ids=[case[0] for case in PROBES])
 @pytest.mark.usefixtures("alone")
-def test_probe(commands: list[str], facts: Facts) -> None:
+def test_probe(commands: list[str], expected: Facts) -> None:
     for command in commands:
         run(*shlex.split(command))
     before = everything()
-    assert probe() == facts
+    assert probe() == expected
     assert everything() == before
 
 
@@ -93,7 +131,7 @@ def test_what_is_ours_says_nothing_about_the_host() -> None:
     for backend in (Nftables(Site("ext0", "wg0", PEERS)), Iptables(Site("ext0", "wg1", PEERS))):
         backend.replace_all([EXTERNAL], [], 0.0)
         backend.close()
-    assert probe() == Facts(nf_tables=True, nft_rule_sets=False, legacy_rule_sets=())
+    assert probe() == facts()
 
 
 @pytest.mark.root
