@@ -78,6 +78,25 @@ def test_traffic_before_and_after_a_crash(  # noqa: PLR0913
         assert rules(lab) == before
 
 
+def test_the_lock_of_iptables_legacy_need_not_exist_before(layers: Layers) -> None:
+    """After a boot there is none until a program of iptables-legacy has run. igd shares it with those programs."""
+    files = {"/etc/igd/wg0.toml": '[firewall]\nbackend = "iptables"\n'}
+    with booted(layers, drop_ins=[LEGACY], files=files) as server:
+        lab, machine = server
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("test", "!", "-e", "/run/xtables.lock")
+        machine.run("systemctl", "start", SERVICE)
+        assert_serves(machine)
+        _connect_client(lab)
+        with answering(lab.c1, 8043):
+            upnpc(lab.c1, "-n", "10.100.0.2", "8043", "8043", "tcp", "300")
+            assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+        machine.run("iptables-legacy", "-w", "1", "-t", "nat", "-A", "OUTPUT", "-j", "RETURN")
+        upnpc(lab.c1, "-d", "8043", "tcp")
+        machine.run("systemctl", "stop", SERVICE)
+        assert "igd" not in rules(lab)
+
+
 @pytest.mark.parametrize(
     ("userspace", "iptables", "drop_ins", "missing", "complaint"),
     [
