@@ -1,4 +1,4 @@
-"""Which backend is chosen, for every combination of facts, and what the facts are in a real kernel."""
+"""The choice of the backend for every combination of facts, and the facts in a real kernel."""
 
 import re
 import shlex
@@ -51,13 +51,13 @@ def test_auto(found: Facts, backend: Backend, reason: str, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("found", [case[0] for case in CASES])
 @pytest.mark.parametrize("wanted", ["nftables", "iptables", "pretend"])
-def test_the_operators_wish_is_followed(wanted: Backend, found: Facts) -> None:
+def test_a_configured_backend_is_used(wanted: Backend, found: Facts) -> None:
     assert choose(wanted, found).backend == wanted
 
 
 @pytest.mark.parametrize(("found", "reason"), WITHOUT_LIBRARY)
 def test_auto_without_python_iptables(found: Facts, reason: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A warning names the line that installs it, only where it would be used."""
+    """A warning has the command that installs it, only where it would be used."""
     choice = choose("auto", found)
     assert choice.backend == "nftables"
     assert re.search(reason, choice.reason)
@@ -123,8 +123,8 @@ def everything() -> tuple[str, str]:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
-def test_what_is_ours_says_nothing_about_the_host() -> None:
-    """What a killed daemon left must not change the choice of the next."""
+def test_what_is_ours_does_not_count() -> None:
+    """The remains of a killed daemon must not change the choice of the next."""
     run("iptables-legacy", "-w", "-P", "FORWARD", "DROP")
     ForwardJump(Site("ext0", "wg0", PEERS)).ensure()
     run("iptables-legacy", "-w", "-P", "FORWARD", "ACCEPT")
@@ -143,10 +143,10 @@ def test_without_its_programs_iptables_legacy_is_not_in_use(monkeypatch: pytest.
 
 
 class RootsAlone:
-    """A file as an unprivileged service finds it."""
+    """A file that the service may not read."""
 
     def read_text(self) -> str:
-        """Refuse, as the kernel does."""
+        """Raise the kernel's error."""
         raise PermissionError
 
 
@@ -154,14 +154,14 @@ class RootsAlone:
     ("modules", "hidden"),
     [("nf_tables 331776 1\n", False), ("iptable_filter 12288 1\nip_tables 32768 1\n", True), (None, True)],
 )
-def test_what_cannot_be_read_is_known_where_it_may_matter(
+def test_unreadable_table_names_are_reported_where_there_may_be_tables(
     *,
     modules: str | None,
     hidden: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The file with the names of legacy tables is root's alone; None: a kernel without modules."""
+    """Only root may read the names of legacy tables; None: a kernel without modules."""
     if modules is not None:
         (tmp_path / "modules").write_text(modules)
     monkeypatch.setattr(xtables, "_MODULES", tmp_path / "modules")
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_known_where_it_may_matter(
 def test_beside_rules_of_nftables_only_nftables_lets_the_operators_redirections_win(
     kind: Callable[[Site], firewall.Backend], winner: int
 ) -> None:
-    """Of nat chains at one priority the later made comes first: why a host with rules of both kinds gets nftables."""
+    """Of two nat chains with one priority the later comes first: so a host with rules of both kinds gets nftables."""
     with three_hosts() as hosts, hosts.listening("udp", winner) as listener:
         run(
             "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-j", "DNAT", "--to-destination", f"{PEER}:22"

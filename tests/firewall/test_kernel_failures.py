@@ -100,7 +100,7 @@ def no_conntrack(gateway: Running) -> Iterator[None]:
 def a_held_lock(gateway: Running) -> Iterator[None]:
     """As by a program of iptables that hangs."""
     with Path(os.environ["XTABLES_LOCKFILE"]).open("w") as lock, pytest.MonkeyPatch.context() as patching:
-        patching.setattr(parts(gateway).mappings, "_lock_patience", 0.05)
+        patching.setattr(parts(gateway).mappings, "_lock_timeout", 0.05)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -1,1 +1,1 @@
-"""Our chains in iptables-legacy."""
+"""The iptables backend: our chains in iptables-legacy."""

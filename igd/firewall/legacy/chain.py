@@ -1,4 +1,4 @@
-"""What is in a table of iptables-legacy: rules, chains, one edit; and how a shell is told the same. Pure."""
+"""The contents of a table of iptables-legacy: rules, chains, one edit; and the commands for them. Pure."""
 
 import shlex
 from collections.abc import Iterable
@@ -21,21 +21,21 @@ Options = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A match or a target, with its options as iptables calls them, less the two hyphens."""
+    """A match or a target, with its options by iptables' names, without the two hyphens."""
 
     name: str
     options: Options = ()
 
     def words(self, option: str) -> list[str]:
-        """Give it as words of a command line, introduced by `option`."""
+        """Return the words of a command line, beginning with `option`."""
         return [option, self.name, *(word for name, value in self.options for word in (f"--{name}", value))]
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyRule:
-    """One rule, of which what is None or empty is no condition.
+    """One rule; a field that is None or empty is no condition.
 
-    `incoming` and `outgoing` name interfaces; after "!", all others.
+    `incoming` and `outgoing` name interfaces; with "!" before the name they match all other interfaces.
     """
 
     target: Extension
@@ -47,7 +47,7 @@ class LegacyRule:
     matches: tuple[Extension, ...] = ()
 
     def words(self) -> list[str]:
-        """Give it as words of a command line, in the order of `iptables-legacy -S`."""
+        """Return the words of a command line, in the order of `iptables-legacy -S`."""
         conditions = (
             ("-s", self.source),
             ("-d", self.destination),
@@ -56,7 +56,7 @@ class LegacyRule:
             ("-p", self.protocol and self.protocol.name.lower()),
         )
         simple = [word for option, value in conditions if value for word in _condition(option, str(value))]
-        return simple + [word for each in self.matches for word in each.words("-m")] + self.target.words("-j")
+        return simple + [word for match in self.matches for word in match.words("-m")] + self.target.words("-j")
 
 
 def _condition(option: str, value: str) -> list[str]:
@@ -65,7 +65,7 @@ def _condition(option: str, value: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class OwnChain:
-    """A chain of ours: where it hangs, by which jumps (before or after all others'), and its rules."""
+    """A chain of ours, its rules, and the jumps to it from `hook`, which come before or after all other rules there."""
 
     version: Version
     name: str
@@ -74,32 +74,32 @@ class OwnChain:
     jumps_first: bool
     rules: tuple[LegacyRule, ...]
 
-    def making(self) -> list[str]:
-        """Give the lines for a shell that make it, where its jumps come last."""
+    def creation(self) -> list[str]:
+        """Return the commands that create it, with its jumps at the end of the hook."""
         jumps = (["-A", self.hook, *jump.words()] for jump in self.jumps)
         rules = (["-A", self.name, *rule.words()] for rule in self.rules)
         return [_command(self.version, words) for words in (["-N", self.name], *rules, *jumps)]
 
-    def unmaking(self) -> list[str]:
-        """Give the lines for a shell that take it out."""
+    def removal(self) -> list[str]:
+        """Return the commands that remove it."""
         jumps = (["-D", self.hook, *jump.words()] for jump in self.jumps)
         return [_command(self.version, words) for words in (*jumps, ["-F", self.name], ["-X", self.name])]
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One rule that comes (`position` counts from 0; None: at the end) or goes."""
+    """The addition of one rule (`position` counts from 0; None: at the end), or its deletion."""
 
     version: Version
     chain: str
     rule: LegacyRule
-    comes: bool
+    adds: bool
     position: int | None = None
 
     def command(self) -> str:
-        """Give it as a line that does the same in a shell."""
+        """Return the command that does the same."""
         where = ["-D", self.chain]
-        if self.comes:
+        if self.adds:
             where = ["-A", self.chain] if self.position is None else ["-I", self.chain, str(self.position + 1)]
         return _command(self.version, [*where, *self.rule.words()])
 

@@ -1,10 +1,10 @@
 """The backend for hosts of iptables-legacy: chains of ours in `nat`, one rule per mapping (rules.py).
 
-A socket of the server's own does not come first here as it does with nftables: iptables has `-m socket` in mangle only.
+A mapping hides a socket of the server itself, unlike with nftables: iptables has `-m socket` in mangle only.
 
-A table is read, changed and written back as a whole, under the lock of iptables. What is left is a program that takes
-no lock, within the fraction of a millisecond between our read and our write; reading all of it again after each write
-would cost a third more and leave the same gap.
+A table is read, changed and written back as a whole, under iptables' lock. A program that does not take the lock can
+lose its change if it writes in the fraction of a millisecond between our read and our write. To read the table again
+after each write would cost a third more and leave the same gap.
 """
 
 import logging
@@ -17,7 +17,7 @@ from igd.firewall.legacy import removal
 from igd.firewall.legacy.chain import NAT, PROGRAMS, Edit, OwnChain, Version
 from igd.firewall.legacy.rules import LegacyRules
 from igd.firewall.legacy.table import LegacyTable, NoTableError, translated
-from igd.firewall.legacy.xtables_lock import LOCK_PATIENCE, xtables_lock
+from igd.firewall.legacy.xtables_lock import LOCK_TIMEOUT, xtables_lock
 from igd.firewall.operator_rules.xtables import legacy_tables
 from igd.firewall.site import Site
 
@@ -27,101 +27,101 @@ VERSIONS: tuple[Version, ...] = (4, 6)
 
 
 class Iptables:
-    """A Backend (igd.firewall.backend) that keeps chains `igd_<interface>`, and such with `/out` and `/pcp` behind it.
+    """A Backend (igd.firewall.backend) that keeps the chains `igd_<interface>`, `igd_<interface>/out` and `.../pcp`.
 
-    What happens within `own_change()` is ours (LegacyWatch.own_change). python-iptables works in the network namespace
-    of the calling thread, and in one thread of a process alone.
+    Changes within `own_change()` are not reported as foreign (LegacyWatch.own_change). python-iptables works in the
+    network namespace of the calling thread, and in one thread of a process only.
     """
 
     def __init__(
         self,
         site: Site,
-        lock_patience: float = LOCK_PATIENCE,
+        lock_timeout: float = LOCK_TIMEOUT,
         own_change: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._rules = LegacyRules(site)
-        self._lock_patience = lock_patience
+        self._lock_timeout = lock_timeout
         self._own_change = own_change
         self._tables = {version: LegacyTable(version) for version in VERSIONS}
-        self._address: IPv4Address | None = None  # from which a preserved port is sent
-        self._holes_led = False  # the chain in IPv6's table is there
-        self._anycast6_missed = False  # and the log says so
+        self._address: IPv4Address | None = None  # the source of packets with a preserved port
+        self._pinhole_chain = False  # IPv6's chain for pinholes exists
+        self._anycast6_failed = False  # and was logged
 
-    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - rules of iptables have no timeout
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:  # noqa: ARG002 - iptables' rules have no timeout
         """Hold exactly `entries` for packets to `addresses`, whatever was there of ours before.
 
-        One transaction for each IP version, IPv4 first: it holds also where the kernel is without nat for IPv6. That is
-        an error only where there are pinholes.
+        One transaction for each IP version, IPv4 first, so that it is done where the kernel has no nat for IPv6. That
+        is an error only if there are pinholes.
         """
         addresses, entries = tuple(addresses), tuple(entries)
         self._address = addresses[0] if addresses else None
         rules = self._rules
-        self._hold(4, (rules.led4(addresses, entries), rules.out4(self._address, entries), rules.led_anycast(4)))
-        holes, anycast = rules.led6(entries), rules.led_anycast(6)
-        if holes.rules or NAT in legacy_tables(6):
-            self._hold(6, (holes if holes.rules else None, anycast))
+        self._hold(4, (rules.dnat(addresses, entries), rules.sources(self._address, entries), rules.anycast(4)))
+        pinholes, anycast = rules.pinholes(entries), rules.anycast(6)
+        if pinholes.rules or NAT in legacy_tables(6):
+            self._hold(6, (pinholes if pinholes.rules else None, anycast))
         elif anycast:
             self._try_anycast6(anycast)
-        self._holes_led = bool(holes.rules)
+        self._pinhole_chain = bool(pinholes.rules)
 
-    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002
-        """Carry out `changes`; raise FirewallError where the kernel holds not what it should.
+    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - as above
+        """Carry out `changes`; raise FirewallError where the kernel does not hold the result.
 
-        One transaction, where they are of one IP version. Of two, the second may fail after the first is done, but not
-        because of what they ask: that was carried out in memory, for both, before the first was written.
+        Changes of one IP version are one transaction. With two versions the second may fail after the first is written,
+        but not because of the changes themselves: both tables are changed in memory before the first is written.
         """
         edits = self._rules.edits(changes, self._address)
         if not edits:  # renewals
             return
         with self._transaction({edit.version for edit in edits}):
-            first = self._lead_holes(edits)
+            first = self._create_pinhole_chain(edits)
             for edit in edits:
                 self._tables[edit.version].edit(edit)
-            last = self._leave_holes(edits)
-        self._holes_led = (self._holes_led or bool(first)) and not last
+            last = self._remove_pinhole_chain(edits)
+        self._pinhole_chain = (self._pinhole_chain or bool(first)) and not last
         for line in (*first, *map(Edit.command, edits), *last):
             _log.info("%s", line)
 
     def remove_all(self) -> None:
-        """Take everything of ours out of the kernel; nothing there is not an error."""
+        """Remove everything of ours from the kernel; having nothing there is not an error."""
         for version in VERSIONS:
             if removal.is_there(version, self._rules.hooks):
-                with self._own_change():
+                with self._own_change():  # the programs take the lock themselves
                     removal.remove(version, self._rules.hooks)
-        self._holes_led = False
+        self._pinhole_chain = False
 
     def close(self) -> None:
-        """Give back the handles; the kernel's state stays as it is."""
+        """Close the handles; the kernel's state stays as it is."""
         for table in self._tables.values():
             table.close()
 
-    def _lead_holes(self, edits: Iterable[Edit]) -> list[str]:
-        """Make IPv6's chain for the first pinhole, and give the commands that would; where it should be, it must be."""
-        if self._holes_led or not any(edit.version == 6 and edit.comes for edit in edits):
+    def _create_pinhole_chain(self, edits: Iterable[Edit]) -> list[str]:
+        """Create IPv6's chain for the first pinhole; return the commands that do the same."""
+        if self._pinhole_chain or not any(edit.version == 6 and edit.adds for edit in edits):
             return []
-        chain = self._rules.led6(())
+        chain = self._rules.pinholes(())
         self._tables[6].put(chain)
-        return chain.making()
+        return chain.creation()
 
-    def _leave_holes(self, edits: Iterable[Edit]) -> list[str]:
-        """Take that chain out after the last pinhole, and give the commands that would."""
-        if all(edit.version == 4 for edit in edits) or self._tables[6].holds(self._rules.led):
+    def _remove_pinhole_chain(self, edits: Iterable[Edit]) -> list[str]:
+        """Remove that chain after the last pinhole; return the commands that do the same."""
+        if all(edit.version == 4 for edit in edits) or self._tables[6].holds(self._rules.main):
             return []
-        chain = self._rules.led6(())
+        chain = self._rules.pinholes(())
         self._take_out(6, chain.hook, chain.name)
-        return chain.unmaking()
+        return chain.removal()
 
     def _try_anycast6(self, anycast: OwnChain) -> None:
-        """Have this chain and no other; where the kernel is without nat for IPv6, say so once."""
+        """Hold this chain and no other; log once where the kernel has no nat for IPv6."""
         try:
             self._hold(6, (anycast,))
         except NoTableError as error:
-            if not self._anycast6_missed:
-                _log.warning("what peers send to PCP's anycast address of IPv6 does not reach us: %s", error)
-            self._anycast6_missed = True
+            if not self._anycast6_failed:
+                _log.warning("PCP requests to the IPv6 anycast address do not reach igd: %s", error)
+            self._anycast6_failed = True
 
     def _hold(self, version: Version, chains: Iterable[OwnChain | None]) -> None:
-        """Have these chains of ours, and no others."""
+        """Hold these chains of ours, and no others."""
         wanted = {chain.name: chain for chain in chains if chain}
         with self._transaction({version}):
             for name, hook in self._rules.hooks.items():
@@ -132,13 +132,13 @@ class Iptables:
 
     def _take_out(self, version: Version, hook: str, chain: str) -> None:
         if not self._tables[version].take_out(hook, chain):
-            _log.warning("%s: chain %s stays, empty: a rule leads to it", PROGRAMS[version], chain)
+            _log.warning("%s: chain %s stays, empty: a rule jumps to it", PROGRAMS[version], chain)
 
     @contextmanager
     def _transaction(self, versions: Iterable[Version]) -> Iterator[None]:
-        """Read these tables, and write them back at the end; nobody else who takes the lock comes between."""
+        """Read these tables, and write them back at the end, under the lock."""
         tables = [self._tables[version] for version in sorted(versions)]
-        with translated(), xtables_lock(self._lock_patience), self._own_change():
+        with translated(), xtables_lock(self._lock_timeout), self._own_change():
             for table in tables:
                 table.read()
             yield

@@ -1,4 +1,4 @@
-"""What iptables-legacy's `nat` tables hold for a site and its mappings.
+"""The rules in iptables-legacy's `nat` tables for a site and its mappings.
 
 IPv4:
 
@@ -19,20 +19,20 @@ IPv6, while there are pinholes:
     -A igd_wg0 -d 2001:db8::2/128 -p tcp -m tcp --dport 22 -m comment --comment "yAnz5TF+, ssh"
                -j CONNMARK --set-xmark 0x10000000/0x10000000
 
-Of both versions (of IPv6 where the peers have it), with anycast (RFC 7723), here IPv4's:
+With anycast (RFC 7723), for IPv4 and, where the peers have it, for IPv6; here IPv4's:
 
     -A PREROUTING -d 192.0.0.9/32 -i wg0 -m comment --comment "igd wg0" -j igd_wg0/pcp
     -A igd_wg0/pcp -p udp -m udp --dport 5351 -m comment --comment "igd wg0" -j REDIRECT
 
-At the end of PREROUTING, so that the operator's own DNATs come first. Mark, try, take the mark back: DNAT ends the
-walk, and only the first packet of a flow walks through nat, before anybody else sees the flow, so that the mark is on
-our flows alone. Without hairpin the jumps in PREROUTING begin with `! -i wg0`.
+The jumps stand at the end of PREROUTING, so that the operator's own DNATs come first. The mark is set before the DNATs
+and cleared after them: a DNAT that matches ends the traversal, and only the first packet of a flow traverses nat, so
+that only our flows bear the mark. Without hairpin the jumps in PREROUTING begin with `! -i wg0`.
 
-At the end of POSTROUTING too: what is masqueraded there goes back into the tunnel, where the operator's own line for
-the external interface does not match, and what he has written about the tunnel is his will. A port that is to be
-preserved must be chosen before his MASQUERADE chooses: with that option, and with no other, the jump comes first.
+The jump stands at the end of POSTROUTING too. Hairpin flows leave into the tunnel, where the operator's MASQUERADE for
+the external interface does not match, and the operator's own rules for the tunnel take precedence. A preserved source
+port must be chosen before the operator's MASQUERADE chooses one: only with that option does the jump come first.
 
-REDIRECT leads to the first address of wg0 in the kernel's order; of several of IPv6 that is the one added last.
+REDIRECT translates to the first address of wg0 in the kernel's order; of several IPv6 addresses to the one added last.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +43,8 @@ from igd.firewall.legacy.chain import POSTROUTING, PREROUTING, Edit, Extension, 
 from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT, Site, label
 
 _COMMENT_SIZE = 255  # XT_MAX_COMMENT_LEN less the closing 0
-_OTHERWISE_READ = "\"'\\"  # what iptables' programs escape where they print a comment
-_ANYBODY = (Remote(IPv4Network("0.0.0.0/0")),)
+_ESCAPED = "\"'\\"  # characters that iptables' programs escape in a comment
+_ANY_REMOTE = (Remote(IPv4Network("0.0.0.0/0")),)
 
 
 class LegacyRules:
@@ -54,26 +54,28 @@ class LegacyRules:
         self._site = site
         self._own = Extension("comment", (("comment", f"igd {site.wireguard}"),))
         self._mark = f"{site.mark:#x}/{site.mark:#x}"
-        self.led = label(site.wireguard)  # the chains' names
-        self.out = f"{self.led}/out"  # no interface's label ends so: hexadecimal digits would follow the slash
-        self.pcp = f"{self.led}/pcp"  # nor so
-        self.hooks = {self.led: PREROUTING, self.out: POSTROUTING, self.pcp: PREROUTING}
+        self.main = label(site.wireguard)  # of each IP version, one chain of this name
+        self.out = f"{self.main}/out"  # not the label of any interface: those have hexadecimal digits after a slash
+        self.pcp = f"{self.main}/pcp"  # likewise
+        self.hooks = {self.main: PREROUTING, self.out: POSTROUTING, self.pcp: PREROUTING}
 
-    def led4(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
-        """Give the chain that leads packets to mapped endpoints."""
-        jumps = (self._jump(self.led, address) for address in sorted(set(addresses)))
+    def dnat(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
+        """Return the chain that translates packets to mapped endpoints."""
+        jumps = (self._jump(self.main, address) for address in sorted(set(addresses)))
         mapped = (rule for entry in entries if isinstance(entry.mapping, PortMapping) for rule in _dnat(entry.mapping))
-        rules = (self._own_mark(self._mark), *mapped, self._own_mark(f"0x0/{self._site.mark:#x}"))
-        return OwnChain(4, self.led, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
+        rules = (self._mark_rule(self._mark), *mapped, self._mark_rule(f"0x0/{self._site.mark:#x}"))
+        return OwnChain(4, self.main, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
 
-    def led6(self, entries: Iterable[Entry]) -> OwnChain:
-        """Give the chain that marks flows through pinholes; without any there is to be none."""
-        holes = (rule for entry in entries if isinstance(entry.mapping, Pinhole) for rule in self._hole(entry.mapping))
-        jumps = (self._jump(self.led, None),)
-        return OwnChain(6, self.led, PREROUTING, jumps, jumps_first=False, rules=tuple(holes))
+    def pinholes(self, entries: Iterable[Entry]) -> OwnChain:
+        """Return the chain that marks flows through pinholes; the kernel is to hold it only while it has rules."""
+        holes = (
+            rule for entry in entries if isinstance(entry.mapping, Pinhole) for rule in self._pinhole(entry.mapping)
+        )
+        jumps = (self._jump(self.main, None),)
+        return OwnChain(6, self.main, PREROUTING, jumps, jumps_first=False, rules=tuple(holes))
 
-    def out4(self, address: IPv4Address | None, entries: Iterable[Entry]) -> OwnChain | None:
-        """Give the chain that chooses sources, if one is wanted; no `address`: there is no external one."""
+    def sources(self, address: IPv4Address | None, entries: Iterable[Entry]) -> OwnChain | None:
+        """Return the chain that translates source addresses, or None; `address` is the external one, if any."""
         site = self._site
         if not (site.hairpin or site.preserve_source_port):
             return None
@@ -82,49 +84,49 @@ class LegacyRules:
         rules = (*self._hairpin(), *sources)
         return OwnChain(4, self.out, POSTROUTING, jumps, jumps_first=site.preserve_source_port, rules=rules)
 
-    def led_anycast(self, version: Version) -> OwnChain | None:
-        """Give the chain by which what peers send to PCP's anycast address reaches the server, if one is wanted."""
+    def anycast(self, version: Version) -> OwnChain | None:
+        """Return the chain that redirects PCP requests to the anycast address to the server, or None."""
         site = self._site
         if not site.anycast or all(network.version != version for network in site.peers):
             return None
-        to_it = ip_network(PCP_ANYCAST[version])
-        jump = LegacyRule(Extension(self.pcp), destination=to_it, incoming=site.wireguard, matches=(self._own,))
+        destination = ip_network(PCP_ANYCAST[version])
+        jump = LegacyRule(Extension(self.pcp), destination=destination, incoming=site.wireguard, matches=(self._own,))
         port = Extension("udp", (("dport", str(PCP_SERVER_PORT)),))
         redirect = LegacyRule(Extension("REDIRECT"), protocol=TransportProtocol.UDP, matches=(port, self._own))
         return OwnChain(version, self.pcp, PREROUTING, (jump,), jumps_first=False, rules=(redirect,))
 
     def edits(self, changes: Iterable[Change], address: IPv4Address | None) -> list[Edit]:
-        """Give what these changes mean for the rules; a rule that stays keeps its place."""
+        """Return the edits for these changes; a rule that stays keeps its place."""
         return [edit for change in changes for edit in self._edits(change, address)]
 
     def _edits(self, change: Change, address: IPv4Address | None) -> Iterator[Edit]:
         before, after = (self._of(entry, address) for entry in (change.before, change.after))
-        for chains, others, comes in ((before, after, False), (after, before, True)):
+        for chains, others, adds in ((before, after, False), (after, before, True)):
             for place, rules in chains.items():
                 version, chain, position = place
                 for rule in rules:
                     if rule not in others.get(place, ()):
-                        yield Edit(version, chain, rule, comes, position)
+                        yield Edit(version, chain, rule, adds, position)
 
     def _of(
         self, entry: Entry | None, address: IPv4Address | None
     ) -> dict[tuple[Version, str, int | None], Sequence[LegacyRule]]:
-        """Give an entry's rules by IP version, chain, and where new ones belong: behind the mark, or at the end."""
+        """Return an entry's rules by IP version, chain and position of new ones (None: at the end)."""
         if entry is None:
             return {}
         if isinstance(entry.mapping, Pinhole):
-            return {(6, self.led, None): self._hole(entry.mapping)}
-        return {(4, self.led, 1): _dnat(entry.mapping), (4, self.out, None): self._snat(entry.mapping, address)}
+            return {(6, self.main, None): self._pinhole(entry.mapping)}
+        return {(4, self.main, 1): _dnat(entry.mapping), (4, self.out, None): self._snat(entry.mapping, address)}
 
     def _jump(self, chain: str, address: IPv4Address | None) -> LegacyRule:
         destination = None if address is None else IPv4Network(address)
         incoming = "" if self._site.hairpin else f"!{self._site.wireguard}"
         return LegacyRule(Extension(chain), destination=destination, incoming=incoming, matches=(self._own,))
 
-    def _own_mark(self, value: str) -> LegacyRule:
+    def _mark_rule(self, value: str) -> LegacyRule:
         return LegacyRule(_set_mark(value), matches=(self._own,))
 
-    def _hole(self, pinhole: Pinhole) -> list[LegacyRule]:
+    def _pinhole(self, pinhole: Pinhole) -> list[LegacyRule]:
         target = _set_mark(self._mark)
         return [_from(remote, pinhole, target, pinhole.internal.port) for remote in _sources(pinhole)]
 
@@ -136,7 +138,10 @@ class LegacyRules:
                 yield LegacyRule(Extension("MASQUERADE"), source=network, outgoing=site.wireguard, matches=matches)
 
     def _snat(self, mapping: AnyMapping, address: IPv4Address | None) -> list[LegacyRule]:
-        """Of several for one endpoint the first is used. Without the description: with it, its place would change."""
+        """Return the rules that preserve a source port; of several mappings of one endpoint the oldest is used.
+
+        Their comment has no description, so that a new description does not move the rule to the end.
+        """
         if not self._site.preserve_source_port or address is None or mapping.protocol is not TransportProtocol.UDP:
             return []
         if isinstance(mapping, Pinhole):
@@ -155,7 +160,7 @@ class LegacyRules:
 
 
 def _sources(mapping: AnyMapping) -> Iterable[Remote]:
-    return dict.fromkeys(mapping.remotes or _ANYBODY)
+    return dict.fromkeys(mapping.remotes or _ANY_REMOTE)
 
 
 def _set_mark(value: str) -> Extension:
@@ -168,7 +173,7 @@ def _dnat(mapping: PortMapping) -> list[LegacyRule]:
 
 
 def _from(remote: Remote, mapping: AnyMapping, target: Extension, port: int) -> LegacyRule:
-    """Give the rule for what comes from `remote`, to `port` or to the pinhole's endpoint."""
+    """Return the rule for packets from `remote` to `port`, or to the pinhole's endpoint."""
     source_port = (("sport", str(remote.port)),) if remote.port else ()
     ports = Extension(mapping.protocol.name.lower(), (*source_port, ("dport", str(port))))
     return LegacyRule(
@@ -176,18 +181,18 @@ def _from(remote: Remote, mapping: AnyMapping, target: Extension, port: int) -> 
         source=remote.network if remote.network.prefixlen else None,
         destination=ip_network(mapping.internal.address) if isinstance(mapping, Pinhole) else None,
         protocol=mapping.protocol,
-        matches=(ports, _comment(whose(mapping))),
+        matches=(ports, _comment(owner_comment(mapping))),
     )
 
 
-def whose(mapping: AnyMapping) -> str:
-    """Give the comment that says whose mapping a rule is: it reads the same wherever iptables prints or reads it."""
+def owner_comment(mapping: AnyMapping) -> str:
+    """Return the comment that names a mapping's owner, without characters that iptables escapes."""
     peer, description = _printable(mapping.peer[:8]), _printable(mapping.description).strip()
     return (f"{peer}, {description}" if description else peer)[:_COMMENT_SIZE]
 
 
 def _printable(text: str) -> str:
-    return "".join(letter for letter in text if " " <= letter <= "~" and letter not in _OTHERWISE_READ)
+    return "".join(letter for letter in text if " " <= letter <= "~" and letter not in _ESCAPED)
 
 
 def _comment(text: str) -> Extension:

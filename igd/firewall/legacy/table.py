@@ -1,15 +1,15 @@
 """One `nat` table of iptables-legacy in memory, by python-iptables: read, changed, and written back as a whole.
 
-libiptc writes all that it has read. Whoever wrote in between is undone, unless the number of rules changed, which the
-kernel notices (EAGAIN): so read, change and write under the lock (xtables_lock).
+libiptc writes the whole table that it has read. A change that another program made meanwhile is lost, unless it changed
+the number of rules, which the kernel detects (EAGAIN). So a table is read, changed and written under the lock
+(xtables_lock).
 
-python-iptables as it is used here: `Chain.append_rule` and its kin, and all that is called `final_check`, have matches
-and targets print themselves through the process's own standard output, and parse that again, for 0.1 ms each and
-trouble with comments; so the table is handed the bytes. `Rule6.in_interface` writes a mask that compares one bit of
-each letter, so interfaces are written here. To tell a jump from an extension it looks for the name in all tables, and
-so creates them; so it is told that there are no others. Since iptables 1.8.9 the targets of NAT are one library, which
-registers those of the IP version that is served first and no others, in IPv6 none, as IPv4's DNAT must be there: so
-IPv6's are written here.
+Parts of python-iptables are avoided. `Chain.append_rule`, its siblings and every `final_check` have matches and targets
+print themselves to the process's standard output and parse that, which takes 0.1 ms each and damages some comments: the
+rules are passed on as bytes. `Rule6.in_interface` writes a mask that compares one bit of each letter: interfaces are
+written here. To distinguish a jump from an extension the library looks for the name in all tables, which creates them:
+`library` marks the other tables as absent. Since iptables 1.8.9 all NAT targets are in one shared object, which
+registers only those of the IP version that is used first: that is IPv4, and IPv6's targets are written here.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ _INVERTED = {"iniface": 0x01, "outiface": 0x02}  # IPT_INV_VIA_IN, IPT_INV_VIA_O
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise FirewallError for what python-iptables complains of."""
+    """Raise FirewallError for the exceptions of python-iptables."""
     iptc = library()
     try:
         yield
@@ -51,9 +51,9 @@ class NoTableError(FirewallError):
 
 
 class LegacyTable:
-    """`nat` of IP version 4 or 6, in the network namespace of the calling thread; within `translated` alone.
+    """`nat` of IP version 4 or 6, in the network namespace of the calling thread; used within `translated` only.
 
-    Nothing is in the kernel before `write`. python-iptables works in one thread of a process alone.
+    Nothing reaches the kernel before `write`. python-iptables works in one thread of a process only.
     """
 
     def __init__(self, version: Version) -> None:
@@ -61,10 +61,7 @@ class LegacyTable:
         self._table: iptc.Table | None = None
 
     def read(self) -> None:
-        """Take the table as the kernel has it, without what was changed and not written; it is created if need be.
-
-        NoTableError.
-        """
+        """Read the table from the kernel, which creates it if need be, and discard unwritten changes; NoTableError."""
         kind = library().Table if self._version == 4 else library().Table6
         if self._table is None:
             try:
@@ -74,30 +71,30 @@ class LegacyTable:
         self._table.refresh()
 
     def write(self) -> None:
-        """Give the whole back to the kernel, if anything was changed."""
+        """Write the table to the kernel, if anything was changed."""
         self._open.commit()
 
     def close(self) -> None:
-        """Give back the handle."""
+        """Close the handle."""
         if self._table is not None:
             self._table.close()
             self._table = None
 
     def put(self, chain: OwnChain) -> None:
-        """Have this chain and these jumps to it in its hook, whatever was there."""
+        """Hold this chain, and exactly its jumps in its hook, whatever was there."""
         self._delete_jumps(chain.hook, chain.name)
         if self._open.is_chain(chain.name):
             self._open.flush_entries(chain.name)
         else:
             self._open.create_chain(chain.name)
         for rule in chain.rules:
-            self._open.append_entry(chain.name, self._made(rule).rule)
+            self._open.append_entry(chain.name, self._rule(rule).rule)
         place = self._place(chain)
         for jump in reversed(chain.jumps):
-            self._open.insert_entry(chain.hook, self._made(jump).rule, place)
+            self._open.insert_entry(chain.hook, self._rule(jump).rule, place)
 
     def take_out(self, hook: str, chain: str) -> bool:
-        """Have neither this chain nor jumps to it from its hook; False: it stays, empty, because others lead to it."""
+        """Remove this chain and its jumps from the hook; False: it stays, empty, because other rules jump to it."""
         self._delete_jumps(hook, chain)
         if not self._open.is_chain(chain):
             return True
@@ -109,10 +106,10 @@ class LegacyTable:
         return True
 
     def edit(self, edit: Edit) -> None:
-        """Carry out one edit; the chain must be there, and the rule that goes."""
-        made = self._made(edit.rule)
+        """Carry out one edit; the chain must exist, and so must a rule that is deleted."""
+        made = self._rule(edit.rule)
         entry = made.rule
-        if not edit.comes:
+        if not edit.adds:
             self._open.delete_entry(edit.chain, entry, made.mask)
         elif edit.position is None:
             self._open.append_entry(edit.chain, entry)
@@ -120,7 +117,7 @@ class LegacyTable:
             self._open.insert_entry(edit.chain, entry, edit.position)
 
     def holds(self, chain: str) -> bool:
-        """Say whether this chain is there and has a rule."""
+        """Return whether this chain exists and has a rule."""
         return bool(self._open.is_chain(chain)) and bool(self._open.first_rule(chain))
 
     @property
@@ -129,9 +126,9 @@ class LegacyTable:
         return self._table
 
     def _place(self, chain: OwnChain) -> int:
-        """Give the index for jumps from the hook: first or last, but for those of other instances; these by name.
+        """Return the index for the chain's jumps in the hook: first or last, sorted by name among other instances'.
 
-        Two that both wanted to be the very last would push each other aside for ever.
+        Two instances that both wanted the last place would displace each other for ever.
         """
         targets = self._targets(chain.hook)
         if chain.jumps_first:
@@ -140,7 +137,7 @@ class LegacyTable:
         return len(targets) - len(list(behind))
 
     def _targets(self, hook: str) -> list[str]:
-        """Name what each rule of the hook leads to."""
+        """Return the name of each rule's target in the hook."""
         table, targets = self._open, []
         entry = table.first_rule(hook)
         while entry:
@@ -149,8 +146,8 @@ class LegacyTable:
         return targets
 
     def _delete_jumps(self, hook: str, chain: str) -> None:
-        """Delete every rule of `hook` that leads to the chain, however it came about."""
-        # Only these are decoded: 0.2 ms each, and the operator's may use extensions unknown to this host's libraries.
+        """Delete every rule of `hook` that jumps to the chain, whoever added it."""
+        # Only these are decoded: each takes 0.2 ms, and the operator's may use extensions unknown to the library.
         table = self._open
         entries = []
         entry = table.first_rule(hook)
@@ -161,7 +158,7 @@ class LegacyTable:
         for rule in [table.create_rule(entry, library().Chain(table, hook)) for entry in entries]:
             table.delete_entry(hook, rule.rule, rule.mask)
 
-    def _made(self, rule: LegacyRule) -> "iptc.Rule":
+    def _rule(self, rule: LegacyRule) -> "iptc.Rule":
         made = self._open.create_rule()
         if rule.protocol:
             made.protocol = rule.protocol.name.lower()
@@ -183,13 +180,13 @@ class LegacyTable:
             made.target = SimpleNamespace(size=len(raw), target=ctypes.create_string_buffer(raw, len(raw)))
             return
         _set_options(made.create_target(target.name), target.options)
-        made.target._final_check()  # noqa: SLF001 - where SNAT and MASQUERADE count their ranges; see above
+        made.target._final_check()  # noqa: SLF001 - SNAT and MASQUERADE count their ranges in it, and no public method calls it without printing
 
 
 def _set_interface(conditions: "iptc.ip4tc.ipt_ip", field: str, interface: str) -> None:
     name = interface.removeprefix("!").encode()
     setattr(conditions, field, name)
-    setattr(conditions, f"{field}_mask", b"\xff" * (len(name) + 1))  # the closing 0 too: this one and no longer name
+    setattr(conditions, f"{field}_mask", b"\xff" * (len(name) + 1))  # with the closing 0: not a prefix
     if interface.startswith("!"):
         conditions.invflags |= _INVERTED[field]
 

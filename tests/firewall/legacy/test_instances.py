@@ -1,4 +1,4 @@
-"""Two instances in one table of iptables-legacy: each puts right what is its own, and the other does not feel it."""
+"""Two instances in one table of iptables-legacy: each repairs its own rules without disturbing the other."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ class Instance:
         self._entry = Entry(mapping, Lease(500.0))
 
     def repair(self) -> None:
-        """Do what follows a change of somebody else's."""
+        """Do what the daemon does after a foreign change."""
         self.backend.replace_all([EXTERNAL], [self._entry], 0.0)
 
 
 @pytest.fixture(params=[False, True], ids=["jumps last", "jumps first"])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Instance, Instance]]:
-    """Give those of wg0 and wg1, the second of which came first; an option puts jumps in POSTROUTING first."""
+    """The instances of wg0 and wg1, of which wg1 started first; with the option, jumps come first in POSTROUTING."""
     site = replace(SITE, preserve_source_port=request.param)
     with new_namespace():
         one, other = Instance(site, 2000), Instance(replace(site, wireguard="wg1"), 2001)
@@ -50,7 +50,7 @@ def hooks() -> list[str]:
 
 
 def settle(both: tuple[Instance, Instance]) -> int:
-    """Let each repair what it takes for somebody else's change, until neither does; give how often that was."""
+    """Let each repair after changes of the other, until neither does; return how often that was."""
     repairs = 0
     while changed := [each for each in both if each.watch.changed()]:
         for each in changed:

@@ -1,4 +1,4 @@
-"""The backend for iptables-legacy, in the real kernel: what arrives, what is marked, and who else's rules survive."""
+"""The iptables backend in the real kernel: what arrives, what is marked, and that others' rules stay."""
 
 import fcntl
 import os
@@ -52,7 +52,7 @@ def nat(*arguments: str) -> str:
 
 
 def saved() -> list[str]:
-    """Give the rules of nat as iptables-legacy sees them, without counters and times."""
+    """Return the rules of nat as iptables-legacy prints them, without counters and times."""
     return [line for line in run("iptables-legacy-save", "-t", "nat").splitlines() if line.startswith(("-", ":igd"))]
 
 
@@ -95,7 +95,7 @@ def test_traffic_arrives_from_its_true_source_and_is_answered(
     with hosts.listening(protocol, 9043) as listener:
         assert hosts.talk(protocol, 8043, listener, patience=0.2) is None
         mapping = entry(TransportProtocol[protocol.upper()], 8043, inside=9043)
-        run("conntrack", "-F")  # what was sent too early is remembered as a flow without translation
+        run("conntrack", "-F")  # a packet sent too early has made a flow without translation
         backend.apply([opened(mapping)], 0.0)
         assert hosts.talk(protocol, 8043, listener) == REMOTE
         backend.apply([closed(mapping)], 0.0)
@@ -112,7 +112,7 @@ def test_the_operators_own_redirection_wins(hosts: ThreeHosts, backend: Iptables
 
 
 def test_only_our_flows_carry_the_mark_and_marks_of_others_stay(hosts: ThreeHosts, backend: Iptables) -> None:
-    """0x5 is the operator's, on every flow; ours adds its bit where a mapping took the flow."""
+    """The operator sets 0x5 on every flow; our bit is added where a mapping translates the flow."""
     run("iptables-legacy", "-w", "-t", "mangle", "-A", "PREROUTING", "-j", "CONNMARK", "--set-xmark", "0x5/0xff")
     nat("-A", "PREROUTING", "-p", "tcp", "--dport", "8001", "-j", "DNAT", "--to-destination", str(PEER))
     backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
@@ -137,7 +137,7 @@ def test_only_our_flows_carry_the_mark_and_marks_of_others_stay(hosts: ThreeHost
 
 
 def marks() -> dict[tuple[str, int], int]:
-    """Give each flow's conntrack mark by protocol and the port that it was sent to."""
+    """Return each flow's conntrack mark by protocol and destination port."""
     pattern = re.compile(r"^(tcp|udp).*?dport=(\d+).*mark=(\d+)")
     found = filter(None, map(pattern.match, run("conntrack", "-L").splitlines()))
     return {(match[1], int(match[2])): int(match[3]) for match in found}
@@ -167,7 +167,7 @@ def somebody_elses() -> None:
 
 @pytest.mark.parametrize("before", [nothing, half_of_it, jumps_too_many])
 @pytest.mark.usefixtures("alone")
-def test_replacing_gives_the_same_whatever_was_there(backend: Iptables, before: Callable[[], None]) -> None:
+def test_replace_all_has_the_same_result_whatever_was_there(backend: Iptables, before: Callable[[], None]) -> None:
     before()
     for _again in range(2):
         backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
@@ -175,7 +175,7 @@ def test_replacing_gives_the_same_whatever_was_there(backend: Iptables, before: 
 
 
 @pytest.mark.usefixtures("alone")
-def test_replacing_leaves_others_where_they_are_and_goes_behind_them(backend: Iptables) -> None:
+def test_replace_all_leaves_others_rules_in_place_and_comes_after_them(backend: Iptables) -> None:
     somebody_elses()
     others = saved()
     backend.replace_all([EXTERNAL], [TCP_8043], 0.0)
@@ -207,19 +207,19 @@ def test_a_batch_is_done_whole(backend: Iptables) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_batch_that_cannot_be_done_is_not_begun(backend: Iptables) -> None:
+def test_a_batch_with_an_impossible_change_changes_nothing(backend: Iptables) -> None:
     backend.replace_all([EXTERNAL], [TCP_8043], 0.0)
     before = saved()
     with pytest.raises(FirewallError, match="igd_wg0"):
         backend.apply([opened(entry(TransportProtocol.UDP, 9)), closed(UDP_8043)], 0.0)
     assert saved() == before
-    backend.apply([closed(TCP_8043)], 0.0)  # what failed does not linger
+    backend.apply([closed(TCP_8043)], 0.0)  # the failed changes are forgotten
     assert [line for line in saved() if "DNAT" in line] == []
 
 
 @pytest.mark.parametrize("command", [["-F"], ["-F", "igd_wg0"], ["-D", "igd_wg0", "2"]])
 @pytest.mark.usefixtures("alone")
-def test_a_foreign_hand_is_noticed(backend: Iptables, command: list[str]) -> None:
+def test_a_foreign_change_is_detected(backend: Iptables, command: list[str]) -> None:
     backend.replace_all([EXTERNAL], [TCP_8043], 0.0)
     nat(*command)
     with pytest.raises(FirewallError):
@@ -236,8 +236,8 @@ def test_renewals_do_not_touch_the_kernel(backend: Iptables) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_removing_creates_nothing_and_nothing_but_nat_is_created(backend: Iptables) -> None:
-    """From the moment a legacy table is there, every iptables-nft command prints a warning."""
+def test_removal_creates_no_table_and_mappings_create_nat_only(backend: Iptables) -> None:
+    """While a legacy table exists, every iptables-nft command prints a warning."""
     backend.remove_all()
     assert LEGACY_TABLES.read_text() == ""
     backend.replace_all([EXTERNAL], [TCP_8043], 0.0)
@@ -249,7 +249,7 @@ def test_removing_creates_nothing_and_nothing_but_nat_is_created(backend: Iptabl
 
 @pytest.mark.usefixtures("alone")
 def test_the_library_is_loaded_only_to_change_something() -> None:
-    """Loading it runs programs and loads kernel modules, which no host of another backend should have to bear."""
+    """The import runs programs and loads kernel modules, which a host of another backend must be spared."""
     lines = (
         "import sys",
         "from igd.firewall.site import Site",
@@ -276,7 +276,7 @@ def test_a_rule_of_the_operators_that_uses_our_chain_keeps_it_alive(
 
 @pytest.mark.usefixtures("alone")
 def test_no_update_is_lost_beside_a_busy_operator(backend: Iptables) -> None:
-    """Without the lock, or without reading anew before each change, one of the two loses rules here."""
+    """Without the lock, or without a new read before each change, one of the two loses rules here."""
     count = 60
     backend.replace_all([EXTERNAL], [], 0.0)
     command = "iptables-legacy -w -t nat -A PREROUTING -p tcp --dport $n -j RETURN"
@@ -300,25 +300,25 @@ def assert_locked_out() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_lock_is_the_one_of_iptables() -> None:
-    with xtables_lock(patience=5):
+def test_the_lock_is_that_of_iptables_programs() -> None:
+    with xtables_lock(timeout=5):
         assert_locked_out()
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_lock_moves_with_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_file_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    with xtables_lock(patience=0):
+    with xtables_lock(timeout=0):
         assert_locked_out()
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_lock_that_nobody_gives_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_stays_held_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    backend = Iptables(SITE, lock_patience=0.05)
+    backend = Iptables(SITE, lock_timeout=0.05)
     held = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(FirewallError, match="somebody else holds iptables' lock"):
+    with pytest.raises(FirewallError, match="another process holds iptables' lock"):
         backend.replace_all([EXTERNAL], [], 0.0)
     os.close(held)
     backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)

@@ -1,4 +1,4 @@
-"""The chains for PCP's anycast addresses in iptables-legacy; test_anycast.py has what they do."""
+"""The chains for PCP's anycast addresses in iptables-legacy; test_anycast.py tests them with traffic."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ REDIRECT = '-A igd_wg0/pcp -p udp -m udp --dport 5351 -m comment --comment "igd 
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    """Let the test be in a network namespace of its own."""
+    """Run each test in a network namespace of its own."""
     with new_namespace():
         yield
 
@@ -45,7 +45,7 @@ def rules(program: str = "iptables-legacy") -> list[str]:
 
 
 def rules6() -> list[str]:
-    """Give those of IPv6, and do not create the table to look at it."""
+    """Return IPv6's rules without creating the table."""
     return rules("ip6tables-legacy") if NAMES6.read_text() else []
 
 
@@ -53,7 +53,7 @@ def about_anycast(lines: list[str]) -> list[str]:
     return [line for line in lines if "pcp" in line]
 
 
-def test_each_version_has_its_chain_behind_the_operators_rules_until_all_goes() -> None:
+def test_each_ip_version_has_a_chain_after_the_operators_rules_until_removal() -> None:
     operators = "-A PREROUTING -p udp -j RETURN"
     for program in ("iptables-legacy", "ip6tables-legacy"):
         run(program, "-t", "nat", *operators.split())
@@ -91,17 +91,17 @@ def test_without_the_option_it_goes_and_without_ipv6_peers_there_is_none_of_ipv6
         assert rules6() == []
 
 
-def test_a_kernel_without_nat_for_ipv6_is_told_of_once(
+def test_a_kernel_without_nat_for_ipv6_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such a kernel says of `nat` what every kernel says of a table that does not exist."""
+    """Such a kernel returns for `nat` the error of a table that does not exist."""
     monkeypatch.setattr(library().Table6, "NAT", "absent")
     with backend() as made:
         made.replace_all([EXTERNAL], [], 0.0)
         assert about_anycast(rules()) == [JUMP, REDIRECT]
-        (said,) = caplog.messages
-        assert "anycast address of IPv6" in said
-        assert "can't initialize absent" in said
+        (logged,) = caplog.messages
+        assert "IPv6 anycast address" in logged
+        assert "can't initialize absent" in logged
         with pytest.raises(FirewallError, match="can't initialize absent"):
             made.replace_all([EXTERNAL], [HOLE], 0.0)
         made.remove_all()

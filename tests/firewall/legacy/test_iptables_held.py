@@ -1,4 +1,4 @@
-"""What iptables-legacy's tables hold with every option, and that it is held again whatever went wrong in the middle."""
+"""The contents of iptables-legacy's tables with every option, and their repair after every kind of failure."""
 
 import itertools
 import os
@@ -132,7 +132,7 @@ def assert_held() -> None:
     assert saved6() == HELD6
 
 
-def test_what_is_held_reads_well_and_loads_again(backend: Iptables) -> None:
+def test_a_saved_table_loads_again(backend: Iptables) -> None:
     operator()
     backend.replace_all([EXTERNAL], ENTRIES, 0.0)
     assert_held()
@@ -142,13 +142,13 @@ def test_what_is_held_reads_well_and_loads_again(backend: Iptables) -> None:
     for program, text in zip(("iptables-legacy", "ip6tables-legacy"), texts, strict=True):
         run(f"{program}-restore", "-w", "5", text=text)
     assert_held()
-    backend.apply([closed(each) for each in ENTRIES], 0.0)  # what was loaded is what we would have made
+    backend.apply([closed(each) for each in ENTRIES], 0.0)  # the loaded rules equal ours
     assert len(saved()) == len(HELD) - 4
     assert saved6() == []
 
 
-def test_every_logged_line_does_what_we_did(backend: Iptables, caplog: pytest.LogCaptureFixture) -> None:
-    """In another namespace, the lines alone make the same tables, and unmake them."""
+def test_the_logged_commands_have_the_same_effect(backend: Iptables, caplog: pytest.LogCaptureFixture) -> None:
+    """In another namespace, the commands alone build the same tables, and clear them."""
     caplog.set_level("INFO")
     nasty = entry(8045, description="$(touch /tmp/oops) `id` \"quoted\" \\ 'single' !! é")
     operator()
@@ -166,7 +166,7 @@ def test_every_logged_line_does_what_we_did(backend: Iptables, caplog: pytest.Lo
         assert (saved(), saved6()) == held
         run("sh", "-e", "-c", "\n".join(commands[half:]))
         assert (saved(), saved6()) == end
-    assert not Path("/tmp/oops").exists()  # noqa: S108
+    assert not Path("/tmp/oops").exists()  # noqa: S108 - only looked for
 
 
 def test_a_comment_of_every_length_and_letter_fits(backend: Iptables) -> None:
@@ -204,7 +204,7 @@ def test_ipv6_is_touched_only_while_there_are_pinholes(backend: Iptables) -> Non
     assert (saved(), saved6()) == ([], [])
 
 
-def test_ipv6_of_others_stays(backend: Iptables) -> None:
+def test_others_ipv6_rules_stay(backend: Iptables) -> None:
     nat6("-A", "PREROUTING", "-p", "tcp", "-j", "RETURN")
     before = saved6()
     backend.replace_all([EXTERNAL], [hole(22)], 0.0)
@@ -214,7 +214,7 @@ def test_ipv6_of_others_stays(backend: Iptables) -> None:
 
 
 @pytest.mark.parametrize(("preserve", "place"), [(True, 0), (False, 1)])
-def test_the_jump_comes_first_only_where_it_must(preserve: bool, place: int) -> None:  # noqa: FBT001
+def test_the_jump_comes_first_only_where_it_must(preserve: bool, place: int) -> None:  # noqa: FBT001 - the value of a parametrized test
     operator()
     backend = Iptables(replace(SITE, preserve_source_port=preserve))
     for _again in range(2):
@@ -225,7 +225,7 @@ def test_the_jump_comes_first_only_where_it_must(preserve: bool, place: int) -> 
 
 
 def test_without_hairpin_no_jump_is_for_peers() -> None:
-    """The program finds its own rule in ours: it would print alike a mask that compares one bit of each letter."""
+    """-C compares the interface masks: a mask of one bit for each letter would be printed alike."""
     backend = Iptables(replace(SITE, hairpin=False))
     backend.replace_all([EXTERNAL], ENTRIES, 0.0)
     assert [line.partition(" -m ")[0] for line in (*saved(), *saved6()) if "-A PREROUTING" in line] == [
@@ -303,7 +303,7 @@ BOTH_CLOSE = [closed(ENTRIES[0]), closed(ENTRIES[2])]
     ],
 )
 @pytest.mark.parametrize("turn", [1, -1])
-def test_what_was_deleted_is_noticed_before_anything_is_done(
+def test_a_foreign_deletion_is_detected_before_anything_is_written(
     backend: Iptables, deed: Callable[[], None], changes: list[Change], turn: int
 ) -> None:
     operator()
@@ -320,26 +320,26 @@ def test_what_was_deleted_is_noticed_before_anything_is_done(
     backend.apply(changes, 0.0)
 
 
-def test_who_has_no_right_changes_nothing(backend: Iptables) -> None:
+def test_without_cap_net_admin_nothing_changes(backend: Iptables) -> None:
     operator()
     backend.replace_all([EXTERNAL], ENTRIES, 0.0)
-    deeds: list[Callable[[], None]] = [
+    calls: list[Callable[[], None]] = [
         lambda: backend.apply(BOTH_OPEN, 0.0),
         lambda: backend.replace_all([EXTERNAL], [], 0.0),
         backend.remove_all,
     ]
-    for deed in deeds:
+    for call in calls:
         with without_net_admin(), pytest.raises(FirewallError, match=r"Permission denied|not permitted"):
-            deed()
+            call()
     assert_held()
     backend.apply(BOTH_OPEN, 0.0)
     assert len(saved()) == len(HELD) + 2
 
 
-def test_a_kernel_without_nat_for_ipv6_is_no_trouble_but_for_pinholes(
+def test_a_kernel_without_nat_for_ipv6_refuses_pinholes_only(
     backend: Iptables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a kernel says of `nat` what every kernel says of a table that does not exist."""
+    """Such a kernel returns for `nat` the error of a table that does not exist."""
     monkeypatch.setattr(library().Table6, "NAT", "absent")
     operator()
     backend.replace_all([EXTERNAL], ENTRIES[:1], 0.0)
@@ -359,10 +359,10 @@ def test_a_kernel_without_nat_for_ipv6_is_no_trouble_but_for_pinholes(
     assert_held()
 
 
-def test_somebody_who_takes_no_lock_between_the_two_writes(
+def test_a_program_that_takes_no_lock_between_the_two_writes(
     backend: Iptables, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The first family is written, the second refused (EAGAIN); the caller replaces all, and all is right."""
+    """The first table is written, the second refused (EAGAIN); the caller's replace_all repairs both."""
     operator()
     backend.replace_all([EXTERNAL], ENTRIES, 0.0)
     commit, calls, another = library().Table.commit, itertools.count(), tmp_path / "another.lock"

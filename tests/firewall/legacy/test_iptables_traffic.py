@@ -1,4 +1,4 @@
-"""What iptables-legacy's rules do to packets: remotes, pinholes, hairpin, preserved ports. In the real kernel."""
+"""Traffic through the iptables backend in the real kernel: remotes, pinholes, hairpin, preserved ports."""
 
 import contextlib
 import re
@@ -98,7 +98,7 @@ def new_socket(where: int, protocol: str, at: Address) -> socket.socket:
 def seen(
     protocol: str, *, listen: tuple[int, Address], call: tuple[int, Address], to: Address, patience: float = 5
 ) -> Address | None:
-    """Call from and listen in a namespace, at an address; give the source that was seen, None where calls get lost."""
+    """Call and listen, each in a namespace at an address; return the source that was seen, None for a lost call."""
     with new_socket(listen[0], protocol, listen[1]) as listener, new_socket(call[0], protocol, call[1]) as caller:
         caller.settimeout(patience)
         listener.settimeout(patience)
@@ -127,7 +127,7 @@ def _over_udp(caller: socket.socket, listener: socket.socket, to: Address) -> Ad
 
 
 def from_remote(hosts: ThreeHosts, protocol: str, source: Address = (REMOTE, 0), patience: float = 5) -> Address | None:
-    run("conntrack", "-F")  # a packet that came too early is remembered as a flow without translation
+    run("conntrack", "-F")  # a packet sent too early has made a flow without translation
     listen = (hosts.peer, ("0.0.0.0", 9043))
     to = (str(EXTERNAL), 8043)
     return seen(protocol, listen=listen, call=(hosts.remote, source), to=to, patience=patience)
@@ -141,7 +141,7 @@ def from_remote6(hosts: ThreeHosts, protocol: str, source: Address = ("::", 0), 
 
 
 def marked(*flow: str) -> list[int]:
-    """Give the marks of the flows with this in their line."""
+    """Return the marks of the flows whose line has all these parts."""
     lines = run("conntrack", "-L").splitlines()  # of both IP versions
     found = [re.search(r"mark=(\d+)", line) for line in lines if all(part in line for part in flow)]
     return [int(match[1]) for match in found if match]
@@ -166,14 +166,16 @@ def marked(*flow: str) -> list[int]:
     ],
     ids=lambda value: ",".join(map(str, value)) if isinstance(value, list) else str(value),
 )
-def test_only_remotes_get_in(hosts: ThreeHosts, protocol: str, remotes: list[Remote], *, let_in: bool) -> None:
+def test_only_the_remotes_are_translated(
+    hosts: ThreeHosts, protocol: str, remotes: list[Remote], *, let_in: bool
+) -> None:
     with backend(SITE, mapped(protocol, remotes=remotes)):
         source = (REMOTE, 5000)
         patience = 5 if let_in else LOST
         assert from_remote(hosts, protocol, source, patience) == (source if let_in else None)
 
 
-def test_who_is_not_let_in_leaves_no_mark(hosts: ThreeHosts) -> None:
+def test_a_refused_remote_leaves_no_mark(hosts: ThreeHosts) -> None:
     with backend(SITE, mapped("udp", remotes=[Remote(IPv4Network("60.60.60.3/32"))])):
         assert from_remote(hosts, "udp", patience=LOST) is None
         assert set(marked("dport=8043")) == {0}
@@ -222,7 +224,7 @@ def test_a_pinhole_opens_a_firewall_that_lets_the_mark_through(hosts: ThreeHosts
 def test_flows_of_a_pinhole_and_no_others_are_marked(
     hosts: ThreeHosts, protocol: str, remotes: list[Remote], mark: int
 ) -> None:
-    """Nothing is dropped here, so that the flow can be looked at in either case."""
+    """Nothing is dropped here, so that there is a flow in either case."""
     with backend(SITE, hole(protocol, remotes=remotes)):
         assert from_remote6(hosts, protocol, (REMOTE6, 5000)) == (REMOTE6, 5000)
         assert marked("dport=9043") == [mark]
@@ -240,7 +242,7 @@ def test_a_pinhole_is_for_one_port_one_protocol_and_one_address(hosts: ThreeHost
 @BOTH
 @pytest.mark.parametrize("source", [str(PEER), OTHER_PEER])
 def test_peers_reach_themselves_and_each_other(hosts: ThreeHosts, protocol: str, source: str) -> None:
-    """A peer that routes only the server's address into its tunnel could not answer another peer's."""
+    """A peer that routes only the server's address into its tunnel could not answer another peer's address."""
     nat("-A", *MASQUERADE)
     with backend(SITE, mapped(protocol)):
         listen, call = (hosts.peer, ("0.0.0.0", 9043)), (hosts.peer, (source, 0))
@@ -249,11 +251,11 @@ def test_peers_reach_themselves_and_each_other(hosts: ThreeHosts, protocol: str,
         assert found[0] == SERVER_INSIDE
         arrived = from_remote(hosts, protocol)
         assert arrived is not None
-        assert arrived[0] == REMOTE, "who comes from the internet keeps his address"
+        assert arrived[0] == REMOTE, "a remote on the internet keeps its address"
 
 
-def test_what_the_operator_writes_about_the_tunnel_counts(hosts: ThreeHosts) -> None:
-    """Behind his rules: nothing is masqueraded that he has exempted, and what he masquerades is done by his rule."""
+def test_the_operators_rules_for_the_tunnel_take_precedence(hosts: ThreeHosts) -> None:
+    """Our rules come after the operator's: what those translate or exempt is not masqueraded by ours."""
     nat("-A", "POSTROUTING", "-s", "10.100.0.0/24", "-j", "SNAT", "--to-source", "10.100.0.77")
     with joined(hosts.server):
         run("ip", "address", "add", "10.100.0.77/24", "dev", "wg0")
@@ -265,7 +267,7 @@ def test_what_the_operator_writes_about_the_tunnel_counts(hosts: ThreeHosts) -> 
 
 
 @BOTH
-def test_without_hairpin_peers_are_not_led(hosts: ThreeHosts, protocol: str) -> None:
+def test_without_hairpin_peers_are_not_translated(hosts: ThreeHosts, protocol: str) -> None:
     with backend(replace(SITE, hairpin=False), mapped(protocol)):
         listen, call = (hosts.peer, ("0.0.0.0", 9043)), (hosts.peer, (str(PEER), 0))
         assert seen(protocol, listen=listen, call=call, to=(str(EXTERNAL), 8043), patience=LOST) is None
@@ -311,14 +313,14 @@ def test_a_mapped_endpoint_sends_from_its_external_port(hosts: ThreeHosts) -> No
         assert sent(hosts) == (str(EXTERNAL), 9043)
 
 
-def test_tcp_is_the_operators_alone(hosts: ThreeHosts) -> None:
+def test_tcp_source_ports_are_not_preserved(hosts: ThreeHosts) -> None:
     nat("-A", *MASQUERADE)
     with backend(PRESERVING, mapped("tcp")):
         assert sent(hosts, "tcp") == (str(EXTERNAL), 9043)
 
 
-def test_what_is_sent_and_what_comes_in_are_one_conversation(hosts: ThreeHosts) -> None:
-    """Whom the peer has written to can write back to where he heard from, and so can others."""
+def test_a_preserved_port_receives_answers(hosts: ThreeHosts) -> None:
+    """A remote can answer to the source that it saw, and so can others."""
     nat("-A", *MASQUERADE)
     with (
         backend(PRESERVING, mapped("udp")),

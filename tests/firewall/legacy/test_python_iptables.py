@@ -1,4 +1,4 @@
-"""python-iptables is an extra: without it the other backends work and the line that installs it is given."""
+"""python-iptables is an extra: without it the other backends work, and errors have the command that installs it."""
 
 import os
 import re
@@ -41,18 +41,18 @@ def test_no_module_imports_it() -> None:
 
 
 @pytest.mark.root
-def test_what_the_compiler_says_of_its_source_is_not_heard(tmp_path: Path) -> None:
+def test_compiling_its_source_warns_of_nothing(tmp_path: Path) -> None:
     """Its invalid escapes are a SyntaxWarning since Python 3.12, whenever there is no bytecode of it."""
     python(LIBRARY, PYTHONDONTWRITEBYTECODE="1", PYTHONPYCACHEPREFIX=str(tmp_path))
 
 
-def test_whether_it_is_installed_is_found_out_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert python_iptables.installed()
     monkeypatch.setitem(sys.modules, "iptc", None)
     assert not python_iptables.installed()
 
 
-def test_where_it_is_missing_the_error_has_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_has_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "iptc", None)
     line = f"{re.escape(sys.prefix)}/bin/pip install 'wg-igd\\[iptables\\]'"
     with pytest.raises(FirewallError, match=f"apt install .* && {line}$"):

@@ -89,7 +89,7 @@ def test_a_chain_that_the_operator_uses_stays_empty(
     lose_library(monkeypatch)
     removing()
     assert [line for line in rules() if "igd" in line] == [":igd_wg0 -", "-A OUTPUT -j igd_wg0"]
-    assert "iptables-legacy: chain igd_wg0 stays, empty: a rule leads to it" in caplog.messages
+    assert "iptables-legacy: chain igd_wg0 stays, empty: a rule jumps to it" in caplog.messages
 
 
 @BOTH

@@ -1,4 +1,4 @@
-"""The rules of iptables-legacy: comments that every program reads alike, commands, and what a change means."""
+"""The rules of iptables-legacy: comments that every program reads alike, commands, and the edits of a change."""
 
 import shlex
 from dataclasses import replace
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
-from igd.firewall.legacy.rules import LegacyRules, whose
+from igd.firewall.legacy.rules import LegacyRules, owner_comment
 from igd.firewall.site import Site
 
 KEY = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
@@ -28,20 +28,20 @@ def commands(before: PortMapping | Pinhole | None, after: PortMapping | Pinhole 
 
 
 @given(description=st.text(max_size=400))
-def test_a_comment_is_plain_short_and_whose(description: str) -> None:
-    comment = whose(replace(GAME, description=description))
+def test_a_comment_is_plain_short_and_names_the_owner(description: str) -> None:
+    comment = owner_comment(replace(GAME, description=description))
     assert comment.startswith("yAnz5TF+")
     assert all(" " <= letter <= "~" for letter in comment)
     assert set("\"'\\").isdisjoint(comment)
     assert len(comment) <= 255
 
 
-def test_a_comment_says_the_key_and_the_description() -> None:
-    assert whose(GAME) == "yAnz5TF+, a game"
-    assert whose(replace(GAME, description=" \n")) == "yAnz5TF+"
+def test_a_comment_has_the_key_and_the_description() -> None:
+    assert owner_comment(GAME) == "yAnz5TF+, a game"
+    assert owner_comment(replace(GAME, description=" \n")) == "yAnz5TF+"
 
 
-def test_changes_are_lines_for_a_shell() -> None:
+def test_edits_are_logged_as_commands() -> None:
     assert commands(None, GAME) == [
         (
             "iptables-legacy -t nat -I igd_wg0 2 -p udp -m udp --dport 8043 -m comment --comment 'yAnz5TF+, a game'"
@@ -61,16 +61,16 @@ def test_changes_are_lines_for_a_shell() -> None:
 
 
 @given(description=st.text(max_size=60))
-def test_no_description_gets_out_of_its_word(description: str) -> None:
-    """Whoever pastes a line must not carry out what a client of the VPN has written into it."""
+def test_a_description_stays_one_word_of_the_command(description: str) -> None:
+    """An operator who pastes a command must not run what a client of the VPN has written into it."""
     mapping = replace(GAME, description=description)
     (line, _) = commands(None, mapping)
     words = shlex.split(line)
-    assert words[-5:] == [whose(mapping), *"-j DNAT --to-destination 10.100.0.2:9043".split()]
+    assert words[-5:] == [owner_comment(mapping), *"-j DNAT --to-destination 10.100.0.2:9043".split()]
 
 
 def test_a_rule_that_stays_is_not_touched() -> None:
-    """A rule that was taken out and put in again would have lost its place."""
+    """A rule that is deleted and added again would lose its place."""
     assert commands(GAME, GAME) == []
     renamed = commands(GAME, replace(GAME, description="another"))
     assert [line.split()[3:5] for line in renamed] == [["-D", "igd_wg0"], ["-I", "igd_wg0"]]
@@ -82,15 +82,15 @@ def test_a_rule_that_stays_is_not_touched() -> None:
 
 
 def test_a_remote_that_is_named_twice_is_one_rule() -> None:
-    """Else one of the two would stay when the mapping goes to a single one."""
+    """Otherwise one of two equal rules would stay after a change to one remote."""
     twice = replace(GAME, remotes=(Remote(IPv4Network("192.0.2.0/24")),) * 2)
     assert ["DNAT" in line for line in commands(None, twice)] == [True, False]
 
 
 def test_sources_are_chosen_only_where_that_is_wanted() -> None:
     site = replace(SITE, preserve_source_port=False, hairpin=False)
-    assert LegacyRules(site).out4(ADDRESS, [held(GAME)]) is None
+    assert LegacyRules(site).sources(ADDRESS, [held(GAME)]) is None
     assert [line.split()[4] for line in commands(None, GAME, site)] == ["igd_wg0"]
-    chain = LegacyRules(SITE).out4(None, [held(GAME), held(SSH)])
+    chain = LegacyRules(SITE).sources(None, [held(GAME), held(SSH)])
     assert chain is not None
     assert [rule.target.name for rule in chain.rules] == ["MASQUERADE"]

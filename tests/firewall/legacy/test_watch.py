@@ -1,4 +1,4 @@
-"""Others' changes to iptables-legacy's tables are noticed, ours and the passing of packets are not. Real kernel."""
+"""Foreign changes of iptables-legacy's tables are detected; ours, and packets, are not reported. In the real kernel."""
 
 import ctypes
 import socket
@@ -37,7 +37,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def watch() -> LegacyWatch:
-    """A watch over tables that hold something already."""
+    """A watch over tables that already have rules."""
     for version, name in TABLES:
         load(version, name)
     return LegacyWatch(TABLES)
@@ -69,7 +69,7 @@ def insert(version: Version, table: str) -> None:
 
 
 def replace_one(version: Version, table: str) -> None:
-    """As many rules as before, and as large."""
+    """Replace a rule: the number of rules and the size stay."""
     change(version, table, "-R", chain_of(table), "3", "-p", "udp", "--dport", "9", "-j", "RETURN")
 
 
@@ -79,7 +79,7 @@ def reorder(version: Version, table: str) -> None:
 
 
 def restore_older(version: Version, table: str) -> None:
-    """As many rules as before, and as large, but those of yesterday."""
+    """Restore an older save: the number of rules and the size stay."""
     load(version, table, range(7001, 7004))
 
 
@@ -89,15 +89,15 @@ def new_chain(version: Version, table: str) -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=str)
 @pytest.mark.parametrize(
-    "deed",
+    "edit",
     [flush, delete, insert, replace_one, reorder, restore_older, new_chain],
     ids=lambda f: f.__name__,
 )
-def test_what_others_do_is_noticed_once(
-    watch: LegacyWatch, deed: Callable[[Version, str], None], table: Watched
+def test_a_foreign_change_is_reported_once(
+    watch: LegacyWatch, edit: Callable[[Version, str], None], table: Watched
 ) -> None:
     assert not watch.changed()
-    deed(*table)
+    edit(*table)
     assert watch.changed()
     assert not watch.changed()
 
@@ -107,12 +107,12 @@ def test_a_policy_is_noticed(watch: LegacyWatch) -> None:
     assert watch.changed()
 
 
-@pytest.mark.parametrize("deed", [replace_one, restore_older], ids=lambda f: f.__name__)
-def test_number_and_size_alone_would_not_do(deed: Callable[[Version, str], None]) -> None:
-    """Why the rules themselves are read."""
+@pytest.mark.parametrize("edit", [replace_one, restore_older], ids=lambda f: f.__name__)
+def test_number_and_size_alone_would_not_do(edit: Callable[[Version, str], None]) -> None:
+    """The rules themselves must be read."""
     load(4, "nat")
     before = number_and_size()
-    deed(4, "nat")
+    edit(4, "nat")
     assert number_and_size() == before
 
 
@@ -124,8 +124,8 @@ def number_and_size() -> bytes:
     return buffer.raw[-48:]
 
 
-def test_packets_and_looking_are_not_changes(watch: LegacyWatch) -> None:
-    """The limit match counts inside its rule; nat sees packets only where some rule asks for the tracking of flows."""
+def test_packets_and_listing_are_not_changes(watch: LegacyWatch) -> None:
+    """The limit match counts inside its rule; nat sees packets only where a rule needs connection tracking."""
     for version, name in TABLES:
         limit = ("-m", "conntrack", "--ctstate", "NEW", "-m", "limit", "--limit", "1000/second")
         change(version, name, "-A", "OUTPUT", *limit, "-j", "RETURN")
@@ -146,7 +146,7 @@ def test_packets_and_looking_are_not_changes(watch: LegacyWatch) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=str)
-def test_a_table_that_comes_to_be_is_a_change_and_looking_creates_none(table: Watched) -> None:
+def test_a_new_table_is_a_change_and_the_watch_creates_none(table: Watched) -> None:
     watch = LegacyWatch(TABLES)
     assert not watch.changed()
     assert [path.read_text() for path in NAMES] == ["", ""]
@@ -174,14 +174,14 @@ def backend(watch: LegacyWatch) -> Iterator[Iptables]:
     backend.close()
 
 
-def test_our_own_changes_are_ours(watch: LegacyWatch, backend: Iptables) -> None:
+def test_own_changes_are_not_reported(watch: LegacyWatch, backend: Iptables) -> None:
     backend.replace_all([EXTERNAL], [entry(1)], 0.0)
     backend.apply([Change(None, entry(2))], 0.0)
     backend.remove_all()
     assert not watch.changed()
 
 
-def test_what_others_did_before_we_changed_something_is_not_lost(watch: LegacyWatch, backend: Iptables) -> None:
+def test_a_foreign_change_before_an_own_change_is_reported(watch: LegacyWatch, backend: Iptables) -> None:
     backend.replace_all([EXTERNAL], [entry(1)], 0.0)
     change(4, "nat", "-F", "PREROUTING")
     backend.apply([Change(None, entry(2))], 0.0)
@@ -189,7 +189,7 @@ def test_what_others_did_before_we_changed_something_is_not_lost(watch: LegacyWa
     assert not watch.changed()
 
 
-def test_what_others_do_after_an_attempt_of_ours_failed_is_noticed(watch: LegacyWatch, backend: Iptables) -> None:
+def test_a_foreign_change_after_a_failed_own_change_is_reported(watch: LegacyWatch, backend: Iptables) -> None:
     backend.replace_all([EXTERNAL], [entry(1)], 0.0)
     with pytest.raises(FirewallError):
         backend.apply([Change(entry(2), None)], 0.0)
@@ -199,7 +199,7 @@ def test_what_others_do_after_an_attempt_of_ours_failed_is_noticed(watch: Legacy
 
 
 def test_a_table_that_changes_its_size_while_it_is_read(watch: LegacyWatch) -> None:
-    """The kernel then says EAGAIN: the size that was asked for is no longer the size of the table."""
+    """The kernel returns EAGAIN where the requested size is no longer that of the table."""
     script = "for n in $(seq 100); do iptables-legacy -w -t nat -A PREROUTING -p udp --dport $n -j RETURN; done"
     with subprocess.Popen(["sh", "-c", script]) as operator:
         while operator.poll() is None:
@@ -208,7 +208,7 @@ def test_a_table_that_changes_its_size_while_it_is_read(watch: LegacyWatch) -> N
     assert not watch.changed()
 
 
-def test_who_may_not_look_hears_so(watch: LegacyWatch) -> None:
+def test_without_cap_net_admin_reading_is_an_error(watch: LegacyWatch) -> None:
     with without_net_admin(), pytest.raises(FirewallError, match="filter of IPv4 cannot be read: Operation not permit"):
         watch.changed()
     assert not watch.changed()
