@@ -300,7 +300,8 @@ def assert_locked_out() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_lock_is_that_of_iptables_programs() -> None:
+def test_the_lock_is_that_of_iptables_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XTABLES_LOCKFILE")
     with xtables_lock(timeout=5):
         assert_locked_out()
 
