@@ -1,4 +1,4 @@
-"""TOML -> pydantic -> the plain values that the parts are built from."""
+"""The configuration file: TOML, validated by pydantic."""
 
 import json
 import re
@@ -26,19 +26,19 @@ from igd.host.interface_name import interface_name
 
 DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
-"""TCP 2869 is known to firewalls and their authors as UPnP's, and lies below the ports that systems give out."""
+"""The port that firewalls know as UPnP's, below the ephemeral port range."""
 
 BackendName = Literal["auto", "nftables", "iptables", "pretend"]
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; the text names file, key, value and what is allowed, one a line."""
+    """An invalid configuration; the text has one line per error, with file, key, value and what is allowed."""
 
 
 def _string(value: object) -> object:
-    """Refuse the numbers that Python's own types would take for addresses."""
+    """Reject integers, which ipaddress would accept as addresses."""
     if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004 - pydantic collects ValueErrors
+        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueErrors only
     return value
 
 
@@ -51,42 +51,42 @@ def _one_bit(value: int) -> int:
 def _chain(value: str) -> str:
     if not re.fullmatch(r"[\w.-]+|(ip|ip6|inet) [\w./-]+ [\w./-]+", value, re.ASCII):
         raise ValueError(
-            'must be the name of a chain of iptables such as "DOCKER-USER", '
-            'or family, table and chain of nftables such as "inet filter forward"'
+            'must be the name of an iptables chain, such as "DOCKER-USER", '
+            'or the family, table and name of an nftables chain, such as "inet filter forward"'
         )
     return value
 
 
 InterfaceName = Annotated[str, AfterValidator(interface_name)]
-AddressText = Annotated[IPv4Address, BeforeValidator(_string)]
+IPv4AddressString = Annotated[IPv4Address, BeforeValidator(_string)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Leases(_Section):
-    """Lifetimes in seconds: the longest that is granted, and what a lease without an end is told to be."""
+class LeaseSettings(_Section):
+    """Lifetimes in seconds: the maximum, and the one reported for a request without an end."""
 
     max: int = Field(604800, ge=60, le=2**31, strict=True)
     default: int = Field(604800, ge=60, le=2**31, strict=True)
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Leases":
+    def _ordered(self) -> "LeaseSettings":
         if self.default > self.max:
             raise ValueError(f"default ({self.default}) must not be above max ({self.max})")
         return self
 
 
-class Limits(_Section):
-    """What one peer may use."""
+class LimitSettings(_Section):
+    """Limits per peer."""
 
     mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
 
 
-class Firewall(_Section):
-    """Which part of the kernel carries the mappings, and how."""
+class FirewallSettings(_Section):
+    """The kernel interface that holds the mappings, and its options."""
 
     backend: BackendName = "auto"
     mark: Annotated[int, AfterValidator(_one_bit)] = Field(MARK, ge=1, le=2**31, strict=True)
@@ -105,30 +105,30 @@ class PortControlSettings(_Section):
 
 
 class StoreSettings(_Section):
-    """Where leases are kept; None: leases.sqlite in the state directory."""
+    """The file of the leases; None: leases.sqlite in the state directory."""
 
     path: Path | None = None
 
 
 class Config(_Section):
-    """All that an operator can say; every key has a default that works."""
+    """The whole configuration; every key has a working default."""
 
     external_interface: Literal["auto"] | InterfaceName = "auto"
-    external_address: Literal["auto"] | AddressText = "auto"
+    external_address: Literal["auto"] | IPv4AddressString = "auto"
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
     rules: tuple[PortRule, ...] | None = None
     allow: tuple[PortRule, ...] | None = None
-    leases: Leases = Leases()
-    limits: Limits = Limits()
+    leases: LeaseSettings = LeaseSettings()
+    limits: LimitSettings = LimitSettings()
     port_control: PortControlSettings = PortControlSettings()
-    firewall: Firewall = Firewall()
+    firewall: FirewallSettings = FirewallSettings()
     store: StoreSettings = StoreSettings()
 
     @field_validator("rules", "allow", mode="before")
     @classmethod
-    def _parsed(cls, lines: Any, info: Any) -> tuple[PortRule, ...]:  # noqa: ANN401 - whatever the file holds
+    def _parsed(cls, lines: Any, info: Any) -> tuple[PortRule, ...]:  # noqa: ANN401 - any TOML value
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise ValueError("must be a list of strings")
         prefix = "allow " if info.field_name == "allow" else ""
@@ -137,26 +137,21 @@ class Config(_Section):
     @model_validator(mode="after")
     def _one_list(self) -> "Config":
         if self.rules is not None and self.allow is not None:
-            raise ValueError("rules and allow are two ways to say one thing: use one of them")
+            raise ValueError("rules and allow exclude each other: use one of them")
         return self
 
     @property
     def policy(self) -> Policy:
-        """The rules and lifetimes in force."""
+        """The rules and limits in force."""
         rules = self.rules if self.rules is not None else self.allow
-        return Policy(
-            ANY_UNPRIVILEGED if rules is None else rules,
-            self.leases.max,
-            self.leases.default,
-            self.limits.mappings_per_peer,
-        )
+        rules = ANY_UNPRIVILEGED if rules is None else rules
+        return Policy(rules, self.leases.max, self.leases.default, self.limits.mappings_per_peer)
 
     def describe(self) -> str:
-        """What is used, the defaults included, as TOML that says the same."""
+        """Return the configuration, including defaults, as equivalent TOML."""
         plain = self.model_dump(mode="json", exclude={"rules", "allow"}, exclude_none=True)
         sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
-        top = {name: value for name, value in plain.items() if name not in sections}
-        lines = [_toml(name, value) for name, value in top.items()]
+        lines = [_toml(name, value) for name, value in plain.items() if name not in sections]
         lines += ["rules = [", *(f"    {_literal(str(rule))}," for rule in self.policy.rules), "]"]
         for name, section in sections.items():
             lines += ["", f"[{name}]", *(_toml(key, value) for key, value in section.items())]
@@ -168,17 +163,17 @@ def _toml(key: str, value: object) -> str:
 
 
 def _literal(value: object) -> str:
-    """Numbers and strings look alike in TOML and JSON, but TOML knows no surrogates and wants DEL escaped."""
+    """Format a scalar: JSON syntax is valid TOML if non-ASCII stays as it is (no surrogates) and DEL is escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def default_path(interface: str) -> Path:
-    """Where the configuration of this interface lies unless the command line says otherwise."""
+    """Return the default path of this interface's configuration."""
     return DIRECTORY / f"{interface}.toml"
 
 
 def load(path: Path) -> Config:
-    """Read a configuration; ConfigError."""
+    """Read and validate a configuration file; ConfigError."""
     try:
         return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -186,17 +181,17 @@ def load(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except ValidationError as error:
-        raise ConfigError("\n".join(_complaints(path, error))) from None
+        raise ConfigError("\n".join(_error_lines(path, error))) from None
 
 
-def _complaints(path: Path, error: ValidationError) -> list[str]:
-    """One line for each mistake; what a union's branches say about one key becomes one line."""
-    said: dict[tuple[str, ...], list[Any]] = {}
+def _error_lines(path: Path, error: ValidationError) -> list[str]:
+    """Return one line per key; the errors of a union's branches are joined."""
+    by_key: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
         location = tuple(map(str, detail["loc"]))
         key = location[: 2 if location and location[0] in _SECTIONS else 1]
-        said.setdefault(key, []).append(detail)
-    return [f"{path}: {'.'.join(key) or 'the file'}: {_reason(key, details)}" for key, details in said.items()]
+        by_key.setdefault(key, []).append(detail)
+    return [f"{path}: {'.'.join(key) or 'the file'}: {_reason(key, details)}" for key, details in by_key.items()]
 
 
 _SECTIONS = {

@@ -1,4 +1,4 @@
-"""What an operator writes is what is used, and what cannot be used is said in one line each."""
+"""The configuration file is used as written; each error in it is reported in one line."""
 
 import json
 import tomllib
@@ -56,14 +56,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "wg0.toml"
 
 
-def complaint(path: Path, text: str) -> str:
+def error_of(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load(path)
     return str(caught.value)
 
 
-def test_an_empty_file_is_the_defaults(path: Path) -> None:
+def test_an_empty_file_means_the_defaults(path: Path) -> None:
     path.touch()
     config = load(path)
     assert config == Config()
@@ -112,7 +112,7 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reported"),
     [
         ("http_prot = 1", "http_prot: unknown key; allowed are external_interface, external_address, uuid, http_port"),
         ("[leases]\nmin = 5", "leases.min: unknown key; allowed are max, default"),
@@ -138,7 +138,7 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
         ("[firewall]\nhairpin = 1", "firewall.hairpin: 1: Input should be a valid boolean"),
         (
             '[firewall]\nforward_chain = "filter forward"',
-            "firewall.forward_chain: 'filter forward': must be the name of a chain of iptables",
+            "firewall.forward_chain: 'filter forward': must be the name of an iptables chain",
         ),
         ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto'; or "),
         ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto'; or "),
@@ -153,18 +153,18 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
         ("rules = [5]", "rules: must be a list of strings"),
         ('rules = ["permit"]', "rules: 'permit' is not of the form: allow|deny"),
         ('allow = ["1-2 10.0.0.0/8 9-8"]', "allow: '9-8' is not a range of ports"),
-        ("rules = []\nallow = []", "the file: rules and allow are two ways to say one thing"),
+        ("rules = []\nallow = []", "the file: rules and allow exclude each other"),
         ("http_port = ", "Invalid value (at end of document)"),
     ],
 )
-def test_a_mistake_names_file_key_value_and_what_is_allowed(path: Path, text: str, said: str) -> None:
-    found = complaint(path, text)
-    assert found.startswith(f"{path}: {said}")
+def test_an_error_names_file_key_value_and_what_is_allowed(path: Path, text: str, reported: str) -> None:
+    found = error_of(path, text)
+    assert found.startswith(f"{path}: {reported}")
     assert "\n" not in found
 
 
-def test_every_mistake_has_its_line(path: Path) -> None:
-    found = complaint(path, "http_port = 0\nnonsense = 1\n[leases]\nmax = 1\n")
+def test_every_error_has_its_line(path: Path) -> None:
+    found = error_of(path, "http_port = 0\nnonsense = 1\n[leases]\nmax = 1\n")
     assert sorted(line.split(": ")[1] for line in found.splitlines()) == ["http_port", "leases.max", "nonsense"]
 
 
@@ -196,14 +196,14 @@ def test_a_file_that_cannot_be_read_is_named(path: Path) -> None:
         store=st.fixed_dictionaries({}, optional={"path": st.sampled_from(["/a b/\U0001f3e0", 'x"y\\z'])}),
     )
 )
-def test_what_check_prints_says_the_same_again(values: dict[str, object]) -> None:
+def test_the_described_configuration_is_equivalent(values: dict[str, object]) -> None:
     config = Config.model_validate({key: value for key, value in values.items() if value is not None})
     again = Config.model_validate(tomllib.loads(config.describe()))
     assert again.policy == config.policy
     assert again.model_dump(exclude={"rules"}) == config.model_dump(exclude={"rules"})
 
 
-def test_the_full_example_is_described_in_full(path: Path) -> None:
+def test_every_key_is_described(path: Path) -> None:
     path.write_text(FULL, encoding="utf-8")
     described = tomllib.loads(load(path).describe())
     assert described == tomllib.loads(FULL)
@@ -211,15 +211,15 @@ def test_the_full_example_is_described_in_full(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wg0", "a" * 15, "wg-home.1", "@!", "ü" * 7])
-def test_names_that_the_kernel_takes(name: str) -> None:
+def test_interface_names_that_the_kernel_accepts(name: str) -> None:
     assert interface_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a" * 16, "ü" * 8, "a b", "a/b", "a:b", ".", "..", "a\n", "a\0"])
-def test_names_that_the_kernel_does_not_take(name: str) -> None:
+def test_interface_names_that_the_kernel_rejects(name: str) -> None:
     with pytest.raises(ValueError, match="is not an interface name"):
         interface_name(name)
 
 
-def test_the_usual_place() -> None:
+def test_the_default_path() -> None:
     assert default_path("wg0") == Path("/etc/igd/wg0.toml")
