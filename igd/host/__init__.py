@@ -1,1 +1,1 @@
-"""What the machine tells us: values, never decisions."""
+"""Reads the state of the host: WireGuard, links, addresses, sockets. Decides nothing."""

@@ -1,4 +1,4 @@
-"""The external address: what is announced to clients, and what packets from the internet carry."""
+"""The external address: the one announced to clients, and the one in packets from the internet."""
 
 import logging
 from collections.abc import Iterable
@@ -12,17 +12,16 @@ log = logging.getLogger(__name__)
 
 
 class ExternalAddresses(NamedTuple):
-    """`announced` is what clients are told, `matched` is what packets to us bear; they differ behind a 1:1 NAT."""
+    """`announced` to clients, and `matched` against packets' destinations; they differ behind a 1:1 NAT."""
 
     announced: IPv4Address | None
     matched: tuple[IPv4Address, ...]
 
 
 def external_addresses(configured: IPv4Address | None, interface: Iterable[Interface]) -> ExternalAddresses:
-    """Choose among the external interface's addresses.
+    """Choose among the external interface's addresses: the configured one, else the first public one, else the first.
 
-    One address is matched, not all that the interface has: an operator with several uses the others for something
-    else. The configured one wins, then the first public one, then the first.
+    Only one is matched: an operator with several uses the others for something else.
     """
     own = [address.ip for address in interface if isinstance(address.ip, IPv4Address)]
     if configured in own:
@@ -33,8 +32,8 @@ def external_addresses(configured: IPv4Address | None, interface: Iterable[Inter
     return ExternalAddresses(configured or first, (first,))
 
 
-class Outside:
-    """The external addresses, as they were when they were last read; `configured` is what the operator says."""
+class ExternalAddressReader:
+    """Reads the external addresses and keeps the last result; `configured` is the operator's choice."""
 
     def __init__(self, links: Links, interface: str, configured: IPv4Address | None) -> None:
         self._links = links
@@ -43,16 +42,16 @@ class Outside:
         self.addresses = ExternalAddresses(None, ())
 
     async def read(self) -> bool:
-        """Read them anew, and say whether they have changed; OSError."""
+        """Update `addresses`; return whether they have changed. OSError."""
         found = external_addresses(self._configured, await self._links.addresses(self._interface))
         if found == self.addresses:
             return False
         self.addresses = found
         if not found.matched:
-            log.warning("%s is missing or has no IPv4 address: nothing can be mapped", self._interface)
+            log.warning("%s is missing or has no IPv4 address: no port can be mapped", self._interface)
         elif found.announced and not found.announced.is_global:
             log.warning(
-                "%s is not a public address: clients will refuse it; behind another NAT set external_address",
+                "%s is not a public address: clients will refuse it; behind another NAT, set external_address",
                 found.announced,
             )
         else:

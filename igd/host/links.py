@@ -1,4 +1,4 @@
-"""Interfaces and addresses, as they come and go."""
+"""Network interfaces, their addresses and routes, and changes to them, by rtnetlink."""
 
 import contextlib
 import errno
@@ -18,20 +18,20 @@ from igd.core.request import LinkStatus
 
 _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _MAIN_TABLE = 254
-_UP = 0x1  # IFF_UP: the operator wants it up
-_RUNNING = 0x40  # IFF_RUNNING: and it is
+_UP = 0x1  # IFF_UP: administratively up
+_RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
 
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """An interface: no other ever has its `index`; `up` is what the operator wants."""
+    """An interface's `index`, which is never reused, and whether it is administratively `up`."""
 
     index: int
     up: bool
 
 
 class Links:
-    """The machine's links by rtnetlink; an asynchronous context manager. Raises OSError."""
+    """Reads the host's links; an asynchronous context manager. Its methods raise OSError."""
 
     def __init__(self) -> None:
         self._netlink = AsyncIPRoute()
@@ -44,19 +44,19 @@ class Links:
         await self._netlink.__aexit__(None, None, None)
 
     async def state(self, name: str) -> LinkState | None:
-        """The index of this interface and whether it is up; None where it is not there."""
+        """Return the state of this interface, or None if it does not exist."""
         link = await self._link(name)
         return LinkState(link["index"], bool(link["flags"] & _UP)) if link else None
 
     async def addresses(self, name: str) -> tuple[Interface, ...]:
-        """The addresses of this interface with their networks, in the kernel's order; none where it is not there."""
+        """Return the addresses and networks of this interface, in the kernel's order; none if it does not exist."""
         link = await self._link(name)
         if link is None:
             return ()
         return tuple(_address(message) for message in await self._dump("addr", index=link["index"]))
 
     async def default_interface(self) -> str | None:
-        """The interface of the IPv4 default route with the lowest metric."""
+        """Return the interface of the IPv4 default route with the lowest metric, or None."""
         routes = [
             message
             for message in await self._dump("route", family=socket.AF_INET, table=_MAIN_TABLE)
@@ -66,7 +66,7 @@ class Links:
         return socket.if_indextoname(best.get("oif")) if best else None
 
     async def route(self, address: Address) -> str | None:
-        """The interface through which packets to `address` leave; None where none does."""
+        """Return the interface through which packets to `address` leave, or None if there is no route."""
         try:
             (route, *_) = await self._dump("route", "get", dst=str(address))
         except OSError as error:
@@ -76,18 +76,18 @@ class Links:
         return socket.if_indextoname(route.get("oif"))
 
     async def changes(self, *, routes: bool = False) -> AsyncIterator[None]:
-        """Yield at once, then whenever links or addresses (with `routes`, IPv4 routes too) may have changed."""
+        """Yield immediately, and whenever links or addresses (with `routes`, also IPv4 routes) may have changed."""
         groups = _GROUPS | RTMGRP_IPV4_ROUTE if routes else _GROUPS
         while True:
             async with AsyncIPRoute() as events:
                 await events.bind(groups=groups)
                 yield
-                with contextlib.suppress(OSError):  # too many at once (ENOBUFS): begin anew, and look at everything
+                with contextlib.suppress(OSError):  # messages were lost (ENOBUFS): subscribe again, and yield
                     async for _ in events.get():
                         yield
 
     async def status(self, name: str, uptime: int) -> LinkStatus:
-        """The state and the counters of this interface, which igd has known to be up for `uptime` seconds."""
+        """Return the state and the counters of this interface; `uptime` in seconds is passed through."""
         link = await self._link(name)
         counters = (link and link.get("stats64")) or dict.fromkeys(_COUNTERS, 0)
         return LinkStatus(
@@ -112,18 +112,18 @@ class Links:
         try:
             answers = await getattr(self._netlink, what)(command, **filters)
             return list(answers) if command == "get" else [message async for message in answers]
-        except NetlinkError as error:  # not an OSError, though it is one
+        except NetlinkError as error:  # not a subclass of OSError
             raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
 
 
 def _address(message: Any) -> Interface:  # noqa: ANN401 - pyroute2 has no types
-    # On a point-to-point link IFA_ADDRESS is the other end, and IFA_LOCAL ours.
+    # On a point-to-point link IFA_ADDRESS is the remote end and IFA_LOCAL the local one.
     return ipaddress.ip_interface(f"{message.get('local') or message.get('address')}/{message['prefixlen']}")
 
 
 _COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
 _SPEED_UNKNOWN = 1_000_000_000
-"""Virtual interfaces have no speed; clients print it or divide by it, so it cannot be 0."""
+"""Bits per second of a virtual interface, which has no speed; not 0, because clients divide by it."""
 
 
 def _speed(name: str) -> int:

@@ -1,8 +1,8 @@
-"""Which ports the server itself uses: a mapping must not take them, and would never get their packets.
+"""The ports that the server itself listens on, which must not be mapped.
 
-The kernel is asked who would receive a packet from somewhere (sock_diag(7), one socket, not a dump): a listener or an
-unconnected UDP socket, whoever's it is, the kernel's own (WireGuard's) included; not a connection that happens to leave
-from that port. Structures: linux/inet_diag.h, linux/sock_diag.h.
+One sock_diag(7) query looks up the socket that would receive a packet from anywhere: a TCP listener or an unconnected
+UDP socket, of any process or of the kernel (WireGuard's), but not an outgoing connection from that port. Structures:
+linux/inet_diag.h, linux/sock_diag.h.
 """
 
 import errno
@@ -24,25 +24,25 @@ NLM_F_REQUEST = 1
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBxxI")  # struct inet_diag_req_v2: family, protocol, states; then struct inet_diag_sockid
 _ENDS = struct.Struct("!HH16s16s")  # ports and addresses of source and destination
-_REST = struct.Struct("=III")  # interface, and the cookie of a socket that is known already: none is
+_REST = struct.Struct("=III")  # interface index, and the cookie of a known socket
 _ANY_STATE = _NO_COOKIE = 0xFFFF_FFFF
-_ANSWER_SIZE = 4096
+_RESPONSE_SIZE = 4096
 
 
 class OwnPorts:
-    """Asks about packets that come in by the interface `external`."""
+    """Looks up the receiver of packets that arrive on the interface `external`."""
 
     def __init__(self, external: str) -> None:
         self._external = external
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-        if not all(map(self._sees, TransportProtocol)):
-            log.warning("this kernel does not tell who listens where (inet_diag): the server's own ports can be mapped")
+        if not all(map(self._supports, TransportProtocol)):
+            log.warning("this kernel has no inet_diag: ports that the server itself listens on can be mapped")
 
     def in_use(self, protocol: TransportProtocol, address: IPv4Address, port: int) -> bool:
-        """Tell whether a socket of the server receives what comes to this address and port; OSError."""
+        """Return whether a socket of the server receives packets to this address and port; OSError."""
         try:
             interface = socket.if_nametoindex(self._external)
-        except OSError:  # it is not there now, and what is bound to it gets nothing
+        except OSError:  # it does not exist now, so that sockets bound to it receive nothing
             interface = 0
         return self._receives(protocol, address, port, interface)
 
@@ -51,26 +51,25 @@ class OwnPorts:
         self._netlink.close()
 
     def _receives(self, protocol: TransportProtocol, address: IPv4Address, port: int, interface: int) -> bool:
-        here, anywhere = (port, address.packed), (0, b"")
-        # With UDP the kernel takes the one for the other, for historical reasons as net/ipv4/udp_diag.c has it.
-        (port1, address1), (port2, address2) = (
-            (here, anywhere) if protocol is TransportProtocol.TCP else (anywhere, here)
-        )
-        ends = _ENDS.pack(port1, port2, address1, address2) + _REST.pack(interface, _NO_COOKIE, _NO_COOKIE)
+        # For UDP the kernel swaps source and destination, for historical reasons (net/ipv4/udp_diag.c).
+        ports, addresses = (port, 0), (address.packed, b"")
+        if protocol is TransportProtocol.UDP:
+            ports, addresses = ports[::-1], addresses[::-1]
+        ends = _ENDS.pack(*ports, *addresses) + _REST.pack(interface, _NO_COOKIE, _NO_COOKIE)
         request = _REQUEST.pack(socket.AF_INET, protocol, _ANY_STATE) + ends
         self._netlink.send(
             _HEADER.pack(_HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0) + request
         )
-        answer = self._netlink.recv(_ANSWER_SIZE)
-        if _HEADER.unpack_from(answer)[1] != NLMSG_ERROR:
+        response = self._netlink.recv(_RESPONSE_SIZE)
+        if _HEADER.unpack_from(response)[1] != NLMSG_ERROR:
             return True
-        number = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+        number = -struct.unpack_from("=i", response, _HEADER.size)[0]
         if number != errno.ENOENT:
-            raise OSError(number, f"who listens where: {os.strerror(number)}")
+            raise OSError(number, f"sock_diag: {os.strerror(number)}")
         return False
 
-    def _sees(self, protocol: TransportProtocol) -> bool:
-        """Ask about a socket of our own: what the kernel does not tell of looks like nothing at all."""
+    def _supports(self, protocol: TransportProtocol) -> bool:
+        """Look up a socket of our own: without support, the kernel finds none."""
         kind = socket.SOCK_STREAM if protocol is TransportProtocol.TCP else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as own:
             own.bind(("127.0.0.1", 0))

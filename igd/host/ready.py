@@ -1,4 +1,4 @@
-"""Waits until the two interfaces that a gateway stands between are there."""
+"""Waits until both interfaces of a gateway, the WireGuard and the external one, are ready."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from igd.host.links import Links
 
 @dataclass(frozen=True, slots=True)
 class Interfaces:
-    """The WireGuard interface, by its index (never reused) and first IPv4 address, and the external interface."""
+    """The WireGuard interface's index (never reused) and first IPv4 address, and the external interface's name."""
 
     index: int
     address: IPv4Address
@@ -17,25 +17,25 @@ class Interfaces:
 
 
 async def wait_for_interfaces(
-    links: Links, interface: str, external: str | None, waiting: Callable[[str], None]
+    links: Links, interface: str, external: str | None, report_missing: Callable[[str], None]
 ) -> Interfaces:
-    """Wait until the interface is up with an IPv4 address, and `external` (None: a default route) is known.
+    """Wait until the interface is up with an IPv4 address, and until there is a default route if `external` is None.
 
-    `waiting` is called with what is missing, each time that this changes. OSError.
+    `report_missing` is called with a description of what is missing, whenever it changes. OSError.
     """
     reported = None
     async for _ in links.changes(routes=True):
-        found = await _look(links, interface, external)
+        found = await _interfaces(links, interface, external)
         if isinstance(found, Interfaces):
             return found
         if found != reported:
-            waiting(found)
+            report_missing(found)
             reported = found
     raise AssertionError("changes never end")
 
 
-async def _look(links: Links, interface: str, external: str | None) -> Interfaces | str:
-    """Return the interfaces, or what is missing."""
+async def _interfaces(links: Links, interface: str, external: str | None) -> Interfaces | str:
+    """Return the interfaces, or a description of what is missing."""
     link = await links.state(interface)
     address = await first_address(links, interface)
     if link is None or not link.up or address is None:
@@ -47,6 +47,6 @@ async def _look(links: Links, interface: str, external: str | None) -> Interface
 
 
 async def first_address(links: Links, interface: str) -> IPv4Address | None:
-    """The first IPv4 address of this interface; OSError."""
+    """Return the first IPv4 address of this interface, or None; OSError."""
     addresses = (address.ip for address in await links.addresses(interface))
     return next((address for address in addresses if isinstance(address, IPv4Address)), None)

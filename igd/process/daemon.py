@@ -29,7 +29,7 @@ from igd.firewall.operator_rules.advice import Advisor
 from igd.firewall.site import Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.gateway import Gateway
-from igd.host.external_address import Outside
+from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.own_ports import OwnPorts
 from igd.host.ready import Interfaces, first_address, wait_for_interfaces
@@ -135,7 +135,7 @@ class Daemon:
         self._started = time.monotonic()
         configured = settings.config.external_address
         fixed = None if configured == "auto" else configured
-        self._outside = Outside(links, interfaces.external_interface, fixed)
+        self._outside = ExternalAddressReader(links, interfaces.external_interface, fixed)
         self._port_control: PortControl | None = None
 
     async def serve(self) -> None:

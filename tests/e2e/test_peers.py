@@ -80,7 +80,7 @@ def test_without_a_public_address_nothing_is_mapped_until_there_is_one(lab: Lab)
         # Moved to another interface, the address still carries the tunnel.
         _ip(lab, f"address add {PUBLIC}/32 dev lo", f"address delete {PUBLIC}/24 dev ens0")
         _ip(lab, f"route add {REMOTE} dev ens0", f"route add default via {REMOTE}")
-        process.wait_for("nothing can be mapped")
+        process.wait_for("no port can be mapped")
         assert control.ask(lab.c1, "GetExternalIPAddress") == 501
         assert control.add(lab.c1) == 501
         _ip(lab, f"address add {PUBLIC}/24 dev ens0")

@@ -1,4 +1,4 @@
-"""Which address is told and which is matched, for every way in which a server can be on the internet."""
+"""The announced and the matched address, for every way in which a server is connected to the internet."""
 
 from ipaddress import IPv4Address, ip_interface
 
@@ -12,7 +12,7 @@ from igd.host.external_address import external_addresses
     [
         (None, ["60.60.60.1/24"], "60.60.60.1", ["60.60.60.1"]),
         (None, ["10.0.0.5/24", "60.60.60.1/24", "60.60.60.2/24"], "60.60.60.1", ["60.60.60.1"]),  # the first public
-        (None, ["10.0.0.5/24", "192.168.0.5/24"], "10.0.0.5", ["10.0.0.5"]),  # clients will refuse it, and be right
+        (None, ["10.0.0.5/24", "192.168.0.5/24"], "10.0.0.5", ["10.0.0.5"]),  # clients will refuse it
         (None, ["100.64.0.9/10"], "100.64.0.9", ["100.64.0.9"]),
         (None, ["2001:db8::1/64", "60.60.60.1/24"], "60.60.60.1", ["60.60.60.1"]),
         (None, ["2001:db8::1/64"], None, []),
@@ -23,7 +23,7 @@ from igd.host.external_address import external_addresses
         ("60.60.60.1", [], "60.60.60.1", []),
     ],
 )
-def test_what_is_told_and_what_is_matched(
+def test_announced_and_matched_addresses(
     configured: str | None, interface: list[str], announced: str | None, matched: list[str]
 ) -> None:
     found = external_addresses(IPv4Address(configured) if configured else None, map(ip_interface, interface))

@@ -1,4 +1,4 @@
-"""A port on which the server itself listens is seen as such, whoever listens and however."""
+"""A port that the server itself listens on is recognised, whatever the socket."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def own_ports() -> Iterator[OwnPorts]:
         (socket.AF_INET6, "::1", False),
     ],
 )
-def test_who_listens_on_the_address_uses_the_port(
+def test_a_listener_on_the_address_uses_the_port(
     own_ports: OwnPorts, protocol: TransportProtocol, family: socket.AddressFamily, address: str, *, used: bool
 ) -> None:
     with socket.socket(family, KINDS[protocol]) as service:
@@ -54,7 +54,7 @@ def test_who_listens_on_the_address_uses_the_port(
     assert not own_ports.in_use(protocol, EXTERNAL, 8043)
 
 
-def test_connections_of_a_service_that_has_ended_do_not_count(own_ports: OwnPorts) -> None:
+def test_connections_of_a_closed_listener_do_not_count(own_ports: OwnPorts) -> None:
     with socket.socket() as service:
         service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         service.bind((str(EXTERNAL), 8043))
@@ -65,12 +65,12 @@ def test_connections_of_a_service_that_has_ended_do_not_count(own_ports: OwnPort
         assert not own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
 
 
-def test_an_address_that_is_not_the_servers_has_no_ports_in_use(own_ports: OwnPorts) -> None:
+def test_a_foreign_address_has_no_ports_in_use(own_ports: OwnPorts) -> None:
     assert not own_ports.in_use(TransportProtocol.TCP, IPv4Address("60.60.60.1"), 8043)
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
-def test_what_leaves_from_a_port_does_not_use_it(own_ports: OwnPorts, kind: socket.SocketKind) -> None:
+def test_an_outgoing_connection_does_not_use_its_port(own_ports: OwnPorts, kind: socket.SocketKind) -> None:
     protocol = TransportProtocol.TCP if kind == socket.SOCK_STREAM else TransportProtocol.UDP
     with socket.socket(socket.AF_INET, kind) as service, socket.socket(socket.AF_INET, kind) as client:
         service.bind((str(EXTERNAL), 8043))
@@ -82,7 +82,7 @@ def test_what_leaves_from_a_port_does_not_use_it(own_ports: OwnPorts, kind: sock
         assert own_ports.in_use(protocol, EXTERNAL, 8043)
 
 
-def test_ports_that_only_root_may_use_are_seen_by_anybody(own_ports: OwnPorts) -> None:
+def test_privileged_ports_are_visible_to_other_users(own_ports: OwnPorts) -> None:
     with socket.socket() as service:
         service.bind((str(EXTERNAL), 22))
         service.listen()
@@ -93,7 +93,7 @@ def test_ports_that_only_root_may_use_are_seen_by_anybody(own_ports: OwnPorts) -
             os.seteuid(0)
 
 
-def test_what_is_bound_to_another_interface_does_not_count(own_ports: OwnPorts) -> None:
+def test_a_socket_bound_to_another_interface_does_not_count(own_ports: OwnPorts) -> None:
     run("ip", "link", "add", "ext0", "type", "veth", "peer", "name", "wg0")
     with socket.socket() as service:
         service.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wg0")
@@ -104,7 +104,7 @@ def test_what_is_bound_to_another_interface_does_not_count(own_ports: OwnPorts) 
             assert inside.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
 
 
-def test_an_interface_that_is_not_there_changes_nothing() -> None:
+def test_a_missing_interface_does_not_matter() -> None:
     with contextlib.closing(OwnPorts("none0")) as own_ports, socket.socket() as service:
         service.bind((str(EXTERNAL), 8043))
         service.listen()
