@@ -1,4 +1,4 @@
-"""`python -m igd` is `igd`."""
+"""Makes `python -m igd` the same as `igd`."""
 
 from igd.cli import main
 

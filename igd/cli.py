@@ -1,4 +1,4 @@
-"""The command line: a table of subcommands. What a command needs is imported when it runs: start-up is felt."""
+"""The command line: a table of subcommands. Each imports what it needs when it runs, so that all start fast."""
 
 import argparse
 import json
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 OK, FAILED, MISUSED = 0, 1, 2
 
 STOP_SECONDS = 15.0
-"""How long `igd stop` waits for a daemon to clear up before it is killed and cleared up after."""
+"""How long `igd stop` waits for the daemon to exit before it kills it."""
 
 DETACH_SECONDS = 10.0
-"""How long `igd run --detach` waits for readiness: wg-quick waits for it, and must not wait for a default route."""
+"""How long `igd run --detach` waits for readiness: wg-quick, which runs it, must not wait for a default route."""
 
 
 class Command(NamedTuple):
-    """One subcommand: what it is for, its arguments, and what it does (-> exit status)."""
+    """One subcommand: its help text, its arguments, and the function that runs it and returns the exit status."""
 
     purpose: str
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
-    act: Callable[[argparse.Namespace], int]
+    run: Callable[[argparse.Namespace], int]
 
 
 def main() -> None:
-    """Run the command that the command line names, and exit with 0, 1 (it failed) or 2 (it was misused)."""
+    """Run the given subcommand; exit with 0 (success), 1 (failure) or 2 (wrong usage or configuration)."""
     parser = argparse.ArgumentParser(prog="igd", description="A port-mapping gateway for WireGuard servers.")
     parser.add_argument("--version", action="version", version=f"igd {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,15 +44,15 @@ def main() -> None:
         for names, options in command.arguments:
             subparser.add_argument(*names, **options)
     arguments = parser.parse_args()
-    sys.exit(COMMANDS[arguments.command].act(arguments))
+    sys.exit(COMMANDS[arguments.command].run(arguments))
 
 
-def _complain(text: str, status: int) -> int:
+def _print_error(text: str, status: int) -> int:
     sys.stderr.write("".join(f"igd: {line}\n" for line in text.splitlines()))
     return status
 
 
-def _say(text: str) -> int:
+def _print(text: str) -> int:
     sys.stdout.write(f"{text}\n")
     return OK
 
@@ -65,9 +65,9 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         config = load(path) if arguments.config or path.exists() else Config()
     except ConfigError as error:
-        return _complain(str(error), MISUSED)
-    except OSError as error:  # whether it is there cannot be told: ignoring it could open what the operator denied
-        return _complain(f"{path}: {error.strerror}", FAILED)
+        return _print_error(str(error), MISUSED)
+    except OSError as error:  # the file may exist, and may deny what the defaults allow
+        return _print_error(f"{path}: {error.strerror}", FAILED)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if arguments.verbose:
         logging.getLogger("igd").setLevel(logging.DEBUG)
@@ -87,7 +87,7 @@ def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None]) -
         with instance.lock():
             daemon.run(daemon.Settings(instance, config, on_ready))
     except (OSError, FirewallError) as error:
-        return _complain(f"{instance.interface}: {error}", FAILED)
+        return _print_error(f"{instance.interface}: {error}", FAILED)
     return OK
 
 
@@ -98,16 +98,16 @@ def _stop(arguments: argparse.Namespace) -> int:
     instance = Instance(arguments.interface)
     try:
         if not instance.stop(STOP_SECONDS):
-            _say(f"igd was not running for {instance.interface}")
+            _print(f"igd was not running for {instance.interface}")
         with instance.lock():
-            kernel.remove_everything(instance.interface, *_left_behind(instance))
+            kernel.remove_everything(instance.interface, *_mark_and_destinations(instance))
     except (OSError, FirewallError) as error:
-        return _complain(f"{instance.interface}: {error}", FAILED)
+        return _print_error(f"{instance.interface}: {error}", FAILED)
     return OK
 
 
-def _left_behind(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Network, ...]"]:
-    """The mark of flows that a daemon which was killed may have left, and where they lead."""
+def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Network, ...]"]:
+    """Return the mark and the destinations of the flows that a killed daemon may have left."""
     from ipaddress import ip_network
 
     from igd.config import Config, ConfigError, default_path, load
@@ -115,7 +115,7 @@ def _left_behind(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Netw
 
     try:
         config = load(default_path(instance.interface))
-    except ConfigError:  # it is not there, or has been broken since
+    except ConfigError:  # it is missing or invalid now
         config = Config()
     return config.firewall.mark, tuple(map(ip_network, addresses_in(config.store.path or instance.store_path)))
 
@@ -126,35 +126,35 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         config = load(arguments.file) if arguments.file else Config()
     except ConfigError as error:
-        return _complain(str(error), MISUSED)
-    return _say(config.describe())
+        return _print_error(str(error), MISUSED)
+    return _print(config.describe())
 
 
 def _list(arguments: argparse.Namespace) -> int:
     from igd.operator import admin_client, status
 
-    return _ask(arguments, admin_client.MAPPINGS, status.table)
+    return _query(arguments, admin_client.MAPPINGS, status.table)
 
 
 def _status(arguments: argparse.Namespace) -> int:
     from igd.operator import admin_client, status
 
-    return _ask(arguments, admin_client.STATUS, status.listing)
+    return _query(arguments, admin_client.STATUS, status.listing)
 
 
-def _ask(arguments: argparse.Namespace, what: str, readable: Callable[[Any], str]) -> int:
+def _query(arguments: argparse.Namespace, path: str, as_text: Callable[[Any], str]) -> int:
     from igd.operator import admin_client
 
     name = arguments.interface
     try:
-        answer = admin_client.ask(Instance(name).runtime_directory, what)
+        response = admin_client.get(Instance(name).runtime_directory, path)
     except (FileNotFoundError, ConnectionRefusedError):
-        return _complain(f"igd is not running for {name}; if it should: systemctl status igd@{name}", FAILED)
+        return _print_error(f"igd is not running for {name}; see systemctl status igd@{name}", FAILED)
     except PermissionError:
-        return _complain(f"the igd of {name} answers root and its own user only", FAILED)
+        return _print_error(f"the igd of {name} answers root and its own user only", FAILED)
     except OSError as error:
-        return _complain(f"the igd of {name} does not answer: {error}", FAILED)
-    return _say(json.dumps(answer, indent=2) if arguments.json else readable(answer))
+        return _print_error(f"the igd of {name} does not answer: {error}", FAILED)
+    return _print(json.dumps(response, indent=2) if arguments.json else as_text(response))
 
 
 def _interface(text: str) -> str:
@@ -166,18 +166,15 @@ def _interface(text: str) -> str:
 
 _INTERFACE = (("interface",), {"metavar": "INTERFACE", "type": _interface, "help": "the WireGuard interface"})
 _JSON = (("--json",), {"action": "store_true", "help": "as JSON"})
-_CONFIG = (
-    ("--config",),
-    {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, where it is there"},
-)
-_DETACH = (("--detach",), {"action": "store_true", "help": "go into the background, and return once it serves"})
-_VERBOSE = (("--verbose",), {"action": "store_true", "help": "log every request, and junk too"})
-_FILE = (("file",), {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: show the defaults"})
+_CONFIG = (("--config",), {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, if it exists"})
+_DETACH = (("--detach",), {"action": "store_true", "help": "run in the background; return once the daemon serves"})
+_VERBOSE = (("--verbose",), {"action": "store_true", "help": "log every request, and malformed ones"})
+_FILE = (("file",), {"metavar": "FILE", "type": Path, "nargs": "?", "help": "without it, show the defaults"})
 
 COMMANDS = {
     "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),
-    "stop": Command("Stop serving, and clear up after a daemon that was killed.", (_INTERFACE,), _stop),
-    "check": Command("Check a configuration, and show what would be used.", (_FILE,), _check),
+    "stop": Command("Stop the daemon; remove what a killed one left in the firewall.", (_INTERFACE,), _stop),
+    "check": Command("Check a configuration, and show it with all defaults.", (_FILE,), _check),
     "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _list),
-    "status": Command("Show what the daemon knows and has done.", (_INTERFACE, _JSON), _status),
+    "status": Command("Show the daemon's state and request counters.", (_INTERFACE, _JSON), _status),
 }

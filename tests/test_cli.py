@@ -1,4 +1,4 @@
-"""Each subcommand does what its line says, and its exit status tells how it went: 0, 1 failed, 2 misused."""
+"""The subcommands and their exit status: 0 success, 1 failure, 2 wrong usage."""
 
 import importlib
 import json
@@ -48,8 +48,8 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--help") == 0
-    told = capsys.readouterr().out
-    assert {word.split()[0] for word in told.splitlines() if word.startswith("    ")} >= cli.COMMANDS.keys()
+    output = capsys.readouterr().out
+    assert {word.split()[0] for word in output.splitlines() if word.startswith("    ")} >= cli.COMMANDS.keys()
     for name in cli.COMMANDS:
         assert run(monkeypatch, name, "--help") == 0
 
@@ -67,14 +67,14 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("list", "wg0", "-x"),
     ],
 )
-def test_misuse_is_told_with_2(
+def test_wrong_usage_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     assert run(monkeypatch, *arguments) == cli.MISUSED
     assert "usage: igd" in capsys.readouterr().err
 
 
-def test_check_prints_what_would_be_used(
+def test_check_prints_the_whole_configuration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(monkeypatch, "check") == 0
@@ -86,7 +86,7 @@ def test_check_prints_what_would_be_used(
 
 
 @pytest.mark.parametrize("arguments", [("check", "{path}"), ("run", "wg0", "--config", "{path}"), ("run", "wg0")])
-def test_a_mistake_in_the_configuration_ends_with_2_and_a_line_each(
+def test_an_invalid_configuration_exits_with_2_and_prints_a_line_per_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     path = tmp_path / "wg0.toml"
@@ -97,20 +97,20 @@ def test_a_mistake_in_the_configuration_ends_with_2_and_a_line_each(
     assert all(line.startswith(f"igd: {path}: ") for line in lines)
 
 
-def test_a_configuration_that_was_named_must_be_there(
+def test_a_configuration_named_on_the_command_line_must_exist(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "none")) == cli.MISUSED
     assert "No such file" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_directory_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(
+@pytest.mark.skipif(os.geteuid() != 0, reason="switches to another user")
+def test_an_unreadable_directory_is_not_treated_as_empty(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "etc").mkdir(mode=0o700)
     monkeypatch.setattr("igd.config.DIRECTORY", tmp_path / "etc")
-    importlib.import_module("igd.process.background")  # the other user may not be able to read Python's own files
+    importlib.import_module("igd.process.background")  # that user may be unable to read Python's files
     os.seteuid(65534)
     try:
         assert run(monkeypatch, "run", "wg0") == cli.FAILED
@@ -126,44 +126,42 @@ def test_a_second_instance_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize("command", ["list", "status"])
-def test_asking_where_nobody_serves_fails(
+def test_a_query_without_a_daemon_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert run(monkeypatch, command, "wg0") == cli.FAILED
-    told = capsys.readouterr()
-    assert told.err.startswith("igd: igd is not running for wg0")
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.err.startswith("igd: igd is not running for wg0")
+    assert output.out == ""
 
 
-def test_mappings_are_listed_for_people_and_for_programs(
+def test_mappings_are_listed_as_text_and_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directories: Path
 ) -> None:
-    asked: list[tuple[Path, str]] = []
+    requested: list[tuple[Path, str]] = []
 
-    def answer(directory: Path, what: str) -> list[dict[str, object]]:
-        asked.append((directory, what))
+    def get(directory: Path, path: str) -> list[dict[str, object]]:
+        requested.append((directory, path))
         return [MAPPING]
 
-    monkeypatch.setattr(admin_client, "ask", answer)
+    monkeypatch.setattr(admin_client, "get", get)
     assert run(monkeypatch, "list", "wg0") == 0
-    told = capsys.readouterr().out
-    assert "10.100.0.2:80" in told
-    assert "\x1b" not in told
+    output = capsys.readouterr().out
+    assert "10.100.0.2:80" in output
+    assert "\x1b" not in output
     assert run(monkeypatch, "list", "wg0", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [MAPPING]
-    assert asked == [(directories / "run", admin_client.MAPPINGS)] * 2
+    assert requested == [(directories / "run", admin_client.MAPPINGS)] * 2
 
 
-def test_stop_clears_up_even_where_no_daemon_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_cleans_up_even_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[tuple[str, int | None]] = []
     monkeypatch.setattr(kernel, "remove_everything", lambda name, *_: cleared.append((name, Instance(name).process())))
     assert run(monkeypatch, "stop", "wg0") == 0
-    assert cleared == [("wg0", os.getpid())], "under the lock, lest a new daemon loses its rules"
+    assert cleared == [("wg0", os.getpid())], "under the lock, so that a new daemon does not lose its rules"
 
 
-def test_a_kernel_that_cannot_be_cleared_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_cleanup_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object) -> None:
         raise FirewallError("not permitted")
 

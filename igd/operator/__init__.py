@@ -1,1 +1,1 @@
-"""What the person who runs the gateway sees."""
+"""Status and mappings for the operator."""

@@ -1,4 +1,4 @@
-"""What `igd list` and `igd status` ask the daemon: HTTP on its unix socket, without what takes long to import."""
+"""The client side of `igd list` and `igd status`: HTTP on a unix socket, without slow imports."""
 
 import http.client
 import json
@@ -11,20 +11,20 @@ NAME = "admin.sock"
 STATUS = "/status"
 MAPPINGS = "/mappings"
 
-ANSWER_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
-def ask(directory: Path, what: str) -> Any:  # noqa: ANN401 - what JSON holds
-    """Ask the daemon whose runtime directory this is for STATUS or MAPPINGS; OSError where none answers."""
+def get(directory: Path, path: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the daemon's STATUS or MAPPINGS; `directory` is its runtime directory. OSError if it does not answer."""
     with closing(_Connection(directory / NAME)) as connection:
         try:
-            connection.request("GET", what)
+            connection.request("GET", path)
             response = connection.getresponse()
             body = response.read()
         except http.client.HTTPException as error:
-            raise OSError(f"the daemon did not answer: {error!r}") from error
+            raise OSError(f"invalid response: {error!r}") from error
     if response.status != http.HTTPStatus.OK:
-        raise OSError(f"the daemon answered {response.status} {response.reason}")
+        raise OSError(f"response {response.status} {response.reason}")
     return json.loads(body)
 
 
@@ -32,7 +32,7 @@ class _Connection(http.client.HTTPConnection):
     """HTTP on a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("igd", timeout=ANSWER_SECONDS)
+        super().__init__("igd", timeout=TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:

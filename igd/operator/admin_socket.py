@@ -1,4 +1,4 @@
-"""HTTP on a unix socket: the daemon's side of `igd list` and `igd status`. Its owner and root may ask."""
+"""The server side of `igd list` and `igd status`: HTTP on a unix socket, for its owner and root."""
 
 import os
 from collections.abc import Callable
@@ -13,20 +13,20 @@ from igd.operator.status import Status, mapping_as_json
 
 
 class AdminSocket:
-    """The daemon's side, in the runtime directory."""
+    """Serves the status and the mappings on a unix socket in `directory`."""
 
     def __init__(self, gateway: Gateway, status: Callable[[], Status], directory: Path) -> None:
         self._path = directory / NAME
         app = web.Application()
-        app.router.add_get(STATUS, _answer(lambda: status().as_json()))
-        app.router.add_get(MAPPINGS, _answer(lambda: [mapping_as_json(mapped) for mapped in gateway.mappings()]))
+        app.router.add_get(STATUS, _handler(lambda: status().as_json()))
+        app.router.add_get(MAPPINGS, _handler(lambda: [mapping_as_json(mapped) for mapped in gateway.mappings()]))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
     async def open(self) -> None:
-        """Listen; whoever holds the interface's lock may take over a socket that was left behind. OSError."""
+        """Listen, in place of a stale socket: the caller holds the interface's lock, so no daemon uses it. OSError."""
         await self._runner.setup()
         self._path.unlink(missing_ok=True)
-        mask = os.umask(0o177)  # nobody may connect even for the moment before a chmod
+        mask = os.umask(0o177)  # a chmod afterwards would leave a moment in which anyone can connect
         try:
             await web.UnixSite(self._runner, self._path).start()
         finally:
@@ -38,8 +38,8 @@ class AdminSocket:
         self._path.unlink(missing_ok=True)
 
 
-def _answer(give: Callable[[], Any]) -> Callable[[web.Request], Any]:
-    async def answer(_request: web.Request) -> web.Response:
-        return web.json_response(give())
+def _handler(value: Callable[[], Any]) -> Callable[[web.Request], Any]:
+    async def respond(_request: web.Request) -> web.Response:
+        return web.json_response(value())
 
-    return answer
+    return respond

@@ -1,4 +1,4 @@
-"""One snapshot of all that is worth showing, and how it reads. Pure."""
+"""A snapshot of the daemon's state, and its text for a terminal. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from igd.core.request import Mapped
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `igd status` tells; `uptime` is in seconds, `decisions` counts by request and outcome."""
+    """What `igd status` shows; `uptime` is in seconds, `decisions` counts by request and outcome."""
 
     version: str
     pid: int
@@ -27,12 +27,12 @@ class Status:
     decisions: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the status as plain values."""
         return asdict(self)
 
 
 def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
-    """One mapping as plain values, as `igd list --json` shows it; `lease` is in seconds."""
+    """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds."""
     mapping = mapped.mapping
     return {
         "protocol": mapping.protocol.name,
@@ -50,7 +50,7 @@ _COLUMNS = ("PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRI
 
 
 def table(mappings: Iterable[dict[str, Any]]) -> str:
-    """Mappings as `mapping_as_json` gives them, as lines for a terminal."""
+    """Format mappings from `mapping_as_json` as lines for a terminal."""
     return _aligned([_COLUMNS, *map(_row, mappings)])
 
 
@@ -67,7 +67,7 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
 
 
 def listing(status: dict[str, Any]) -> str:
-    """A status as `Status.as_json` gives it, as lines for a terminal."""
+    """Format a status from `Status.as_json` as lines for a terminal."""
     plain = {key: value for key, value in status.items() if key != "decisions"}
     plain["uptime"] = f"{status['uptime']}s"
     plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None
@@ -77,7 +77,7 @@ def listing(status: dict[str, Any]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal could act on: peers write descriptions."""
+    """Escape all unprintable characters, which a terminal might interpret: peers choose the descriptions."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

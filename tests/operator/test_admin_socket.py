@@ -1,4 +1,4 @@
-"""The command line asks the daemon through a socket that nobody else may use."""
+"""The command line queries the daemon through a socket that only root and its owner may use."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from igd.operator.admin_client import MAPPINGS, NAME, STATUS, ask
+from igd.operator.admin_client import MAPPINGS, NAME, STATUS, get
 from igd.operator.admin_socket import AdminSocket
 from igd.operator.status import Status
 from tests.gateway_harness import GatewayHarness, map_port
@@ -17,8 +17,14 @@ from tests.gateway_harness import GatewayHarness, map_port
 SHOWN = Status("0.1", 7, "wg0", "eth0", None, (), "pretend: asked for", "http://", "u", 12, 3, {"MapPort GRANTED": 4})
 
 
-async def asked(directory: Path, what: str) -> Any:  # noqa: ANN401 - what JSON holds
-    return await asyncio.to_thread(ask, directory, what)
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set a time limit that only a hang exceeds."""
+    monkeypatch.setattr("igd.operator.admin_client.TIMEOUT_SECONDS", 60.0)
+
+
+async def fetched(directory: Path, path: str) -> Any:  # noqa: ANN401 - any JSON value
+    return await asyncio.to_thread(get, directory, path)
 
 
 @pytest.fixture
@@ -35,12 +41,12 @@ async def admin(tmp_path: Path, harness: GatewayHarness) -> AsyncIterator[AdminS
 
 
 @pytest.mark.usefixtures("admin")
-async def test_mappings_and_status_are_told(tmp_path: Path, harness: GatewayHarness) -> None:
-    assert await asked(tmp_path, MAPPINGS) == []
+async def test_mappings_and_status_are_served(tmp_path: Path, harness: GatewayHarness) -> None:
+    assert await fetched(tmp_path, MAPPINGS) == []
     await harness.ask(map_port(description="a\x1b\nü"))
-    (mapping,) = await asked(tmp_path, MAPPINGS)
+    (mapping,) = await fetched(tmp_path, MAPPINGS)
     assert (mapping["external_port"], mapping["description"], mapping["lease"]) == (8043, "a\x1b\nü", 300)
-    assert await asked(tmp_path, STATUS) == SHOWN.as_json() | {"matched_addresses": []}
+    assert await fetched(tmp_path, STATUS) == SHOWN.as_json() | {"matched_addresses": []}
 
 
 @pytest.mark.usefixtures("admin")
@@ -48,35 +54,33 @@ async def test_only_the_owner_may_connect(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == 0o600
 
 
-async def test_a_socket_that_was_left_behind_is_taken_over_and_ours_is_removed(
-    tmp_path: Path, harness: GatewayHarness
-) -> None:
+async def test_a_stale_socket_is_replaced_and_removed_at_the_end(tmp_path: Path, harness: GatewayHarness) -> None:
     (tmp_path / NAME).touch()
     admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path)
     await admin.open()
-    assert await asked(tmp_path, MAPPINGS) == []
+    assert await fetched(tmp_path, MAPPINGS) == []
     await admin.close()
-    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - the names alone
 
 
-async def test_where_nobody_listens_it_is_an_error(tmp_path: Path) -> None:
+async def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        await asked(tmp_path, STATUS)
+        await fetched(tmp_path, STATUS)
 
 
 @pytest.mark.usefixtures("admin")
-async def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+async def test_an_unknown_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="404"):
-        await asked(tmp_path, "/nothing")
+        await fetched(tmp_path, "/nothing")
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[", b"junk\r\n\r\n"])
-async def test_a_daemon_that_dies_while_it_answers_is_an_error(tmp_path: Path, answer: bytes) -> None:
+@pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[", b"junk\r\n\r\n"])
+async def test_an_incomplete_response_is_an_error(tmp_path: Path, response: bytes) -> None:
     async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        writer.write(response)
         writer.close()
 
     async with await asyncio.start_unix_server(die, tmp_path / NAME):
         with pytest.raises(OSError, match=r"."):
-            await asked(tmp_path, STATUS)
+            await fetched(tmp_path, STATUS)

@@ -1,4 +1,4 @@
-"""What an operator sees is complete, aligned, and cannot act on his terminal."""
+"""The text for the operator is complete, aligned, and free of terminal control characters."""
 
 import json
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
@@ -62,7 +62,7 @@ def test_a_pinhole_for_two_networks_as_a_table() -> None:
     assert line == "UDP       80        2001:db8::/32, ::/0 port 53  [2001:470:100::2]:80  300s   key="
 
 
-def test_without_mappings_there_is_a_head() -> None:
+def test_an_empty_table_has_a_header() -> None:
     assert table([]).split() == ["PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION"]
 
 
@@ -76,7 +76,7 @@ def test_the_status_as_lines() -> None:
     assert [line.split() for line in lines[-2:]] == [["MapPort", "CONFLICT", "1"], ["MapPort", "GRANTED", "4"]]
 
 
-def test_what_is_not_known_is_a_dash() -> None:
+def test_unknown_values_are_shown_as_a_dash() -> None:
     unknown = STATUS.as_json() | {"external_address": None, "matched_addresses": (), "decisions": {}}
     assert [line.split()[-1] for line in listing(unknown).splitlines() if "address" in line] == ["-", "-"]
 
@@ -96,6 +96,6 @@ def test_the_status_survives_json() -> None:
         ("\U000e0001", "\\U000e0001"),
     ],
 )
-def test_what_a_terminal_could_act_on_is_escaped(text: str, shown: str) -> None:
+def test_terminal_control_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(text).isprintable()
