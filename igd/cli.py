@@ -73,19 +73,19 @@ def _run(arguments: argparse.Namespace) -> int:
         logging.getLogger("igd").setLevel(logging.DEBUG)
     instance = Instance(arguments.interface)
     if not arguments.detach:
-        return _serve(instance, config, lambda: None)
+        return _serve(instance, config)
     return detach(
         lambda on_ready: _serve(instance, config, on_ready), instance.runtime_directory / "igd.log", DETACH_SECONDS
     )
 
 
-def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None]) -> int:
+def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None] | None = None) -> int:
     from igd.firewall.backend import FirewallError
     from igd.process import daemon
 
     try:
         with instance.lock():
-            daemon.run(daemon.Settings(instance, config, on_ready))
+            daemon.run(instance, config, on_ready)
     except (OSError, FirewallError) as error:
         return _print_error(f"{instance.interface}: {error}", FAILED)
     return OK

@@ -1,1 +1,1 @@
-"""The daemon's process: builds all parts, keeps them running, and ends them."""
+"""The daemon's process: builds all parts, serves, and closes them."""

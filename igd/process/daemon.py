@@ -1,97 +1,37 @@
-"""Builds every part, connects them, starts and stops them; owns the signals and the one timer."""
+"""Serves one WireGuard interface until it is removed or a signal arrives; restarts when its address changes."""
 
 import asyncio
 import contextlib
 import gc
 import logging
-import os
-import random
 import signal
-import time
-import uuid
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from ipaddress import ip_network
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterator
 
-from igd import VERSION
 from igd.config import Config
-from igd.core.mapping import TransportProtocol
-from igd.core.peers import collapsed
-from igd.core.rate_limit import RateLimit
-from igd.endpoints.discovery import Discovery
-from igd.endpoints.port_control import PortControl
-from igd.endpoints.upnp_http import PAGE, UPnPHttp
-from igd.firewall import detect, kernel
-from igd.firewall.legacy.watch import LegacyWatch
-from igd.firewall.operator_rules.advice import Advisor
-from igd.firewall.site import Site
-from igd.firewall.taken_ports import TakenPorts
-from igd.gateway import Gateway
-from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
-from igd.host.own_ports import OwnPorts
-from igd.host.ready import Interfaces, first_address, wait_for_interfaces
-from igd.host.wireguard import WireGuard
-from igd.ledger import Ledger
-from igd.maintenance import Maintenance
-from igd.operator.admin_socket import AdminSocket
-from igd.operator.status import Status
+from igd.host.ready import first_address, wait_for_interfaces
 from igd.process import loops, sd_notify
 from igd.process.instance import Instance
-from igd.store.leases import LeaseStore
-from igd.wire.pcp import messages as pcp
-from igd.wire.upnp import description, ssdp
+from igd.process.parts import Parts, open_parts
+from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
 
-
-class Readdressed(Exception):  # noqa: N818 - nothing failed
-    """The WireGuard interface has another address: everything bound to the old one begins anew."""
+OnReady = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What one run is given; `on_ready` is called once it serves."""
-
-    instance: Instance
-    config: Config
-    on_ready: Callable[[], None]
-
-    @property
-    def interface(self) -> str:
-        """The WireGuard interface's name."""
-        return self.instance.interface
-
-    @property
-    def external_interface(self) -> str | None:
-        """The external interface that is asked for; None: the default route's."""
-        configured = self.config.external_interface
-        return None if configured == "auto" else configured
-
-    @property
-    def store_path(self) -> Path:
-        """The lease store's file."""
-        return self.config.store.path or self.instance.store_path
+def run(instance: Instance, config: Config, on_ready: OnReady | None = None) -> None:
+    """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError."""
+    asyncio.run(_serve_until_signalled(instance, config, on_ready))
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal or the end of the interface; FirewallError or OSError when that is not possible."""
-    gc.disable()  # until `serve` has built what stays: to walk through all of it again and again takes a second
-    try:
-        asyncio.run(_until_signalled(settings))
-    finally:
-        gc.enable()
-
-
-async def _until_signalled(settings: Settings) -> None:
-    serving = asyncio.create_task(_serve_for_ever(settings))
+async def _serve_until_signalled(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
+    serving = asyncio.create_task(_serve_until_removed(instance, config, on_ready))
     stopped = False
 
     def stop() -> None:
         nonlocal stopped
-        if not stopped:  # once only: a second signal must not interrupt the clearing up
+        if not stopped:  # a second signal must not interrupt the cleanup
             stopped = True
             serving.cancel()
 
@@ -105,245 +45,107 @@ async def _until_signalled(settings: Settings) -> None:
         log.info("stopped")
 
 
-async def _serve_for_ever(settings: Settings) -> None:
+async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
     async with Links() as links:
-        while True:
-            try:
-                interfaces = await wait_for_interfaces(
-                    links, settings.interface, settings.external_interface, _report_waiting
-                )
-                await Daemon(settings, links, interfaces).serve()
-            except Readdressed:
-                log.info("%s has another address: starting anew", settings.interface)
-                settings = replace(settings, on_ready=lambda: None)
-            else:
-                return
+        while await _serve_once(instance, config, links, on_ready):
+            log.info("the address of %s has changed: restarting", instance.interface)
+            on_ready = None
 
 
-def _report_waiting(missing: str) -> None:
+async def _serve_once(instance: Instance, config: Config, links: Links, on_ready: OnReady | None) -> bool:
+    """Serve until the interface is removed or its address changes; return whether to serve again."""
+    external = None if config.external_interface == "auto" else config.external_interface
+    interfaces = await wait_for_interfaces(links, instance.interface, external, _report_missing)
+    async with contextlib.AsyncExitStack() as stack:
+        with garbage_collection_paused():
+            parts = await open_parts(stack, instance, config, links, interfaces)
+        log.info("ready for the peers of %s at %s", instance.interface, parts.host.url)
+        sd_notify.notify("READY=1", f"STATUS=Serving the peers of {instance.interface}")
+        if on_ready is not None:
+            on_ready()
+        return await Daemon(parts).serve()
+
+
+def _report_missing(missing: str) -> None:
     log.info("waiting for %s", missing)
     sd_notify.notify(f"STATUS=Waiting for {missing}")
 
 
+@contextlib.contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Collect no garbage in this block, and never traverse the objects that it creates: it would cost a second."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
 class Daemon:
-    """One run on one set of links; `serve` builds the parts, bottom up, and takes them down in the other order."""
+    """Runs the tasks that keep the open parts up to date."""
 
-    def __init__(self, settings: Settings, links: Links, interfaces: Interfaces) -> None:
-        self._settings = settings
-        self._links = links
-        self._interfaces = interfaces
-        self._started = time.monotonic()
-        configured = settings.config.external_address
-        fixed = None if configured == "auto" else configured
-        self._outside = ExternalAddressReader(links, interfaces.external_interface, fixed)
-        self._port_control: PortControl | None = None
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._links_changed = asyncio.Event()
+        self._rules_changed = asyncio.Event()  # the operator's firewall rules
 
-    async def serve(self) -> None:
-        """Serve until cancelled or until the interface is gone; Readdressed, FirewallError, OSError."""
-        async with contextlib.AsyncExitStack() as stack:
-            gateway, maintenance = await self._open_gateway(stack)
-            discovery = await self._open_endpoints(stack, gateway)
-            gc.freeze()
-            gc.enable()
-            log.info("ready for the peers of %s at %s", self._settings.interface, self._url())
-            sd_notify.notify("READY=1", f"STATUS=Serving the peers of {self._settings.interface}")
-            self._settings.on_ready()
-            await self._tend(maintenance, discovery)
-
-    async def _open_gateway(self, stack: contextlib.AsyncExitStack) -> tuple[Gateway, Maintenance]:
-        settings, config = self._settings, self._settings.config
-        interface = settings.interface
-        wireguard = WireGuard(interface, self._links, clock=time.monotonic, wall_clock=time.time)
-        self._uuid = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
-        store = LeaseStore(settings.store_path, clock=time.monotonic, wall_clock=time.time)
-        stack.callback(store.close)
-        self._choice = detect.choose(config.firewall.backend, detect.probe())
-        log.info("firewall backend %s: %s", *self._choice)
-        stored = store.load()
-        # With the addresses that peers had before they were removed: there may still be flows to them.
-        inside = [
-            *(await wireguard.peers()).networks(),
-            *map(ip_network, {entry.mapping.internal.address for entry in stored}),
-        ]
-        site = Site(
-            self._interfaces.external_interface,
-            interface,
-            collapsed(inside),
-            **config.firewall.model_dump(exclude={"backend"}),
-            anycast=config.port_control.enabled and config.port_control.anycast,
-        )
-        self._legacy = LegacyWatch(kernel.LEGACY)
-        backend = kernel.build(self._choice.backend, site, self._legacy)
-        self._store = store
-        self._ledger = Ledger(backend, store, time.monotonic)
-        stack.push_async_callback(self._ledger.close)
-        self._watch = kernel.watch(backend, site)
-        stack.callback(self._watch.close)
-        ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
-        ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-        self._taken_ports = TakenPorts(site, lambda: self._outside.addresses.matched)
-        stack.callback(self._taken_ports.close)
-        self._advisor = Advisor(site, ports, [self._interfaces.address])
-        self._own_ports = OwnPorts(self._interfaces.external_interface)
-        stack.callback(self._own_ports.close)
-        gateway = Gateway(
-            policy=config.policy,
-            rate_limit=RateLimit(config.limits.requests_per_second),
-            ledger=self._ledger,
-            peers=wireguard,
-            link=lambda: self._links.status(self._interfaces.external_interface, self._uptime()),
-            clock=time.monotonic,
-            rng=random.SystemRandom(),
-            taken=self._taken,
-        )
-        maintenance = Maintenance(
-            gateway=gateway,
-            policy=config.policy,
-            ledger=self._ledger,
-            peers=wireguard,
-            clock=time.monotonic,
-            taken=self._taken,
-        )
-        await self._outside.read()
-        self._lost = self._begin_epoch() or store.is_new
-        await asyncio.to_thread(self._taken_ports.refresh)
-        await asyncio.gather(
-            maintenance.start(stored, *self._outside.addresses), asyncio.to_thread(self._advisor.advise)
-        )
-        return gateway, maintenance
-
-    def _taken(self, protocol: TransportProtocol, port: int) -> bool:
-        """Tell whether packets to this external port go elsewhere already; FirewallError, OSError."""
-        own = any(self._own_ports.in_use(protocol, address, port) for address in self._outside.addresses.matched)
-        return own or self._taken_ports.hold(protocol, port)
-
-    def _look_at_rules(self) -> None:
-        self._taken_ports.refresh()
-        self._advisor.advise()
-
-    async def _open_endpoints(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> Discovery:
-        interface, address, config = self._settings.interface, self._interfaces.address, self._settings.config
-        identity = description.Identity(
-            self._uuid, config.friendly_name or f"igd on {interface}", VERSION, f"{self._url()}{PAGE}"
-        )
-        documents = description.documents(identity)
-        server = f"Linux UPnP/1.1 igd/{VERSION}"
-        advertiser = ssdp.Advertiser(
-            (f"{self._url()}{description.DEVICE_PATHS[1]}", f"{self._url()}{description.DEVICE_PATHS[2]}"),
-            server,
-            int(time.time()),
-            description.config_id(documents),
-        )
-        http = UPnPHttp(gateway, self._uuid, documents, server)
-        stack.push_async_callback(http.close)
-        await http.open(interface, address, config.http_port)
-        admin = AdminSocket(gateway, lambda: self._status(gateway), self._settings.instance.runtime_directory)
-        stack.push_async_callback(admin.close)
-        await admin.open()
-        if config.port_control.enabled:
-            await self._open_port_control(stack, gateway)
-        discovery = Discovery(gateway, self._uuid, advertiser, random.SystemRandom())
-        stack.push_async_callback(discovery.close)
-        await discovery.open(interface, address)
-        return discovery
-
-    async def _open_port_control(self, stack: contextlib.AsyncExitStack, gateway: Gateway) -> None:
-        interface = self._settings.interface
-        inside = (address.ip for address in await self._links.addresses(interface))
-        ipv6 = [address for address in inside if address.version == 6 and not address.is_link_local]  # for anycast, all
-        third_party = self._settings.config.port_control.third_party
-        self._port_control = PortControl(gateway, self._epoch, third_party=third_party)
-        stack.push_async_callback(self._port_control.close)
-        await self._port_control.open(interface, [self._interfaces.address, *ipv6])
-        self._port_control.announce(lost=self._lost)
-
-    async def _tend(self, maintenance: Maintenance, discovery: Discovery) -> None:
-        """Do what time and the machine ask for, until the interface is gone."""
-        changed, others_changed = asyncio.Event(), asyncio.Event()
-        tasks = [
-            asyncio.create_task(task)
-            for task in (
-                loops.keep_time(maintenance, self._ledger),
-                loops.keep_peers(maintenance),
-                loops.keep_announcing(discovery),
-                loops.keep_rules(self._ledger, self._watch, others_changed),
-                loops.keep_legacy_rules(self._ledger, self._legacy.changed, others_changed),
-                loops.keep_looking(others_changed, self._look_at_rules),
-                self._hear_links(changed),
-            )
-        ]
-        links = asyncio.create_task(self._watch_links(changed, others_changed, maintenance))
-        tasks.append(links)
+    async def serve(self) -> bool:
+        """Serve until the interface is removed or its address changes; return whether to serve again. OSError."""
+        links = asyncio.create_task(self._follow_links())
+        tasks = [links, *map(asyncio.create_task, self._endless())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            assert done == {links}, "nothing else ends by itself"
-            log.info("%s is gone", self._settings.interface)
+            assert done == {links}, "the other tasks never end"
+            return links.result()
         finally:
             sd_notify.notify("STOPPING=1")
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(OSError):  # the interface may be gone, and with it everybody who could hear
-                await discovery.announce(ssdp.byebye)
+            with contextlib.suppress(OSError):  # the interface, and with it every receiver, may be gone
+                await self._parts.discovery.announce(ssdp.byebye)
 
-    async def _hear_links(self, changed: asyncio.Event) -> None:
-        async for _ in self._links.changes():
-            changed.set()
+    def _endless(self) -> list[Coroutine[None, None, None]]:
+        maintenance, firewall = self._parts.maintenance, self._parts.firewall
+        return [
+            loops.end_leases(maintenance, firewall.ledger),
+            loops.recheck_peers(maintenance),
+            loops.announce(self._parts.discovery),
+            loops.repair_nftables(firewall.ledger, firewall.watch, self._rules_changed),
+            loops.repair_iptables_legacy(firewall.ledger, firewall.legacy_watch.changed, self._rules_changed),
+            loops.reread_rules(self._rules_changed, firewall.read_rules),
+            self._observe_links(),
+        ]
 
-    async def _watch_links(
-        self, changed: asyncio.Event, others_changed: asyncio.Event, maintenance: Maintenance
-    ) -> None:
+    async def _observe_links(self) -> None:
+        async for _ in self._parts.host.links.changes():
+            self._links_changed.set()
+
+    async def _follow_links(self) -> bool:
+        """Apply new external addresses until the interface is removed (False) or its own address changes (True)."""
+        host = self._parts.host
+        interface = host.instance.interface
         while True:
-            await changed.wait()
+            await self._links_changed.wait()
             await asyncio.sleep(loops.SETTLE_SECONDS)
-            changed.clear()
-            link = await self._links.state(self._settings.interface)
-            if link is None or link.index != self._interfaces.index:
-                return
-            if await first_address(self._links, self._settings.interface) != self._interfaces.address:
-                raise Readdressed
-            if await self._outside.read():
-                await maintenance.set_addresses(*self._outside.addresses)
-                lost = await self._ledger.between_changes(self._begin_epoch)
-                others_changed.set()  # which of the operator's rules concern us depends on the address
-                if self._port_control is not None:
-                    self._port_control.announce(lost=lost)
+            self._links_changed.clear()
+            link = await host.links.state(interface)
+            if link is None or link.index != host.interfaces.index:
+                log.info("%s is gone", interface)
+                return False
+            if await first_address(host.links, interface) != host.interfaces.address:
+                return True
+            if await host.external_address.read():
+                await self._readdress()
 
-    def _url(self) -> str:
-        return f"http://{self._interfaces.address}:{self._settings.config.http_port}"
-
-    def _begin_epoch(self) -> bool:
-        """Take note of the address that clients are told; say whether theirs are lost because it is another."""
-        announced = self._outside.addresses.announced
-        lost = announced is not None and self._store.record_address(announced)
-        self._began = time.monotonic() - self._store.age()
-        return lost
-
-    def _epoch(self) -> int:
-        """Seconds since mappings were lost: the age of the store, or of the address (RFC 6887 §8.5)."""
-        return int(time.monotonic() - self._began)
-
-    def _uptime(self) -> int:
-        return int(time.monotonic() - self._started)
-
-    def _status(self, gateway: Gateway) -> Status:
-        return Status(
-            version=VERSION,
-            pid=os.getpid(),
-            interface=self._settings.interface,
-            external_interface=self._interfaces.external_interface,
-            external_address=None if gateway.announced is None else str(gateway.announced),
-            matched_addresses=tuple(map(str, self._ledger.addresses)),
-            backend=f"{self._choice.backend}: {self._choice.reason}",
-            url=f"{self._url()}{description.DEVICE_PATHS[1]}",
-            uuid=str(self._uuid),
-            uptime=self._uptime(),
-            mappings=len(self._ledger.table),
-            decisions=_readable(gateway.counters),
-        )
-
-
-def _readable(counters: Counter[tuple[str, str]]) -> dict[str, int]:
-    return {f"{what} {outcome}": count for (what, outcome), count in counters.items()}
+    async def _readdress(self) -> None:
+        parts = self._parts
+        addresses = parts.host.external_address.addresses
+        await parts.maintenance.set_addresses(*addresses)
+        lost = await parts.firewall.ledger.between_changes(lambda: parts.epoch.update(addresses.announced))
+        self._rules_changed.set()  # the external address decides which of the operator's rules apply
+        if parts.port_control is not None:
+            parts.port_control.announce(lost=lost)

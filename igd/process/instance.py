@@ -1,11 +1,11 @@
-"""One daemon for one interface: its directories, its lock, and how it is stopped from outside."""
+"""The one daemon of one interface: its directories, its lock, and how another process stops it."""
 
 import fcntl
 import os
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,28 +14,28 @@ LOCK = "lock"
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """The daemon of one interface, whether it runs or not."""
+    """The daemon of one interface, running or not."""
 
     interface: str
 
     @property
     def state_directory(self) -> Path:
-        """Where leases are kept: what systemd gives, or the usual place."""
+        """The directory of the leases: systemd's STATE_DIRECTORY, or the default."""
         return Path(os.environ.get("STATE_DIRECTORY") or f"/var/lib/igd/{self.interface}")
 
     @property
     def store_path(self) -> Path:
-        """The file of leases, unless the configuration names another."""
+        """The default file of the leases."""
         return self.state_directory / "leases.sqlite"
 
     @property
     def runtime_directory(self) -> Path:
-        """Where lock and socket lie: what systemd gives, or the usual place."""
+        """The directory of the lock and the admin socket: systemd's RUNTIME_DIRECTORY, or the default."""
         return Path(os.environ.get("RUNTIME_DIRECTORY") or f"/run/igd/{self.interface}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the daemon of this interface; OSError where another process is."""
+        """Hold the lock of this interface in the block; OSError if another process holds it."""
         self.runtime_directory.mkdir(parents=True, exist_ok=True)
         with os.fdopen(self._open_lock(os.O_CREAT), "r+", encoding="ascii") as file:
             try:
@@ -48,37 +48,26 @@ class Instance:
             yield
 
     def process(self) -> int | None:
-        """The number of the process that serves this interface; None where none does. The lock tells, not the file."""
-        try:
-            with os.fdopen(self._open_lock(), encoding="ascii") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return int(file.read() or 0)
-        except FileNotFoundError:
-            pass
+        """Return the id of the process that holds the lock, or None if none does, whatever the file contains."""
+        with suppress(FileNotFoundError), os.fdopen(self._open_lock(), encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0)
         return None
 
     def _open_lock(self, flags: int = 0) -> int:
-        """Open the lock for its owner alone, and no link: root opens it in a directory that is the service's."""
+        """Open the lock file for its owner only; no symlink, since root opens it in the service user's directory."""
         return os.open(self.runtime_directory / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
-    def stop(self, patience: float) -> bool:
-        """End the daemon and wait for its end; after `patience` seconds it is killed. False: there was none."""
+    def stop(self, timeout: float) -> bool:
+        """Terminate the daemon, kill it after `timeout` seconds, wait for its end. Return whether it was running."""
         process = self.process()
         if not process:
             return False
-        try:
-            descriptor = os.pidfd_open(process)
-        except ProcessLookupError:
-            return False
-        try:
-            for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
-                signal.pidfd_send_signal(descriptor, number)
-                if select.select([descriptor], [], [], seconds)[0]:
+        with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(process), "rb", buffering=0) as pidfd:
+            for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
+                signal.pidfd_send_signal(pidfd.fileno(), number)
+                if select.select([pidfd], [], [], seconds)[0]:
                     break
-        except ProcessLookupError:  # it ended by itself
-            pass
-        finally:
-            os.close(descriptor)
         return True

@@ -1,4 +1,4 @@
-"""What has to be done again and again while the gateway serves; each runs until it is cancelled."""
+"""The tasks that run for as long as the gateway serves; each runs until it is cancelled."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from igd.endpoints.discovery import Discovery
 from igd.firewall.backend import FirewallError
 from igd.firewall.watch import Watch
+from igd.host.readable import wait_until_readable
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
 from igd.wire.upnp import ssdp
@@ -15,31 +16,31 @@ from igd.wire.upnp import ssdp
 log = logging.getLogger(__name__)
 
 PEERS_SECONDS = 5.0
-"""How often the peers are looked at when nobody asks: a removed peer's mappings end within this."""
+"""How often the peers are read without a request: the mappings of a removed peer end within this time."""
 
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
-"""How often live peers are told again that the gateway is there: two messages may be lost before one expires."""
+"""How often the gateway is announced: a client may miss two announcements before the last one expires."""
 
 SETTLE_SECONDS = 0.1
-"""Interfaces and firewalls change in bursts; the last change of a burst is the one to look at."""
+"""Interfaces and firewalls change in bursts; this long after the first change the burst is over."""
 
-LOOK_SECONDS = 2.0
-"""How long between two looks at others' rules, which may run programs for seconds."""
+READ_SECONDS = 2.0
+"""The pause between two readings of the operator's rules, which may run programs for seconds."""
 
 REPAIR_SECONDS = 0.5
-"""How long another manager of the firewall has its way between two repairs: two that fight should not do it fast."""
+"""The pause between two repairs, so that two programs that undo each other's changes do not do so at full speed."""
 
 
-async def keep_time(maintenance: Maintenance, ledger: Ledger) -> None:
-    """Be the one timer: wake the maintenance when the ledger wants it."""
+async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
+    """Wake the maintenance whenever the ledger has something due: the daemon's one timer."""
     changed = asyncio.Event()
     wake: float | None = None
 
-    def look() -> None:
+    def compare() -> None:
         if ledger.next_wake() != wake:
             changed.set()
 
-    ledger.on_change.append(look)
+    ledger.on_change.append(compare)
     while True:
         wake = ledger.next_wake()
         try:
@@ -50,78 +51,68 @@ async def keep_time(maintenance: Maintenance, ledger: Ledger) -> None:
         changed.clear()
 
 
-async def keep_peers(maintenance: Maintenance) -> None:
+async def recheck_peers(maintenance: Maintenance) -> None:
     """End the mappings of peers that were removed."""
     while True:
         await asyncio.sleep(PEERS_SECONDS)
         await maintenance.recheck_peers()
 
 
-async def keep_announcing(discovery: Discovery) -> None:
-    """Tell the peers that the gateway is there."""
+async def announce(discovery: Discovery) -> None:
+    """Announce the gateway to the peers by SSDP."""
     while True:
         try:
             await discovery.announce(ssdp.alive)
         except OSError as error:
-            log.warning("not announced: %s", error)
+            log.warning("the gateway was not announced: %s", error)
         await asyncio.sleep(ANNOUNCE_SECONDS)
 
 
-async def keep_rules(ledger: Ledger, watch: Watch, others_changed: asyncio.Event) -> None:
-    """Put right what others have done to our part of nftables, and tell of what they have done to theirs.
+async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.Event) -> None:
+    """Undo other programs' changes to igd's part of nftables, and report changes to the operator's rules.
 
-    Whoever edits the operator's forward chains, as ban lists do all the time, makes us look at the way through them;
-    whoever touches our table has it replaced.
+    After a change to the operator's forward chains, which ban lists make all the time, only the way through them is
+    checked. After a change to igd's table, the whole table is replaced.
     """
     while True:
-        heard = watch.read()
-        if heard.ours or heard.forward:
-            await (ledger.repair() if heard.ours else ledger.let_pass())
-            again = watch.read()  # our own edit of FORWARD, if there was one, which may hide somebody else's
-            if heard.ours or again.forward:
-                authors = ", ".join(sorted({*heard.ours, *heard.forward}))
-                log.warning("the firewall was changed by %s: ours is put right", authors)
-            if again.ours or again.forward:
-                await (ledger.repair() if again.ours else ledger.let_pass())
+        changes = watch.read()
+        if changes.ours or changes.forward:
+            await (ledger.repair() if changes.ours else ledger.let_pass())
+            later = watch.read()  # includes our own edit of FORWARD, if any, which may hide another program's
+            if changes.ours or later.forward:
+                authors = ", ".join(sorted({*changes.ours, *changes.forward}))
+                log.warning("the firewall was changed by %s: igd's part was repaired", authors)
+            if later.ours or later.forward:
+                await (ledger.repair() if later.ours else ledger.let_pass())
             await asyncio.sleep(REPAIR_SECONDS)
-        if heard.rules:
-            others_changed.set()
-        await _readable(watch)
+        if changes.rules:
+            rules_changed.set()
+        await wait_until_readable(watch.fileno())
         await asyncio.sleep(SETTLE_SECONDS)
 
 
-async def keep_looking(others_changed: asyncio.Event, look: Callable[[], None]) -> None:
-    """Look at others' rules again when they have changed them: it may take seconds, and nothing waits for it."""
-    while True:
-        await others_changed.wait()
-        others_changed.clear()
-        await asyncio.to_thread(look)
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def keep_legacy_rules(ledger: Ledger, changed: Callable[[], bool], others_changed: asyncio.Event) -> None:
-    """Do the same for iptables-legacy, whose changes nobody tells of: `changed` tells them when it is asked."""
-    said = ""
+async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], rules_changed: asyncio.Event) -> None:
+    """Do the same for iptables-legacy, which reports no changes; `changed` compares its tables."""
+    logged = ""
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
-        trouble, others = "", False
         try:
-            others = await ledger.between_changes(changed)
+            found, trouble = await ledger.between_changes(changed), ""
         except FirewallError as error:
-            trouble = str(error)
-        if trouble and trouble != said:
-            log.warning("iptables-legacy's tables cannot be looked at, trying again: %s", trouble)
-        said = trouble
-        if others:
-            log.warning("the firewall was changed by somebody through iptables-legacy: ours is put right")
+            found, trouble = False, str(error)
+        if trouble and trouble != logged:
+            log.warning("iptables-legacy's tables cannot be read, trying again: %s", trouble)
+        logged = trouble
+        if found:
+            log.warning("the firewall was changed by another program through iptables-legacy: igd's part was repaired")
             await ledger.repair()
-            others_changed.set()
+            rules_changed.set()
 
 
-async def _readable(watch: Watch) -> None:
-    loop, readable = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(watch, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(watch)
+async def reread_rules(rules_changed: asyncio.Event, read: Callable[[], None]) -> None:
+    """Read the operator's rules again after they have changed, in a thread of its own: this may take seconds."""
+    while True:
+        await rules_changed.wait()
+        rules_changed.clear()
+        await asyncio.to_thread(read)
+        await asyncio.sleep(READ_SECONDS)

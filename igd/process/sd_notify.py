@@ -1,11 +1,11 @@
-"""What systemd is told (sd_notify(3)); nothing where it did not start us."""
+"""State notifications to systemd (sd_notify(3))."""
 
 import os
 import socket
 
 
 def notify(*states: str) -> None:
-    """Send states such as `READY=1` to the service manager; OSError."""
+    """Send states such as `READY=1`, if systemd started this process; OSError."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

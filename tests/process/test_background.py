@@ -1,4 +1,4 @@
-"""Whoever starts a daemon in the background gets the terminal back when it serves, or hears why it does not."""
+"""Detaching returns once the daemon serves, or reports why it does not."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-# What is written to `report`, a pipe, is read by the test, which so waits for its end as well.
+# The test reads `report`, a pipe, until the daemon closes it, and so waits for the daemon to finish.
 _PROGRAM = """
 import logging, os, pathlib, sys
 from igd.process import background
@@ -19,36 +19,40 @@ def serve(on_ready):
     log.info("getting ready")
 {body}
     return 0
-status = background.detach(serve, pathlib.Path("igd.log"), {patience})
+status = background.detach(serve, pathlib.Path("igd.log"), {timeout})
 print("returned", status, flush=True)
 sys.exit(status)
 """
 
 
-class Ended(NamedTuple):
-    """The exit status of what was run in the foreground, and what it had written by then."""
+HANG_SECONDS = 60.0
+"""A time limit that only a hang exceeds."""
+
+
+class Result(NamedTuple):
+    """The exit status of the foreground process, and what had been written by then."""
 
     status: int
     out: str
     err: str
 
 
-def run(directory: Path, *body: str, patience: float = 10.0) -> Ended:
+def run(directory: Path, *body: str, timeout: float = HANG_SECONDS) -> Result:
     """Run a program that detaches, with this body of `serve`."""
-    program = _PROGRAM.format(body="\n".join(f"    {line}" for line in body), patience=patience)
+    program = _PROGRAM.format(body="\n".join(f"    {line}" for line in body), timeout=timeout)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with (directory / "out").open("w") as out, (directory / "err").open("w") as err:
-        ended = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", program],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            timeout=10,
+            timeout=HANG_SECONDS,
             cwd=directory,
             env=environment,
             check=False,
         )
-    return Ended(ended.returncode, text(directory / "out"), text(directory / "err"))
+    return Result(result.returncode, text(directory / "out"), text(directory / "err"))
 
 
 def text(path: Path) -> str:
@@ -65,9 +69,9 @@ def directory(tmp_path: Path) -> Path:
 REPORT = 'pathlib.Path("report").write_text(f"{os.getpid()} {os.getsid(0)} {sys.stdin.read()!r}")'
 
 
-def test_once_ready_it_serves_on_without_the_terminal(directory: Path) -> None:
-    ended = run(directory, "on_ready()", 'print("unheard", flush=True)', 'log.warning("serving")', REPORT)
-    assert ended == (0, "returned 0\n", "getting ready\n")
+def test_a_ready_daemon_runs_on_without_the_terminal(directory: Path) -> None:
+    result = run(directory, "on_ready()", 'print("not shown", flush=True)', 'log.warning("serving")', REPORT)
+    assert result == (0, "returned 0\n", "getting ready\n")
     process, session, read = text(directory / "report").split()
     assert process == session
     assert read == "''"
@@ -76,26 +80,26 @@ def test_once_ready_it_serves_on_without_the_terminal(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [1, 2, 0])
-def test_an_end_before_it_is_ready_is_told(directory: Path, status: int) -> None:
-    ended = run(directory, 'log.error("no such interface")', f"return {status}")
-    assert ended == (status, f"returned {status}\n", "getting ready\nno such interface\n")
+def test_the_exit_status_before_readiness_is_returned(directory: Path, status: int) -> None:
+    result = run(directory, 'log.error("no such interface")', f"return {status}")
+    assert result == (status, f"returned {status}\n", "getting ready\nno such interface\n")
 
 
-def test_a_mistake_before_it_is_ready_is_shown(directory: Path) -> None:
-    ended = run(directory, "1 / 0")
-    assert (ended.status, ended.out) == (1, "returned 1\n")
-    assert "ZeroDivisionError" in ended.err
+def test_an_exception_before_readiness_is_shown(directory: Path) -> None:
+    result = run(directory, "1 / 0")
+    assert (result.status, result.out) == (1, "returned 1\n")
+    assert "ZeroDivisionError" in result.err
 
 
-def test_a_mistake_later_is_logged(directory: Path) -> None:
+def test_an_exception_after_readiness_is_logged(directory: Path) -> None:
     assert run(directory, "on_ready()", 'held = open("report", "w")', "1 / 0").status == 0
     assert text(directory / "report") == ""
     assert "ZeroDivisionError" in text(directory / "igd.log")
 
 
-def test_what_takes_long_is_left_to_wait_alone(directory: Path) -> None:
-    ended = run(directory, 'pathlib.Path("go").read_text()', "on_ready()", REPORT, patience=0.01)
-    assert (ended.status, ended.out) == (0, "returned 0\n")
-    assert "still waiting, in the background" in ended.err
+def test_a_daemon_that_is_not_ready_in_time_continues_in_the_background(directory: Path) -> None:
+    result = run(directory, 'pathlib.Path("go").read_text()', "on_ready()", REPORT, timeout=0.01)
+    assert (result.status, result.out) == (0, "returned 0\n")
+    assert "not ready yet: continuing in the background" in result.err
     (directory / "go").write_text("now", encoding="utf-8")
     assert text(directory / "report").endswith("''")

@@ -1,4 +1,4 @@
-"""One daemon for one interface, and its end from outside."""
+"""One interface has one daemon, and another process can stop it."""
 
 import contextlib
 import os
@@ -20,7 +20,10 @@ with Instance("wg0").lock():
     print("locked", flush=True)
     time.sleep(1000)
 """
-DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+IGNORE_SIGTERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+HANG_SECONDS = 60.0
+"""A time limit that only a hang exceeds."""
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
 
 @contextlib.contextmanager
 def holder(prelude: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Start another process that holds the lock."""
+    """Start a process that holds the lock."""
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", _HOLDER.format(prelude=prelude)], stdout=subprocess.PIPE, text=True, cwd=root
@@ -45,7 +48,7 @@ def holder(prelude: str = "") -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_directories_are_systemds_or_the_usual_ones(
+def test_directories_are_systemds_or_the_defaults(
     instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert instance.runtime_directory == tmp_path / "run" / "wg0"
@@ -56,12 +59,12 @@ def test_directories_are_systemds_or_the_usual_ones(
     assert instance.state_directory == Path("/var/lib/igd/wg0")
 
 
-def test_nobody_serves_before_anybody_did(instance: Instance) -> None:
+def test_no_process_serves_at_first(instance: Instance) -> None:
     assert instance.process() is None
-    instance.stop(1.0)
+    assert not instance.stop(HANG_SECONDS)
 
 
-def test_the_lock_names_its_holder_and_ends_with_it(instance: Instance) -> None:
+def test_the_lock_names_its_holder_until_it_is_released(instance: Instance) -> None:
     with instance.lock():
         assert instance.process() == os.getpid()
         with pytest.raises(OSError, match=rf"another igd \(process {os.getpid()}\)"), instance.lock():
@@ -72,7 +75,7 @@ def test_the_lock_names_its_holder_and_ends_with_it(instance: Instance) -> None:
         assert instance.process() == os.getpid()
 
 
-def test_a_number_that_a_killed_daemon_left_means_nothing(instance: Instance) -> None:
+def test_the_process_id_of_a_killed_daemon_is_ignored(instance: Instance) -> None:
     with holder() as process:
         assert instance.process() == process.pid
         process.kill()
@@ -83,7 +86,7 @@ def test_a_number_that_a_killed_daemon_left_means_nothing(instance: Instance) ->
             assert instance.process() == os.getpid()
 
 
-def test_a_shorter_number_leaves_nothing_of_a_longer_one(instance: Instance) -> None:
+def test_a_shorter_process_id_replaces_a_longer_one(instance: Instance) -> None:
     instance.runtime_directory.mkdir(parents=True)
     (instance.runtime_directory / "lock").write_text("99999999999", encoding="ascii")
     with instance.lock():
@@ -91,12 +94,12 @@ def test_a_shorter_number_leaves_nothing_of_a_longer_one(instance: Instance) -> 
 
 
 @pytest.mark.parametrize(
-    ("prelude", "patience", "ended_by"), [("", 10.0, signal.SIGTERM), (DEAF, 0.05, signal.SIGKILL)]
+    ("prelude", "timeout", "ended_by"), [("", HANG_SECONDS, signal.SIGTERM), (IGNORE_SIGTERM, 0.05, signal.SIGKILL)]
 )
-def test_stop_waits_for_the_end_and_insists(
-    instance: Instance, prelude: str, patience: float, ended_by: signal.Signals
+def test_stop_waits_for_the_end_and_kills_after_the_timeout(
+    instance: Instance, prelude: str, timeout: float, ended_by: signal.Signals
 ) -> None:
     with holder(prelude) as process:
-        instance.stop(patience)
+        assert instance.stop(timeout)
         assert instance.process() is None
-        assert process.wait(0.5) == -ended_by
+        assert process.wait() == -ended_by

@@ -1,11 +1,13 @@
-"""What goes wrong once must not end what has to be done again and again."""
+"""The endless tasks: what each does, and that a temporary failure does not end them."""
 
 import asyncio
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
@@ -17,32 +19,32 @@ from igd.process import loops
 from tests.gateway_harness import GatewayHarness
 
 
-async def test_legacy_tables_that_cannot_be_looked_at_for_a_while_are_looked_at_again(
+async def test_legacy_tables_that_could_not_be_read_are_read_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The end of one task is the end of the gateway."""
+    """If one task ends, the gateway ends."""
     monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)
     harness = await GatewayHarness().start()
-    looks: list[FirewallError | bool] = [FirewallError("no"), FirewallError("no"), False, FirewallError("no"), True]
-    looked = asyncio.Event()
+    results: list[FirewallError | bool] = [FirewallError("no"), FirewallError("no"), False, FirewallError("no"), True]
+    rules_changed = asyncio.Event()
 
     def changed() -> bool:
-        look = looks.pop(0) if looks else False
-        if isinstance(look, FirewallError):
-            raise look
-        return look
+        result = results.pop(0) if results else False
+        if isinstance(result, FirewallError):
+            raise result
+        return result
 
-    keeping = asyncio.create_task(loops.keep_legacy_rules(harness.ledger, changed, looked))
-    await asyncio.wait({keeping, asyncio.create_task(looked.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    assert not keeping.done()
-    keeping.cancel()
+    task = asyncio.create_task(loops.repair_iptables_legacy(harness.ledger, changed, rules_changed))
+    await asyncio.wait({task, asyncio.create_task(rules_changed.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done()
+    task.cancel()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [each.rpartition(": ")[2] for each in warnings] == ["no", "no", "ours is put right"]
+    assert [each.rpartition(": ")[2] for each in warnings] == ["no", "no", "igd's part was repaired"]
     await harness.ledger.close()
 
 
 class ScriptedWatch:
-    """A Watch that hears one thing each time it is asked, and nothing at last."""
+    """A Watch that returns one scripted result per call, then NOTHING."""
 
     def __init__(self, *script: ForeignChanges) -> None:
         self._readable, self._end = os.pipe()
@@ -51,11 +53,11 @@ class ScriptedWatch:
         os.write(self._end, b"x")
 
     def fileno(self) -> int:
-        """What is always readable."""
+        """Return a descriptor that is always readable."""
         return self._readable
 
     def read(self) -> ForeignChanges:
-        """Tell what is next."""
+        """Return the next result."""
         if self._script:
             return self._script.pop(0)
         self.over.set()
@@ -73,73 +75,95 @@ FORWARD = ForeignChanges([], ["iptables-nft"], rules=True)
 OURS = ForeignChanges(["nft"], [], rules=False)
 
 
-class CountingKernel(Pretend):
-    """Counts what it is asked for."""
+class RecordingKernel(Pretend):
+    """Records the calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def let_pass(self) -> None:
-        """Count."""
-        self.asked.append("let_pass")
+        """Record the call."""
+        self.calls.append("let_pass")
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Count."""
-        self.asked.append("replace_all")
+        """Record the call."""
+        self.calls.append("replace_all")
         super().replace_all(addresses, entries, now)
 
 
 @pytest.mark.parametrize(
-    ("script", "asked", "looks", "warned"),
+    ("script", "calls", "reported", "warnings"),
     [
         ([NOTHING], [], False, 0),
         ([ELSEWHERE], [], True, 0),
-        ([FORWARD, NOTHING], ["let_pass"], True, 0),  # a ban list: nothing had to be done
-        ([FORWARD, FORWARD], ["let_pass", "let_pass"], True, 1),  # our jump was gone: the second is our own edit
+        ([FORWARD, NOTHING], ["let_pass"], True, 0),  # a ban list: no repair was necessary
+        ([FORWARD, FORWARD], ["let_pass", "let_pass"], True, 1),  # our jump was missing: the second is our own edit
         ([OURS, NOTHING], ["replace_all"], False, 1),
         ([OURS, FORWARD], ["replace_all", "let_pass"], False, 1),
         ([OURS, OURS], ["replace_all", "replace_all"], False, 1),
         ([OURS, NOTHING, FORWARD, NOTHING], ["replace_all", "let_pass"], True, 1),
     ],
 )
-async def test_as_little_is_done_as_has_to_be(  # noqa: PLR0913, PLR0917
+async def test_only_necessary_repairs_are_made(  # noqa: PLR0913, PLR0917 - two fixtures, and the columns of the table above
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     script: list[ForeignChanges],
-    asked: list[str],
-    looks: bool,  # noqa: FBT001
-    warned: int,
+    calls: list[str],
+    reported: bool,  # noqa: FBT001 - a column of the table above
+    warnings: int,
 ) -> None:
     monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)
     monkeypatch.setattr(loops, "SETTLE_SECONDS", 0.0)
-    harness = await GatewayHarness(backend=(kernel := CountingKernel())).start()
-    kernel.asked.clear()
-    watch, others_changed = ScriptedWatch(*script), asyncio.Event()
-    keeping = asyncio.create_task(loops.keep_rules(harness.ledger, cast("Watch", watch), others_changed))
-    async with asyncio.timeout(5):
+    harness = await GatewayHarness(backend=(kernel := RecordingKernel())).start()
+    kernel.calls.clear()
+    watch, rules_changed = ScriptedWatch(*script), asyncio.Event()
+    task = asyncio.create_task(loops.repair_nftables(harness.ledger, cast("Watch", watch), rules_changed))
+    async with asyncio.timeout(60):
         await watch.over.wait()
-    keeping.cancel()
-    await asyncio.wait({keeping})
+    task.cancel()
+    await asyncio.wait({task})
     watch.close()
-    assert kernel.asked == asked
-    assert others_changed.is_set() is looks
-    assert sum(record.levelno == logging.WARNING for record in caplog.records) == warned
+    assert kernel.calls == calls
+    assert rules_changed.is_set() is reported
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == warnings
     await harness.ledger.close()
 
 
-async def test_others_rules_are_looked_at_once_however_often_they_changed_meanwhile() -> None:
-    loop, looks, others_changed = asyncio.get_running_loop(), asyncio.Queue[None](), asyncio.Event()
-    keeping = asyncio.create_task(loops.keep_looking(others_changed, lambda: _tell(loop, looks)))
-    others_changed.set()
-    async with asyncio.timeout(5):
-        await looks.get()
-    for _ in range(3):
-        others_changed.set()
-    assert looks.empty(), "not before some time has passed"
-    keeping.cancel()
-    await asyncio.wait({keeping})
+class ObservedEvent(asyncio.Event):
+    """Sets `awaited` when a task waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        """Wait, and report it unless the event is set already."""
+        if not self.is_set():
+            self.awaited.set()
+        return await super().wait()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, looks: asyncio.Queue[None]) -> None:
-    loop.call_soon_threadsafe(looks.put_nowait, None)
+async def test_the_operators_rules_are_read_once_after_several_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes during a reading cause one more, after the pause."""
+    monkeypatch.setattr(loops, "READ_SECONDS", 0.2)
+    readings: list[float] = []
+    rules_changed, reading, changed_again = ObservedEvent(), threading.Event(), threading.Event()
+
+    def read() -> None:
+        readings.append(time.monotonic())
+        reading.set()
+        assert changed_again.wait(60)
+
+    task = asyncio.create_task(loops.reread_rules(rules_changed, read))
+    async with asyncio.timeout(60):
+        rules_changed.set()
+        assert await asyncio.to_thread(reading.wait, 60)
+        for _ in range(3):
+            rules_changed.set()
+        changed_again.set()
+        await rules_changed.awaited.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    first, second = readings
+    assert second - first >= 0.2

@@ -1,0 +1,240 @@
+"""Opens and connects the parts of one run, from the bottom up; `stack` closes them in reverse order."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Collection
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from igd import VERSION
+from igd.config import Config
+from igd.core.mapping import Entry, TransportProtocol
+from igd.core.peers import collapsed
+from igd.core.rate_limit import RateLimit
+from igd.endpoints.discovery import Discovery
+from igd.endpoints.port_control import PortControl
+from igd.endpoints.upnp_http import PAGE, UPnPHttp
+from igd.firewall import detect, kernel
+from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.operator_rules.advice import Advisor
+from igd.firewall.site import Site
+from igd.firewall.taken_ports import TakenPorts
+from igd.firewall.watch import Watch
+from igd.gateway import Gateway
+from igd.host.external_address import ExternalAddressReader
+from igd.host.links import Links
+from igd.host.own_ports import OwnPorts
+from igd.host.ready import Interfaces
+from igd.host.wireguard import WireGuard
+from igd.ledger import Ledger
+from igd.maintenance import Maintenance
+from igd.operator.admin_socket import AdminSocket
+from igd.operator.status import Status
+from igd.process.epoch import Epoch
+from igd.process.instance import Instance
+from igd.store.leases import LeaseStore
+from igd.wire.pcp import messages as pcp
+from igd.wire.upnp import description, ssdp
+
+log = logging.getLogger(__name__)
+
+SERVER = f"Linux UPnP/1.1 igd/{VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """The interfaces of one run and what reads the host; `root` is UPnP's root device, `started` is monotonic time."""
+
+    instance: Instance
+    config: Config
+    links: Links
+    interfaces: Interfaces
+    external_address: ExternalAddressReader
+    wireguard: WireGuard
+    root: uuid.UUID
+    started: float
+
+    @property
+    def url(self) -> str:
+        """The root of the HTTP server."""
+        return f"http://{self.interfaces.address}:{self.config.http_port}"
+
+    def uptime(self) -> int:
+        """Return the age of this run in seconds."""
+        return int(time.monotonic() - self.started)
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallParts:
+    """What changes the kernel, and what observes others' changes to it."""
+
+    choice: detect.Choice
+    ledger: Ledger
+    watch: Watch
+    legacy_watch: LegacyWatch
+    taken_ports: TakenPorts
+    advisor: Advisor
+
+    def read_rules(self) -> None:
+        """Read the operator's rules again, for taken ports and for advice; may block for seconds."""
+        self.taken_ports.refresh()
+        self.advisor.advise()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All parts that a serving daemon uses; `port_control` is None if it is disabled."""
+
+    host: HostParts
+    firewall: FirewallParts
+    maintenance: Maintenance
+    epoch: Epoch
+    port_control: PortControl | None
+    discovery: Discovery
+
+
+async def open_parts(
+    stack: AsyncExitStack, instance: Instance, config: Config, links: Links, interfaces: Interfaces
+) -> Parts:
+    """Open all parts, and restore the stored mappings before any endpoint answers. FirewallError, OSError."""
+    host = await _read_host(instance, config, links, interfaces)
+    store = LeaseStore(config.store.path or instance.store_path, clock=time.monotonic, wall_clock=time.time)
+    stack.callback(store.close)
+    stored = store.load()
+    firewall = await _open_firewall(stack, host, store, stored)
+    gateway, maintenance = _open_gateway(stack, host, firewall)
+    await host.external_address.read()
+    addresses = host.external_address.addresses
+    epoch = Epoch(store, addresses.announced)
+    await asyncio.to_thread(firewall.taken_ports.refresh)
+    await asyncio.gather(maintenance.start(stored, *addresses), asyncio.to_thread(firewall.advisor.advise))
+    documents = await _open_http(stack, host, gateway)
+    admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway), instance.runtime_directory)
+    stack.push_async_callback(admin_socket.close)
+    await admin_socket.open()
+    port_control = await _open_port_control(stack, host, gateway, epoch) if config.port_control.enabled else None
+    discovery = await _open_discovery(stack, host, gateway, documents)
+    return Parts(host, firewall, maintenance, epoch, port_control, discovery)
+
+
+async def _read_host(instance: Instance, config: Config, links: Links, interfaces: Interfaces) -> HostParts:
+    wireguard = WireGuard(instance.interface, links, clock=time.monotonic, wall_clock=time.time)
+    root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
+    configured = None if config.external_address == "auto" else config.external_address
+    external_address = ExternalAddressReader(links, interfaces.external_interface, configured)
+    return HostParts(instance, config, links, interfaces, external_address, wireguard, root, time.monotonic())
+
+
+async def _open_firewall(
+    stack: AsyncExitStack, host: HostParts, store: LeaseStore, stored: Collection[Entry]
+) -> FirewallParts:
+    config = host.config
+    choice = detect.choose(config.firewall.backend, detect.probe())
+    log.info("firewall backend %s: %s", *choice)
+    site = await _site(host, stored)
+    legacy_watch = LegacyWatch(kernel.LEGACY)
+    backend = kernel.build(choice.backend, site, legacy_watch)
+    ledger = Ledger(backend, store, time.monotonic)
+    stack.push_async_callback(ledger.close)
+    watch = kernel.watch(backend, site)
+    stack.callback(watch.close)
+    taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
+    stack.callback(taken_ports.close)
+    ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
+    ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
+    advisor = Advisor(site, ports, [host.interfaces.address])
+    return FirewallParts(choice, ledger, watch, legacy_watch, taken_ports, advisor)
+
+
+async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
+    config = host.config
+    networks = [
+        *(await host.wireguard.peers()).networks(),
+        # The addresses of stored mappings: there may still be flows to peers that were removed.
+        *map(ip_network, {entry.mapping.internal.address for entry in stored}),
+    ]
+    return Site(
+        host.interfaces.external_interface,
+        host.instance.interface,
+        collapsed(networks),
+        **config.firewall.model_dump(exclude={"backend"}),
+        anycast=config.port_control.enabled and config.port_control.anycast,
+    )
+
+
+def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> tuple[Gateway, Maintenance]:
+    config, ledger, peers = host.config, firewall.ledger, host.wireguard
+    external_interface = host.interfaces.external_interface
+    own_ports = OwnPorts(external_interface)
+    stack.callback(own_ports.close)
+
+    def taken(protocol: TransportProtocol, port: int) -> bool:
+        own = any(own_ports.in_use(protocol, address, port) for address in host.external_address.addresses.matched)
+        return own or firewall.taken_ports.hold(protocol, port)
+
+    gateway = Gateway(
+        policy=config.policy,
+        rate_limit=RateLimit(config.limits.requests_per_second),
+        ledger=ledger,
+        peers=peers,
+        link=lambda: host.links.status(external_interface, host.uptime()),
+        clock=time.monotonic,
+        rng=random.SystemRandom(),
+        taken=taken,
+    )
+    return gateway, Maintenance(
+        gateway=gateway, policy=config.policy, ledger=ledger, peers=peers, clock=time.monotonic, taken=taken
+    )
+
+
+async def _open_http(stack: AsyncExitStack, host: HostParts, gateway: Gateway) -> dict[str, bytes]:
+    """Serve the device and service descriptions; return them by path."""
+    name = host.config.friendly_name or f"igd on {host.instance.interface}"
+    documents = description.documents(description.Identity(host.root, name, VERSION, f"{host.url}{PAGE}"))
+    http = UPnPHttp(gateway, host.root, documents, SERVER)
+    stack.push_async_callback(http.close)
+    await http.open(host.instance.interface, host.interfaces.address, host.config.http_port)
+    return documents
+
+
+async def _open_port_control(stack: AsyncExitStack, host: HostParts, gateway: Gateway, epoch: Epoch) -> PortControl:
+    own = (address.ip for address in await host.links.addresses(host.instance.interface))
+    ipv6 = [address for address in own if address.version == 6 and not address.is_link_local]  # all, for anycast
+    port_control = PortControl(gateway, epoch.seconds, third_party=host.config.port_control.third_party)
+    stack.push_async_callback(port_control.close)
+    await port_control.open(host.instance.interface, [host.interfaces.address, *ipv6])
+    port_control.announce(lost=epoch.lost)
+    return port_control
+
+
+async def _open_discovery(
+    stack: AsyncExitStack, host: HostParts, gateway: Gateway, documents: dict[str, bytes]
+) -> Discovery:
+    locations = (f"{host.url}{description.DEVICE_PATHS[1]}", f"{host.url}{description.DEVICE_PATHS[2]}")
+    advertiser = ssdp.Advertiser(locations, SERVER, int(time.time()), description.config_id(documents))
+    discovery = Discovery(gateway, host.root, advertiser, random.SystemRandom())
+    stack.push_async_callback(discovery.close)
+    await discovery.open(host.instance.interface, host.interfaces.address)
+    return discovery
+
+
+def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway) -> Status:
+    return Status(
+        version=VERSION,
+        pid=os.getpid(),
+        interface=host.instance.interface,
+        external_interface=host.interfaces.external_interface,
+        external_address=None if gateway.announced is None else str(gateway.announced),
+        matched_addresses=tuple(map(str, firewall.ledger.addresses)),
+        backend=f"{firewall.choice.backend}: {firewall.choice.reason}",
+        url=f"{host.url}{description.DEVICE_PATHS[1]}",
+        uuid=str(host.root),
+        uptime=host.uptime(),
+        mappings=len(firewall.ledger.table),
+        decisions={f"{request} {outcome}": count for (request, outcome), count in gateway.counters.items()},
+    )
