@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from igd.endpoints.discovery import Discovery
 from igd.firewall.backend import FirewallError
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.watch import Watch
 from igd.host.readable import wait_until_readable
 from igd.ledger import Ledger
@@ -93,16 +94,14 @@ async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.E
 
 async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], rules_changed: asyncio.Event) -> None:
     """Do the same for iptables-legacy, which reports no changes; `changed` compares its tables."""
-    logged = ""
+    failures = RecurringWarnings(log, "iptables-legacy's tables cannot be read, trying again: %s")
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
         try:
-            found, trouble = await ledger.between_changes(changed), ""
+            found, failed = await ledger.between_changes(changed), []
         except FirewallError as error:
-            found, trouble = False, str(error)
-        if trouble and trouble != logged:
-            log.warning("iptables-legacy's tables cannot be read, trying again: %s", trouble)
-        logged = trouble
+            found, failed = False, [str(error)]
+        failures.log(failed)
         if found:
             log.warning("the firewall was changed by another program through iptables-legacy: igd's part was repaired")
             await ledger.repair()
