@@ -97,6 +97,21 @@ def test_the_lock_of_iptables_legacy_need_not_exist_before(layers: Layers) -> No
         assert "igd" not in rules(lab)
 
 
+def test_tables_of_iptables_legacy_that_it_may_not_use_are_a_warning(layers: Layers) -> None:
+    """With CAP_DAC_OVERRIDE the service can read their names, but their programs need CAP_NET_RAW."""
+    with booted(layers, userspace=True, drop_ins=[USERSPACE]) as server:
+        lab, machine = server
+        machine.run("iptables-legacy", "-L")  # creates an empty table
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("systemctl", "start", SERVICE)
+        assert_serves(machine)
+        assert "see systemd/iptables-legacy.conf" in machine.log(SERVICE)
+        _connect_client(lab)
+        with answering(lab.c1, 8043):
+            upnpc(lab.c1, "-n", "10.100.0.2", "8043", "8043", "tcp", "300")
+            assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+
+
 @pytest.mark.parametrize(
     ("userspace", "iptables", "drop_ins", "missing", "complaint"),
     [

@@ -27,28 +27,42 @@ _TIMEOUT = 15.0  # seconds; above the 5 that the programs themselves wait for th
 def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
     """Return the names of iptables-legacy's tables (6: ip6tables-legacy's) in this network namespace.
 
-    Its own programs would create the tables that they list. Raise FirewallError if the names cannot be read now.
+    Its own programs would create the tables that they list. Empty if this process may not use them: see legacy_hidden.
+    Raise FirewallError if the names cannot be read now.
     """
     names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
+    if not _raw_socket_permitted():
+        return frozenset()
     try:
         return frozenset(names.read_text().split())
     except FileNotFoundError:  # ip_tables is not loaded, or not part of this kernel
         return frozenset()
-    except PermissionError:  # see legacy_hidden
+    except PermissionError:
         return frozenset()
     except OSError as error:  # too many open files
         raise FirewallError(f"the tables of iptables-legacy are not known: {error}") from error
 
 
 def legacy_hidden() -> bool:
-    """Return whether there may be tables whose names only root's group may read (mode 0440)."""
+    """Return whether there may be tables that this process may not use.
+
+    Only root's group may read their names (mode 0440), and their programs need a raw socket (CAP_NET_RAW).
+    """
     try:
-        _LEGACY_NAMES.read_text()
+        names = _LEGACY_NAMES.read_text()
     except FileNotFoundError:
         return False
     except PermissionError:
         return _legacy_may_be_in_use()
-    return False
+    return bool(names) and not _raw_socket_permitted()
+
+
+def _raw_socket_permitted() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
+    except PermissionError:
+        return False
+    return True
 
 
 def _legacy_may_be_in_use() -> bool:
