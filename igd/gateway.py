@@ -107,7 +107,7 @@ class Gateway:
         try:
             return (await self._peers.peers()).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
-            log.error("cannot read the peers, request from %s refused: %s", source, error)  # noqa: TRY400 - an outside failure needs no traceback
+            log.error("cannot read the peers, request from %s refused: %s", source, error)
             return Refusal.SYSTEM_FAILURE
 
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
@@ -142,7 +142,7 @@ class Gateway:
         try:
             return await self._link()
         except OSError as error:
-            log.error("cannot read the state of the external interface: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
+            log.error("cannot read the state of the external interface: %s", error)
             return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _change_in_turn(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
@@ -166,7 +166,7 @@ class Gateway:
                     return await self._unmap_internal(peer, source, request)
                 return await self._unmap(peer, request)
         except (FirewallError, OSError) as error:
-            log.error("%s refused: %s", request, error)  # noqa: TRY400 - an outside failure needs no traceback
+            log.error("%s refused: %s", request, error)
             return Refused(Refusal.SYSTEM_FAILURE)
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:

@@ -107,7 +107,7 @@ class Ledger:
                 await self._in_worker(self._backend.let_pass)
             except FirewallError as error:
                 self._dirty = True
-                log.error("mapped flows may be dropped, retrying: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
+                log.error("mapped flows may be dropped, retrying: %s", error)
                 self.retry_later()
 
     async def repair_if_dirty(self) -> None:
@@ -227,7 +227,7 @@ class Ledger:
         try:
             await self._repair()
         except FirewallError as error:
-            log.error("the kernel differs from the table, retrying: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
+            log.error("the kernel differs from the table, retrying: %s", error)
             self.retry_later()
 
     async def _repair(self) -> None:

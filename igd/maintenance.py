@@ -119,7 +119,7 @@ class Maintenance:
         try:
             peers = await self._peers.peers()
         except OSError as error:
-            log.error("cannot read the peers, mappings not checked: %s", error)  # noqa: TRY400 - an outside failure needs no traceback
+            log.error("cannot read the peers, mappings not checked: %s", error)
             return
         if peers.all == self._checked:
             return

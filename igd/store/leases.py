@@ -72,7 +72,7 @@ class LeaseStore:
             except (sqlite3.DatabaseError, ValueError) as error:
                 if isinstance(error, sqlite3.OperationalError):  # no permission or a full disk, no damage
                     raise
-                log.error("%s is damaged (%s): renamed to %s", path, error, self._rename())  # noqa: TRY400 - an outside failure needs no traceback
+                log.error("%s is damaged (%s): renamed to %s", path, error, self._rename())
                 self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:

@@ -56,7 +56,7 @@ def _is_named(actual: str, wanted: str) -> bool:
     return actual.startswith(wanted[:-1]) if wanted.endswith("+") else actual == wanted
 
 
-def _known(fact: bool) -> Truth:  # noqa: FBT001
+def _known(fact: bool) -> Truth:  # noqa: FBT001 - it converts a bool, and takes nothing else
     return Truth.YES if fact else Truth.NO
 
 

@@ -13,6 +13,9 @@ from igd.firewall.operator_rules.nft_matches import conditions, unknown
 from igd.firewall.operator_rules.nft_text import spoken
 from igd.firewall.operator_rules.saved_rules import Condition, Rule, Rules
 
+Json = Any
+"""What `nft -j` prints: objects, arrays, strings and numbers."""
+
 
 class BaseChain(NamedTuple):
     """A chain that the kernel hands packets to."""
@@ -47,7 +50,7 @@ def parse(listed: str, name: str) -> Table:
     return table
 
 
-def _add_chain(table: Table, chain: dict[str, Any]) -> None:
+def _add_chain(table: Table, chain: dict[str, Json]) -> None:
     name = chain["name"]
     table.rules.chains.setdefault(name, [])
     if "hook" not in chain:
@@ -69,7 +72,7 @@ _Meaning = tuple[list[Condition], list[_Verdict]]
 """What a statement asks of the packets that reach those behind it, and where it may send packets by itself."""
 
 
-def _rules(statements: list[Any], table: str, chain: str) -> Iterator[Rule]:
+def _rules(statements: list[Json], table: str, chain: str) -> Iterator[Rule]:
     """Give the rules that come to the same; they all bear the text of the whole."""
     text = f"{table} {chain}: {' '.join(map(spoken, statements))}"
     asked: list[Condition] = []
@@ -80,37 +83,37 @@ def _rules(statements: list[Any], table: str, chain: str) -> Iterator[Rule]:
             yield Rule(text, chain, (*asked, *verdict.conditions), verdict.target, verdict.goto)
 
 
-def _meaning(statement: Any) -> _Meaning:  # noqa: ANN401 - JSON
+def _meaning(statement: Json) -> _Meaning:
     if not isinstance(statement, dict) or len(statement) != 1:
         return [], [_Verdict(f"unknown: {spoken(statement)}")]
     ((name, body),) = statement.items()
     return _STATEMENTS.get(name, _verdict)(name, body)
 
 
-def _match(_name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _match(_name: str, body: Json) -> _Meaning:
     return conditions(body["left"], body["op"], body["right"]), []
 
 
-def _may_hold(name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _may_hold(name: str, body: Json) -> _Meaning:
     return [unknown({name: body})], []
 
 
-def _goes_on(_name: str, _body: Any) -> _Meaning:  # noqa: ANN401
+def _goes_on(_name: str, _body: Json) -> _Meaning:
     return [], []
 
 
-def _mangle(_name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _mangle(_name: str, body: Json) -> _Meaning:
     # It might take away the mark that a later rule accepts by.
     return [], [_Verdict("ct mark set")] if body["key"] == {"ct": {"key": "mark"}} else []
 
 
-def _verdict(name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _verdict(name: str, body: Json) -> _Meaning:
     """A verdict, or a statement that nobody here has heard of, which may be one that drops."""
     target = body["target"] if name in ("jump", "goto") else name
     return [], [_Verdict(target, name == "goto")]
 
 
-def _vmap(_name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _vmap(_name: str, body: Json) -> _Meaning:
     data = body["data"]
     if not isinstance(data, dict):  # a named map: it may hold any verdict
         return [], [_Verdict(f"vmap {data}")]
@@ -121,7 +124,7 @@ def _vmap(_name: str, body: Any) -> _Meaning:  # noqa: ANN401
     ]
 
 
-def _nat(name: str, body: Any) -> _Meaning:  # noqa: ANN401
+def _nat(name: str, body: Json) -> _Meaning:
     """Address and port may be looked up in maps: what they do not hold is not translated."""
     values = body.values() if isinstance(body, dict) else ()
     maps = [value["map"] for value in values if isinstance(value, dict) and "map" in value]
@@ -129,13 +132,13 @@ def _nat(name: str, body: Any) -> _Meaning:  # noqa: ANN401
     return [], [_Verdict(name, conditions=tuple(asked))]
 
 
-def _looked_up(key: Any, data: Any) -> list[Condition]:  # noqa: ANN401
+def _looked_up(key: Json, data: Json) -> list[Condition]:
     if not isinstance(data, dict):
         return [unknown(key)]
     return conditions(key, "==", {"set": [element for element, _value in data["set"]]})
 
 
-_STATEMENTS: dict[str, Callable[[str, Any], _Meaning]] = {
+_STATEMENTS: dict[str, Callable[[str, Json], _Meaning]] = {
     "match": _match,
     "vmap": _vmap,
     "mangle": _mangle,
