@@ -92,7 +92,6 @@ class NFTA_RULE(IntEnum):
 
     TABLE = 1
     CHAIN = 2
-    HANDLE = 3
     EXPRESSIONS = 4
     USERDATA = 7
 
@@ -184,10 +183,9 @@ class NFT_VERDICTS(IntEnum):
 
 
 class NFT_REGISTERS(IntEnum):
-    """Registers: enum nft_registers. REG32_00 to REG32_15 hold 4 bytes each, and REG_1 is REG32_00 to REG32_03."""
+    """Registers: enum nft_registers. REG32_00 to REG32_15 hold 4 bytes each."""
 
     REG_VERDICT = 0
-    REG_1 = 1
     REG32_00 = 8
     REG32_01 = 9
 

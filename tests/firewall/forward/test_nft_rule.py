@@ -1,17 +1,16 @@
-"""Our rules in a chain of nftables that the operator named: where they stand, that they load, and that they go."""
+"""Our rules in the nftables chain that `forward_chain` names: position, recognition, repair and removal."""
 
+import os
 import shlex
+import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from igd.firewall.backend import FirewallError
-from igd.firewall.forward.netlink_rules import NftChain, insertion
-from igd.firewall.forward.nft_rule import ForwardRule, named
-from igd.firewall.netlink import Netlink
-from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFPROTO_IPV6, Message, text, u32
+from igd.firewall.forward.nft_rule import ForwardRule, NftChain, named
+from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
 from tests.firewall.three_hosts import PEERS, new_namespace, run
@@ -47,7 +46,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def firewall(alone: None) -> str:  # noqa: ARG001 - in that namespace
-    """Load the operator's rules, and give them as nft prints them."""
+    """Load the operator's rules; return them as nft prints them."""
     run("nft", "-f", "-", text=FIREWALL)
     return ruleset()
 
@@ -60,8 +59,14 @@ def ruleset() -> str:
     return run("nft", "list", "ruleset")
 
 
+def uninstall(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Hide these programs, with iptables' -save and -restore, from igd."""
+    find = xtables.program
+    monkeypatch.setattr(xtables, "program", lambda name: None if name.startswith(names) else find(name))
+
+
 def chain(name: str = "inet filter forward", *, handles: bool = False) -> list[str]:
-    """Give the rules of a chain."""
+    """Return the rules of a chain."""
     lines = run("nft", *(["-a"] if handles else []), "list", "chain", *name.split()).splitlines()
     return [line.strip() for line in lines[2:-2] if not line.strip().startswith("type ")]
 
@@ -98,7 +103,7 @@ def test_our_rules_come_first_and_once() -> None:
 
 @pytest.mark.root
 def test_they_go_as_they_came(firewall: str) -> None:
-    """Another process takes them out, which no longer knows where they are; a rule with our comment alone stays."""
+    """Another process, without `forward_chain`, deletes them; the operator's rule with the same comment stays."""
     ForwardRule(SITE).ensure()
     assert ruleset() != firewall
     for _again in range(2):
@@ -204,16 +209,14 @@ def test_a_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(famil
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
 def test_a_table_that_a_program_owns_is_complained_of() -> None:
-    """As firewalld's may be; the kernel lets nobody else edit it, also not what was there of ours when it was taken."""
-    create = 0x400
-    table, flags, name = text(1, "filter"), u32(2, 2), text(3, "forward")
-    meant = named(SITE.forward_chain)
-    assert meant
-    with closing(Netlink()) as owner:
-        made = [Message(NFNL_SUBSYS_NFTABLES << 8 | 0, NFPROTO_INET, table + flags, create)]
-        made += [Message(NFNL_SUBSYS_NFTABLES << 8 | 3, NFPROTO_INET, table + name, create)]
-        made += [insertion(meant, wanted, "igd wg0") for wanted in ForwardRule(SITE)._wanted]  # noqa: SLF001
-        owner.transact(NFNL_SUBSYS_NFTABLES, made)
+    """As firewalld's table may be: the kernel lets no other program edit it, not even to delete rules of ours in it."""
+    table = f"table inet filter {{ flags owner; chain forward {{ {'; '.join(accepts())}; }}; }}"
+    with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdin
+        assert owner.stdout
+        owner.stdin.write(f"{table}\nlist tables\n")
+        owner.stdin.flush()
+        assert any(line == "table inet filter\n" for line in owner.stdout)
         before = ruleset()
         assert before.count("igd wg0") == 2
         rule = ForwardRule(SITE)
@@ -239,7 +242,7 @@ def test_chains_of_iptables_are_refused_and_left_alone(
     run(flavour, "-A", "FORWARD", "-m", "comment", "--comment", "igd wg0", "-j", "DOCKER-USER")
     before = ruleset()
     if not installed:
-        monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
+        uninstall(monkeypatch, *IPTABLES)
     rule = ForwardRule(replace(SITE, forward_chain=f"{IPTABLES[flavour]} filter {name}"))
     with pytest.raises(FirewallError, match=f'is {flavour}\'s, .*; write: forward_chain = "{name}"$'):
         rule.ensure()
@@ -264,7 +267,7 @@ def test_a_table_that_is_only_called_like_iptables_is_the_operators(
     nft(f"add chain ip filter {name} '{{ type filter hook forward priority 0; policy drop; }}'")
     nft(f"add rule ip filter {name} {first}")
     if not installed:
-        monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
+        uninstall(monkeypatch, *IPTABLES)
     before = ruleset()
     rule = ForwardRule(replace(SITE, forward_chain=f"ip filter {name}"))
     assert rule.ensure() == []
@@ -277,7 +280,7 @@ def test_a_table_that_is_only_called_like_iptables_is_the_operators(
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
 def test_native_rules_beside_iptables_chains_do_not_disturb_iptables() -> None:
-    """One table, two users: a base chain of the operator's own, which iptables-nft passes over."""
+    """The operator has a base chain of their own in iptables-nft's table, which iptables-nft ignores."""
     run("iptables-nft", "-A", "FORWARD", "-i", "eth7", "-j", "DROP")
     nft("add chain ip filter mine '{ type filter hook forward priority 1; }'")
     before = run("iptables-nft", "-S")
@@ -289,10 +292,112 @@ def test_native_rules_beside_iptables_chains_do_not_disturb_iptables() -> None:
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
 def test_rules_of_iptables_with_our_comment_are_not_ours() -> None:
-    """It keeps comments as nft does."""
+    """iptables-nft stores comments as nft does."""
     way = "-o wg0 -m comment --comment".split()
     run("iptables-nft", "-A", "FORWARD", *way, "igd wg0", "-m", "connmark", "--mark", "1/1", "-j", "ACCEPT")
     before = ruleset()
     ForwardRule(UNNAMED).ensure()
     ForwardRule(UNNAMED).remove()
     assert ruleset() == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_a_transaction_that_nft_refuses_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program deletes our rules between the listing and the transaction that deletes them too."""
+    ForwardRule(replace(SITE, forward_chain="inet filter early")).ensure()
+    before = chain()
+
+    def run_late(name: str, *arguments: str, text: str = "") -> str:
+        if text:
+            nft("flush chain inet filter early")
+        return xtables_run(name, *arguments, text=text)
+
+    xtables_run = xtables.run
+    monkeypatch.setattr(xtables, "run", run_late)
+    with pytest.raises(FirewallError, match=r"^nft: .*No such file or directory"):
+        ForwardRule(SITE).ensure()
+    assert chain() == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_without_nft_its_absence_is_complained_of_and_nothing_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ForwardRule(SITE).ensure()
+    before = ruleset()
+    uninstall(monkeypatch, "nft")
+    missing = "nft: not installed; without it our rules in inet filter forward can neither be inserted nor deleted"
+    assert ForwardRule(SITE).ensure() == [missing]
+    assert ForwardRule(UNNAMED).ensure() == [missing]
+    with pytest.raises(FirewallError, match=r"^nft: not installed$"):
+        ForwardRule(UNNAMED).remove()
+    assert ruleset() == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("alone")
+def test_without_nft_and_without_rules_of_ours_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if chains of iptables contain our comment, as they do with our jump."""
+    way = "-o wg0 -m comment --comment".split()
+    run("iptables-nft", "-A", "FORWARD", *way, "igd wg0", "-m", "connmark", "--mark", "1/1", "-j", "ACCEPT")
+    uninstall(monkeypatch, "nft")
+    rule = ForwardRule(UNNAMED)
+    assert rule.ensure() == []
+    rule.remove()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "interface", ["wg\xe9", "wg\udcff", "wg\\", "$wg", "#wg", "wg;", "{wg", "wg'0", "-wg", "w\x01"]
+)
+@pytest.mark.usefixtures("firewall")
+def test_odd_names_of_interfaces(interface: str) -> None:
+    rule = ForwardRule(replace(SITE, wireguard=interface))
+    assert rule.ensure() == []
+    before = listed_bytes()
+    assert all(os.fsencode(line) in before for line in accepts(interface))
+    assert rule.ensure() == []
+    assert listed_bytes() == before
+    rule.remove()
+    assert b"igd " + os.fsencode(interface) not in listed_bytes()
+
+
+def listed_bytes() -> bytes:
+    return subprocess.run(["nft", "-a", "list", "ruleset"], check=True, capture_output=True).stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("interface", ['wg"0', "wg*"])
+def test_names_that_nft_cannot_write_are_complained_of(firewall: str, interface: str) -> None:
+    rule = ForwardRule(replace(SITE, wireguard=interface))
+    (complaint,) = rule.ensure()
+    assert complaint.endswith(f"nft cannot write the name {interface}")
+    rule.remove()
+    assert ruleset() == firewall
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_others_rules_in_bytes_that_are_not_utf_8() -> None:
+    latin = b'insert rule inet filter forward iifname "eth\xfc" drop comment "f\xfcr mich"\n'
+    subprocess.run(["nft", "-f", "-"], input=latin, check=True)
+    rule = ForwardRule(SITE)
+    for _again in range(2):
+        assert rule.ensure() == []
+        listed = listed_bytes()
+        assert listed.index(accepts()[1].encode()) < listed.index(b"f\xfcr mich")
+        assert listed.count(b'accept comment "igd wg0"') == 3  # with the operator's
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_the_highest_bit_as_mark() -> None:
+    """Nft 1.0.6 prints its comparison as a prefix."""
+    highest = replace(SITE, mark=0x8000_0000)
+    ForwardRule(highest).ensure()
+    before = chain(handles=True)
+    assert len(before) == 4
+    ForwardRule(highest).ensure()
+    assert chain(handles=True) == before
+    ForwardRule(UNNAMED).remove()
+    assert len(chain()) == 2
