@@ -1,4 +1,4 @@
-"""Has the operator's own forward chains accept mapped flows: by a jump in iptables, by rules in nftables."""
+"""Makes the operator's own forward chains accept mapped flows: by a jump in iptables, by rules in nftables."""
 
 import logging
 
@@ -12,11 +12,11 @@ _log = logging.getLogger(__name__)
 
 
 class Forward:
-    """Has forward chains accept mapped flows where they would drop them, and where `forward_chain` asks for it.
+    """Makes forward chains accept mapped flows where they would drop them, and where `forward_chain` asks for it.
 
-    A chain of iptables that `forward_chain` names, or FORWARD if it names none, is left alone while mapped flows pass
-    anyway. A chain of nftables that it names always gets our rules; iptables' FORWARD is then checked as well, because
-    a packet passes every chain, and each may drop it.
+    The iptables chain that `forward_chain` names, or FORWARD if it names none, gets our jump only while it drops mapped
+    flows. An nftables chain that it names always gets our rules; iptables' FORWARD is then checked as well, because a
+    packet passes every chain, and each may drop it.
     """
 
     def __init__(self, site: Site) -> None:
@@ -28,7 +28,7 @@ class Forward:
         """Family and name of the nftables tables after whose changes `ensure` must run again."""
 
     def ensure(self) -> None:
-        """Make the chains accept mapped flows, or raise FirewallError; warn of what may still drop them."""
+        """Make the chains accept mapped flows, or raise FirewallError; warn of rules that may still drop them."""
         self._warnings.log([*self._jump.ensure(), *self._rule.ensure()])
 
     def remove(self) -> None:

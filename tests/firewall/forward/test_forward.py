@@ -1,4 +1,4 @@
-"""Marked flows get through whatever drops in FORWARD, with real packets of both IP versions, and nothing else does."""
+"""Marked flows, and no others, pass forward chains that drop: with real packets of both IP versions."""
 
 import contextlib
 import socket
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 SITE = Site("ext0", "wg0", PEERS)
 MAPPED, OTHER = 8043, 9000
 
-# What the backends do for mappings and pinholes, and a redirection of the operator's that he has not accepted.
+# What the backends do for mappings and pinholes, and a redirection by the operator that no rule accepts
 MARKING = f"""
 table inet marking {{
     chain mapped {{
@@ -61,7 +61,7 @@ def native(family: str) -> str:
 
 
 def load(firewalls: list[str]) -> None:
-    """Load what each of these has: iptables' programs, or families of nftables."""
+    """Load the dropping rules of each of these: iptables' programs, or families of nftables."""
     for each in firewalls:
         if "tables" in each:
             run(f"{each}-restore", text=REJECTING)
@@ -70,7 +70,7 @@ def load(firewalls: list[str]) -> None:
 
 
 def everything() -> list[str]:
-    """Give all rules of all kinds, without counters; legacy tables alone where there are some."""
+    """Return all rules of nftables and iptables-legacy, without counters."""
     saved = run("nft", "-s", "list", "ruleset")
     if not xtables.legacy_tables(4):
         return [saved]
@@ -92,7 +92,7 @@ def alone() -> Iterator[None]:
 
 
 def passes(hosts: ThreeHosts, version: Literal[4, 6], protocol: str, port: int, patience: float = 3) -> bool:
-    """Whether what the remote sends to the port gets to the peer, and the answer back."""
+    """Return whether what the remote sends to the port reaches the peer, and the answer the remote."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with joined(hosts.peer):
@@ -124,7 +124,7 @@ def _answered(caller: socket.socket, listener: socket.socket, protocol: str) -> 
 IPTABLES = ["iptables-nft", "ip6tables-nft"]
 LEGACY = ["iptables-legacy", "ip6tables-legacy"]
 
-# What drops, and what the operator says of it.
+# What drops, and `forward_chain`
 FIREWALLS: list[tuple[list[str], str | None]] = [
     (IPTABLES, None),
     (LEGACY, None),
@@ -153,7 +153,7 @@ def test_marked_flows_get_in_and_nothing_else(
     assert not passes(hosts, 4, protocol, OTHER, patience=0.1)
     assert not passes(hosts, 6, protocol, OTHER, patience=0.1)
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
-    Forward(SITE).remove()  # another process, which was told nothing
+    Forward(SITE).remove()  # another process, without `forward_chain`
     assert not passes(hosts, 4, protocol, MAPPED, patience=0.1)
     assert not passes(hosts, 6, protocol, MAPPED, patience=0.1)
     assert everything() == before
