@@ -14,7 +14,9 @@ from igd.wire.pcp import natpmp
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nConnection: close\r\nContent-Length: 300\r\n\r\n" + b" " * 300
 
 
-_MAPPED = natpmp.encode_response(natpmp.MapResponse(TransportProtocol.UDP, natpmp.Result.SUCCESS, 0, 1, 1, 3600))
+_MAPPED = natpmp.encode_mapping(
+    natpmp.MapRequest(TransportProtocol.UDP, 1, 1, 3600), natpmp.Result.SUCCESS, 0, external_port=1, lifetime=3600
+)
 
 
 def main() -> None:

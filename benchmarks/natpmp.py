@@ -7,17 +7,18 @@ from benchmarks.soap import GATEWAY, LEASE_SECONDS, PATIENCE
 from igd.core.mapping import TransportProtocol
 from igd.wire.pcp import natpmp
 from tests.lab import Host
+from tests.wire.pcp import client_codec
 
 
 def ask(client: Host, port: int, request: natpmp.Request) -> float:
     """Ask who listens on this port, and give the seconds from before the datagram is sent; OSError unless granted."""
-    datagram = natpmp.encode_request(request)
+    datagram = client_codec.encode(request)
     with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(PATIENCE)
         asking.connect((GATEWAY, port))
         start = time.perf_counter()
         asking.send(datagram)
-        answer = natpmp.decode_response(asking.recv(2048))
+        answer = client_codec.decode_natpmp(asking.recv(2048))
         seconds = time.perf_counter() - start
     if answer.result != natpmp.Result.SUCCESS:
         raise OSError(f"{request}: {answer}")

@@ -146,23 +146,20 @@ class _Announcer:
         external, live = self._gateway.announced, await self._gateway.live_peers()
         for address in [address for peer in live for address in peer.addresses]:
             if self._lost:
-                restart = pcp.Response(0, self._epoch(), Announce())
-                self._send(pcp.encode_response(restart), address, pcp.CLIENT_PORT)
+                self._send(pcp.encode_response(0, self._epoch(), Announce()), address)
             if external is not None and address.version == 4:
-                response = natpmp.AddressResponse(natpmp.Result.SUCCESS, self._epoch(), external)
-                self._send(natpmp.encode_response(response), address, natpmp.CLIENT_PORT)
+                self._send(natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external), address)
         keys = {peer.public_key for peer in live}
         for mapped in self._gateway.mappings():
             unreachable = external is None and isinstance(mapped.mapping, PortMapping)
             if mapped.mapping.claim.nonce and mapped.mapping.peer in keys and not unreachable:
-                update = requests.encode_update(mapped, self._epoch(), external)
-                self._send(update, mapped.mapping.internal.address, pcp.CLIENT_PORT)
+                self._send(requests.encode_update(mapped, self._epoch(), external), mapped.mapping.internal.address)
                 await asyncio.sleep(0)  # requests do not wait for thousands of these
 
-    def _send(self, message: bytes, address: Address, port: int) -> None:
+    def _send(self, message: bytes, address: Address) -> None:
         transport = self.transports.get(address.version)
         if transport is not None:
-            transport.sendto(message, (str(address), port))
+            transport.sendto(message, (str(address), pcp.CLIENT_PORT))
 
 
 class _Listener(asyncio.DatagramProtocol):

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from igd.core.mapping import TransportProtocol
 from igd.wire.pcp import messages as pcp
-from igd.wire.pcp import natpmp
 from igd.wire.pcp.opcodes import Announce, Map
 from igd.wire.pcp.options import NO_OPTIONS, Options
 from tests.e2e.serving import C1, GATEWAY
 from tests.lab import Host
+from tests.wire.pcp import client_codec
+from tests.wire.pcp.client_codec import AddressResponse, ErrorResponse, NatpmpResponse, PcpResponse, Response
 
 GATEWAY6 = "2001:470:100::1"
 C1_IPV6 = "2001:470:100::2"
@@ -21,8 +22,7 @@ ANYCAST, ANYCAST6 = "192.0.0.9", "2001:1::1"
 NONCE = b"twelve bytes"
 PATIENCE = 5.0  # seconds
 
-Response = pcp.Response | pcp.ErrorResponse
-Message = Response | natpmp.Response | natpmp.OtherResponse
+Message = PcpResponse | NatpmpResponse
 
 
 def exchange(client: Host, server: str, *datagrams: bytes, patience: float = PATIENCE) -> Iterator[bytes]:
@@ -55,27 +55,27 @@ def map_port(  # noqa: PLR0913 - the fields of a request, by keyword
     nonce: bytes = NONCE,
     options: Options = NO_OPTIONS,
     patience: float = PATIENCE,
-) -> Response:
+) -> PcpResponse:
     """Request a mapping of this port of `source`, or with lifetime 0 its deletion; TimeoutError without a response."""
     address = ipaddress.ip_address(source)
     unspecified, gateway = ("0.0.0.0", GATEWAY) if address.version == 4 else ("::", GATEWAY6)
     payload = Map(nonce, protocol, port, external_port, ipaddress.ip_address(unspecified))
-    request = pcp.encode_request(pcp.Request(lifetime, address, payload, options))
+    request = client_codec.encode(pcp.Request(lifetime, address, payload, options))
     for response in exchange(client, server or gateway, request, patience=patience):
-        return pcp.decode_response(response)
+        return client_codec.decode_pcp(response)
     raise TimeoutError("no response")
 
 
-def granted(response: Response) -> Map:
+def granted(response: PcpResponse) -> Map:
     """Return the mapping that a success response grants or deletes."""
-    assert isinstance(response, pcp.Response), response
+    assert isinstance(response, Response), response
     assert isinstance(response.payload, Map), response
     return response.payload
 
 
-def refused(response: Response) -> pcp.Result:
+def refused(response: PcpResponse) -> pcp.Result:
     """Return the result of an error response."""
-    assert isinstance(response, pcp.ErrorResponse), response
+    assert isinstance(response, ErrorResponse), response
     return pcp.Result(response.result)
 
 
@@ -92,7 +92,7 @@ class Listener:
 
     def _next(self) -> Message:
         datagram = self._socket.recv(2048)
-        return natpmp.decode_response(datagram) if natpmp.is_natpmp(datagram) else pcp.decode_response(datagram)
+        return client_codec.decode(datagram)
 
 
 @contextmanager
@@ -105,14 +105,14 @@ def listening(client: Host, address: str = C1) -> Iterator[Listener]:
 
 def is_restart(message: Message) -> bool:
     """Return whether a message is a PCP server's announcement of its restart."""
-    return isinstance(message, pcp.Response) and message.payload == Announce()
+    return isinstance(message, Response) and message.payload == Announce()
 
 
 def has_address(address: str) -> Callable[[Message], bool]:
     """Return a predicate for NAT-PMP's announcement of this external address."""
-    return lambda message: isinstance(message, natpmp.AddressResponse) and str(message.address) == address
+    return lambda message: isinstance(message, AddressResponse) and str(message.address) == address
 
 
 def has_mapping(mapping: Map) -> Callable[[Message], bool]:
     """Return a predicate for PCP's unsolicited update of this mapping."""
-    return lambda message: isinstance(message, pcp.Response) and message.payload == mapping
+    return lambda message: isinstance(message, Response) and message.payload == mapping

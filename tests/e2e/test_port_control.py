@@ -18,6 +18,7 @@ from tests.lab import Answer, Host, Lab, answering, ask
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol as Word
 from tests.lab.wireguard import Iptables
+from tests.wire.pcp import client_codec
 
 pytestmark = requires_root
 
@@ -27,7 +28,7 @@ BACKENDS = pytest.mark.parametrize(
 )
 WHO = "who am I?"
 THIRD = "10.100.0.20"
-GET_ADDRESS = natpmp.encode_request(natpmp.AddressRequest())
+GET_ADDRESS = client_codec.encode(natpmp.AddressRequest())
 DROPPED = 0.3  # seconds without an answer: others take a few milliseconds
 
 
@@ -103,7 +104,7 @@ def test_a_filter_lets_in_whom_it_names_alone(backend: str, iptables: Iptables) 
 def _filter(lab: Lab, protocol: TransportProtocol, wanted: Filter) -> None:
     answer = map_port(lab.c1, 8043, protocol, options=replace(NO_OPTIONS, filters=(wanted,)))
     assert granted(answer).external_port == 8043
-    assert isinstance(answer, pcp.Response)
+    assert isinstance(answer, client_codec.Response)
     assert answer.options.filters == (wanted,)
 
 
@@ -115,7 +116,7 @@ def test_ports_in_a_row(served: Lab, server: str) -> None:
         served.c1, first, TransportProtocol.UDP, external_port=first + 1001, options=options, server=server
     )
     external = granted(answer).external_port
-    assert isinstance(answer, pcp.Response)
+    assert isinstance(answer, client_codec.Response)
     assert answer.options == options
     assert external % 2 == first % 2
     for step in range(4):
@@ -127,10 +128,10 @@ def test_ports_in_a_row(served: Lab, server: str) -> None:
 
 
 def test_three_protocols_and_one_mapping(served: Lab) -> None:
-    wish = natpmp.encode_request(natpmp.MapRequest(TransportProtocol.UDP, 8200, 9200, 300))
+    wish = client_codec.encode(natpmp.MapRequest(TransportProtocol.UDP, 8200, 9200, 300))
     (by_natpmp,) = exchange(served.c1, GATEWAY, wish, patience=DROPPED)
-    told = natpmp.decode_response(by_natpmp)
-    assert isinstance(told, natpmp.MapResponse)
+    told = client_codec.decode_natpmp(by_natpmp)
+    assert isinstance(told, client_codec.MapResponse)
     assert (told.external_port, told.lifetime) == (9200, 300)
     answer = map_port(served.c1, 8200, TransportProtocol.UDP, external_port=9201)
     assert (granted(answer).external_port, answer.lifetime) == (9200, 7200)
@@ -182,8 +183,8 @@ def test_the_internet_asks_in_vain(served: Lab, address: str) -> None:
 def test_the_server_itself_is_no_peer(served: Lab) -> None:
     assert refused(map_port(served.srv, 8240, source=GATEWAY)) is pcp.Result.NOT_AUTHORIZED
     (answer,) = exchange(served.srv, GATEWAY, GET_ADDRESS, patience=DROPPED)
-    told = natpmp.decode_response(answer)
-    assert isinstance(told, natpmp.AddressResponse)
+    told = client_codec.decode_natpmp(answer)
+    assert isinstance(told, client_codec.AddressResponse)
     assert (told.result, str(told.address)) == (natpmp.Result.NOT_AUTHORIZED, "0.0.0.0")
 
 
@@ -193,7 +194,7 @@ def test_who_asks_too_often_is_not_heard_and_disturbs_nobody(lab: Lab) -> None:
         assert 5 <= sum(1 for _ in flood) <= 10  # another five each second
         assert len(list(exchange(lab.c2, GATEWAY, GET_ADDRESS, patience=DROPPED))) == 1
         (answer,) = exchange(lab.c1, GATEWAY, GET_ADDRESS, patience=DROPPED)  # some time has passed
-        assert natpmp.decode_response(answer)
+        assert client_codec.decode_natpmp(answer)
 
 
 def test_switched_off_nobody_listens(lab: Lab) -> None:

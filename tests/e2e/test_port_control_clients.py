@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
 from tests.e2e.default_route import THROUGH_GATEWAY
 from tests.e2e.happenings import Happenings
@@ -17,6 +18,7 @@ from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, mappings, p
 from tests.lab import Answer, Host, Lab, answering, ask, call
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol as Word
+from tests.wire.pcp import client_codec
 
 pytestmark = requires_root
 
@@ -166,12 +168,12 @@ def test_transmission_maps_its_port_where_upnp_finds_nothing(tmp_path: Path) -> 
 
 def test_who_asks_from_the_port_of_announcements_is_answered_there(lab: Lab) -> None:
     """As nat-port-mapper (npm) does: what it asks for and what it hears come to one socket."""
-    request = natpmp.encode_request(natpmp.MapRequest(TransportProtocol.TCP, 8043, 0, 600))
+    request = client_codec.encode(natpmp.MapRequest(TransportProtocol.TCP, 8043, 0, 600))
     with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, serving(lab):
-        asking.bind(("", natpmp.CLIENT_PORT))
+        asking.bind(("", pcp.CLIENT_PORT))
         asking.settimeout(5)
-        asking.sendto(request, (GATEWAY, natpmp.SERVER_PORT))
+        asking.sendto(request, (GATEWAY, pcp.SERVER_PORT))
         received = (asking.recv(2048) for _ in range(20))
-        heard = (natpmp.decode_response(datagram) for datagram in received if natpmp.is_natpmp(datagram))
-        answer = next(each for each in heard if isinstance(each, natpmp.MapResponse))
+        heard = (client_codec.decode_natpmp(datagram) for datagram in received if natpmp.is_natpmp(datagram))
+        answer = next(each for each in heard if isinstance(each, client_codec.MapResponse))
         assert (answer.result, answer.external_port) == (natpmp.Result.SUCCESS, 8043)

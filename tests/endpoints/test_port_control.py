@@ -24,11 +24,20 @@ from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
-from igd.wire.pcp.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
+from igd.wire.pcp.natpmp import AddressRequest, MapRequest
 from igd.wire.pcp.opcodes import Announce, Map
 from igd.wire.pcp.options import Address, Filter, Options, PortSet
 from tests.gateway_harness import C1, C1_HOST, C2, EXTERNAL, SERVER, GatewayHarness, peer
 from tests.lab import Host
+from tests.wire.pcp import client_codec
+from tests.wire.pcp.client_codec import (
+    AddressResponse,
+    ErrorResponse,
+    MapResponse,
+    NatpmpResponse,
+    PcpResponse,
+    Response,
+)
 
 pytestmark = pytest.mark.root
 
@@ -70,9 +79,9 @@ class Client:
         self.send(datagram)
         return await self.receive()
 
-    async def by_natpmp(self, request: natpmp.Request) -> natpmp.Response | natpmp.OtherResponse:
+    async def by_natpmp(self, request: natpmp.Request) -> NatpmpResponse:
         """Send a NAT-PMP request and return the response."""
-        return natpmp.decode_response(await self.exchange(natpmp.encode_request(request)))
+        return client_codec.decode_natpmp(await self.exchange(client_codec.encode(request)))
 
     async def map(self, request: MapRequest) -> MapResponse:
         """Send a NAT-PMP mapping request and return the response."""
@@ -80,14 +89,14 @@ class Client:
         assert isinstance(response, MapResponse)
         return response
 
-    async def by_pcp(self, request: pcp.Request) -> pcp.Response | pcp.ErrorResponse:
+    async def by_pcp(self, request: pcp.Request) -> PcpResponse:
         """Send a PCP request and return the response."""
-        return pcp.decode_response(await self.exchange(pcp.encode_request(request)))
+        return client_codec.decode_pcp(await self.exchange(client_codec.encode(request)))
 
-    async def granted(self, request: pcp.Request) -> pcp.Response:
+    async def granted(self, request: pcp.Request) -> Response:
         """Send a PCP request and return the success response."""
         response = await self.by_pcp(request)
-        assert isinstance(response, pcp.Response), response
+        assert isinstance(response, Response), response
         return response
 
     async def port(self, request: pcp.Request) -> int:
@@ -99,7 +108,7 @@ class Client:
     async def result(self, request: pcp.Request) -> int:
         """Send a PCP request and return the result code."""
         response = await self.by_pcp(request)
-        return 0 if isinstance(response, pcp.Response) else response.result
+        return 0 if isinstance(response, Response) else response.result
 
     def unread(self) -> list[bytes]:
         """Return the datagrams that were not received yet."""
@@ -333,16 +342,16 @@ async def test_natpmp_responds_to_an_unknown_opcode(c1: Client) -> None:
 @pytest.mark.parametrize("version", [1, 3, 255])
 async def test_another_version_gets_an_error_of_pcp(c1: Client, version: int) -> None:
     """RFC 6887 §9: a version that neither protocol has gets PCP's UNSUPP_VERSION."""
-    response = pcp.decode_response(await c1.exchange(bytes((version, 1)) + bytes(10)))
-    assert isinstance(response, pcp.ErrorResponse)
+    response = client_codec.decode_pcp(await c1.exchange(bytes((version, 1)) + bytes(10)))
+    assert isinstance(response, ErrorResponse)
     assert response.result == pcp.Result.UNSUPP_VERSION
 
 
 @served
 async def test_natpmp_over_ipv6_is_an_unsupported_version(c1_ipv6: Client) -> None:
     """NAT-PMP has no IPv6 (RFC 6887 §9)."""
-    response = pcp.decode_response(await c1_ipv6.exchange(natpmp.encode_request(pmp(5000))))
-    assert isinstance(response, pcp.ErrorResponse)
+    response = client_codec.decode_pcp(await c1_ipv6.exchange(client_codec.encode(pmp(5000))))
+    assert isinstance(response, ErrorResponse)
     assert response.result == pcp.Result.UNSUPP_VERSION
 
 
@@ -353,7 +362,7 @@ async def test_natpmp_over_ipv6_is_an_unsupported_version(c1_ipv6: Client) -> No
 async def test_pcp_maps(harness: GatewayHarness, c1: Client) -> None:
     """§11.3, §11.4; §8.5: each response has the epoch."""
     granted = await c1.granted(mapping(5000, 6000))
-    assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 6000, EXTERNAL))
+    assert granted == Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 6000, EXTERNAL))
     assert harness.table[TCP, 6000].mapping == PortMapping(TCP, 6000, Endpoint(C1, 5000), "c1", "PCP", (), CLAIM)
     assert harness.all_equal()
 
@@ -375,7 +384,7 @@ async def test_the_nonce_guards_the_mapping(harness: GatewayHarness, c1: Client)
     before = harness.table
     for lifetime in (0, 2 * HOUR):
         request = mapping(5000, lifetime=lifetime, nonce=OTHER)
-        error = pcp.ErrorResponse(pcp.Result.NOT_AUTHORIZED, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
+        error = ErrorResponse(pcp.Result.NOT_AUTHORIZED, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
         assert await c1.by_pcp(request) == error
     assert await c1.result(mapping(0, lifetime=0, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
     assert harness.table == before
@@ -431,7 +440,7 @@ async def test_pcp_beyond_the_quota_gets_user_ex_quota(c1: Client) -> None:
         for port in (5000, 5001):
             await c1.granted(mapping(port))
         request = mapping(5002)
-        assert await c1.by_pcp(request) == pcp.ErrorResponse(10, pcp.SHORT_LIFETIME, EPOCH, 1, request.payload)
+        assert await c1.by_pcp(request) == ErrorResponse(10, pcp.SHORT_LIFETIME, EPOCH, 1, request.payload)
         assert await c1.result(mapping(5001)) == 0
 
 
@@ -479,7 +488,7 @@ async def test_pcp_deletes_one(harness: GatewayHarness, c1: Client) -> None:
     await c1.granted(mapping(5001))
     request = mapping(5000, 6000, 0)
     for _ in range(2):
-        assert await c1.by_pcp(request) == pcp.Response(0, EPOCH, request.payload)
+        assert await c1.by_pcp(request) == Response(0, EPOCH, request.payload)
         assert list(harness.table) == [(TCP, 5001)]
     assert harness.all_equal()
 
@@ -557,7 +566,7 @@ async def test_prefer_failure_gets_the_suggested_port_or_an_error(
 ) -> None:
     await c2.granted(mapping(5000, 6000, client=C2))
     taken = mapping(5000, 6000, prefer_failure=True)
-    assert await c1.by_pcp(taken) == pcp.ErrorResponse(11, pcp.SHORT_LIFETIME, EPOCH, 1, taken.payload)
+    assert await c1.by_pcp(taken) == ErrorResponse(11, pcp.SHORT_LIFETIME, EPOCH, 1, taken.payload)
     assert await c1.result(mapping(5000, 0, prefer_failure=True)) == pcp.Result.MALFORMED_OPTION
     assert await c1.result(mapping(5000, 6001, prefer_failure=True, external=C1)) == 11
     free = mapping(5000, 6001, prefer_failure=True, external=EXTERNAL)
@@ -601,7 +610,7 @@ async def test_too_many_filters_get_excessive_remote_peers(harness: GatewayHarne
     assert harness.table == {}
     assert await c1.result(mapping(5000, filters=most)) == 0
     request = mapping(5000, filters=(remote(99),))
-    assert await c1.by_pcp(request) == pcp.ErrorResponse(13, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
+    assert await c1.by_pcp(request) == ErrorResponse(13, pcp.LONG_LIFETIME, EPOCH, 1, request.payload)
     assert len(remotes_of(harness, (TCP, 5000))) == MAX_REMOTES
 
 
@@ -620,12 +629,12 @@ async def test_invalid_filters_get_malformed_option(harness: GatewayHarness, c1:
 async def test_announce_gets_a_response(c1: Client, c1_ipv6: Client) -> None:
     """§14.1.1, §14.1.2."""
     for client in (c1, c1_ipv6):
-        assert await client.by_pcp(pcp.Request(0, client.address, Announce())) == pcp.Response(0, EPOCH, Announce())
+        assert await client.by_pcp(pcp.Request(0, client.address, Announce())) == Response(0, EPOCH, Announce())
 
 
 def peer_request(**fields: Any) -> bytes:  # noqa: ANN401 - options of different types
     """Return a request with the opcode PEER (§12.1): MAP's fields, and the remote peer's port and address."""
-    request = pcp.encode_request(mapping(5000, **fields))
+    request = client_codec.encode(mapping(5000, **fields))
     remote = bytes.fromhex("01bb 0000 00000000000000000000ffff c6336401")
     return request[:1] + b"\x02" + request[2:60] + remote + request[60:]
 
@@ -644,8 +653,8 @@ def peer_request(**fields: Any) -> bytes:  # noqa: ANN401 - options of different
 )
 async def test_peer_is_an_unsupported_opcode(harness: GatewayHarness, c1: Client, datagram: bytes) -> None:
     """§12; §8.2: the opcode is checked before the payload and the options."""
-    error = pcp.ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG_LIFETIME, EPOCH, 2, None)
-    assert pcp.decode_response(await c1.exchange(datagram)) == error
+    error = ErrorResponse(pcp.Result.UNSUPP_OPCODE, pcp.LONG_LIFETIME, EPOCH, 2, None)
+    assert client_codec.decode_pcp(await c1.exchange(datagram)) == error
     assert harness.table == {}
 
 
@@ -659,14 +668,14 @@ async def test_another_client_address_gets_address_mismatch(c1: Client) -> None:
 async def test_responses_to_libtorrent_have_60_octets(c1: Client) -> None:
     """Libtorrent requires them of errors too."""
     for request in (mapping(5000), mapping(5000, lifetime=0), mapping(5000, protocol=1)):
-        assert len(await c1.exchange(pcp.encode_request(request))) == 60
+        assert len(await c1.exchange(client_codec.encode(request))) == 60
 
 
 @served
 async def test_pcp_over_ipv6_opens_a_pinhole(harness: GatewayHarness, c1_ipv6: Client) -> None:
     """§11.4: its external address and port are the internal ones; §15.1: it is deleted like a port mapping."""
     request = mapping(5000, 6000, client=C1_IPV6)
-    assert await c1_ipv6.granted(request) == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
+    assert await c1_ipv6.granted(request) == Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
     expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), CLAIM)
     assert harness.table == {expected.key: harness.table[expected.key]}
     assert harness.table[expected.key].mapping == expected
@@ -747,7 +756,7 @@ async def test_upnp_and_pcp_requests_for_the_same_port_share_a_mapping(
     """Libtorrent requests the same mapping by UPnP and PCP at the same time, and deletes both."""
     shared, granted = await asyncio.gather(harness.ask(upnp(6881, 6881)), c1.granted(mapping(6881, 6881)))
     assert isinstance(shared, Mapped)
-    assert granted == pcp.Response(HOUR, EPOCH, Map(NONCE, TCP, 6881, 6881, EXTERNAL))
+    assert granted == Response(HOUR, EPOCH, Map(NONCE, TCP, 6881, 6881, EXTERNAL))
     assert list(harness.table) == [(TCP, 6881)]
     if closed_by_upnp:
         assert isinstance(await harness.ask(UnmapPorts(TCP, 6881, 6881)), Unmapped)
@@ -785,11 +794,11 @@ async def test_no_protocol_shortens_the_lease_of_another(harness: GatewayHarness
 
 
 ONE_OF_EACH = [
-    natpmp.encode_request(AddressRequest()),
-    natpmp.encode_request(pmp(5000)),
-    natpmp.encode_request(pmp(0)),
+    client_codec.encode(AddressRequest()),
+    client_codec.encode(pmp(5000)),
+    client_codec.encode(pmp(0)),
     *(
-        pcp.encode_request(pcp.Request(HOUR, STRANGER, payload))
+        client_codec.encode(pcp.Request(HOUR, STRANGER, payload))
         for payload in (
             Announce(),
             Map(NONCE, 6, 5000, 0, ANY4),
@@ -804,8 +813,8 @@ ONE_OF_EACH = [
 async def test_a_source_that_is_not_a_peer_is_not_authorized(harness: GatewayHarness, datagram: bytes) -> None:
     with contextlib.closing(Client(STRANGER)) as stranger:
         received = await stranger.exchange(datagram)
-    response = natpmp.decode_response(received) if natpmp.is_natpmp(datagram) else pcp.decode_response(received)
-    assert isinstance(response, (AddressResponse, MapResponse, pcp.ErrorResponse))
+    response = client_codec.decode_natpmp(received) if natpmp.is_natpmp(datagram) else client_codec.decode_pcp(received)
+    assert isinstance(response, (AddressResponse, MapResponse, ErrorResponse))
     assert response.result == 2, "NOT_AUTHORIZED in both protocols"
     assert harness.table == {}
 
@@ -821,7 +830,7 @@ async def test_requests_beyond_the_rate_limit_are_dropped(c1: Client, c2: Client
     harness = await started(GatewayHarness(rate=3))
     async with serving(harness):
         for number in range(10):
-            c1.send(natpmp.encode_request(pmp(5000 + number)))
+            c1.send(client_codec.encode(pmp(5000 + number)))
         await counted(harness, "dropped", 7)
         for _ in range(3):
             await c1.receive()
@@ -842,7 +851,7 @@ async def test_requests_under_way_are_limited(c1: Client, monkeypatch: pytest.Mo
     monkeypatch.setattr(harness.peers, "peers", slow)
     async with serving(harness):
         for _ in range(5):
-            c1.send(natpmp.encode_request(AddressRequest()))
+            c1.send(client_codec.encode(AddressRequest()))
         await counted(harness, "dropped", 2)
         opened.set()
         for _ in range(3):
@@ -862,7 +871,7 @@ async def test_close_cancels_requests_under_way(c1: Client, monkeypatch: pytest.
 
     monkeypatch.setattr(harness.peers, "peers", endless)
     async with serving(harness):
-        c1.send(natpmp.encode_request(AddressRequest()))
+        c1.send(client_codec.encode(AddressRequest()))
         async with asyncio.timeout(5):
             await started_reading.wait()
     assert c1.unread() == []
@@ -871,9 +880,9 @@ async def test_close_cancels_requests_under_way(c1: Client, monkeypatch: pytest.
 @served
 async def test_each_socket_of_a_client_gets_the_response_to_its_request(c1: Client) -> None:
     with contextlib.closing(Client(C1)) as another:
-        c1.send(natpmp.encode_request(pmp(5000)))
+        c1.send(client_codec.encode(pmp(5000)))
         assert (await another.map(pmp(5001))).internal_port == 5001
-        first = natpmp.decode_response(await c1.receive())
+        first = client_codec.decode_natpmp(await c1.receive())
         assert isinstance(first, MapResponse)
         assert first.internal_port == 5000
         assert c1.unread() == another.unread() == []
@@ -888,10 +897,10 @@ async def test_an_error_names_the_port_in_use() -> None:
 
 VALID = [
     *ONE_OF_EACH,
-    pcp.encode_request(mapping(5000, 6000)),
-    pcp.encode_request(mapping(5000, 6000, 0)),
-    pcp.encode_request(mapping(5001, 6001, filters=(remote(1), remote(0, 0)), port_set=PortSet(3, 5001))),
-    pcp.encode_request(mapping(5002, 6002, third_party=C1_HOST, prefer_failure=True)),
+    client_codec.encode(mapping(5000, 6000)),
+    client_codec.encode(mapping(5000, 6000, 0)),
+    client_codec.encode(mapping(5001, 6001, filters=(remote(1), remote(0, 0)), port_set=PortSet(3, 5001))),
+    client_codec.encode(mapping(5002, 6002, third_party=C1_HOST, prefer_failure=True)),
 ]
 
 
@@ -965,13 +974,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def address_of(datagram: bytes) -> IPv4Address:
-    response = natpmp.decode_response(datagram)
+    response = client_codec.decode_natpmp(datagram)
     assert isinstance(response, AddressResponse)
     assert response.result == 0
     return response.address
 
 
-RESTARTED = pcp.encode_response(pcp.Response(0, EPOCH, Announce()))
+RESTARTED = pcp.encode_response(0, EPOCH, Announce())
 
 
 async def test_live_peers_get_ten_announcements(
@@ -1007,10 +1016,10 @@ async def test_a_new_address_is_announced_and_updates_mappings(
         assert await listener.receive() == RESTARTED
         assert address_of(await listener.receive()) == NEW_EXTERNAL
         updated = Map(NONCE, TCP, 5000, 6000, NEW_EXTERNAL)
-        assert pcp.decode_response(await listener.receive()) == pcp.Response(HOUR - 600, EPOCH, updated)
+        assert client_codec.decode_pcp(await listener.receive()) == Response(HOUR - 600, EPOCH, updated)
         assert await listener6.receive() == RESTARTED
         pinhole = Map(NONCE, TCP, 5003, 5003, C1_IPV6)
-        assert pcp.decode_response(await listener6.receive()) == pcp.Response(HOUR - 600, EPOCH, pinhole)
+        assert client_codec.decode_pcp(await listener6.receive()) == Response(HOUR - 600, EPOCH, pinhole)
         assert listener.unread() == []
 
 

@@ -5,9 +5,18 @@ import struct
 from dataclasses import dataclass
 
 from igd.wire.malformed import InvalidRequest, Malformed
-from igd.wire.pcp import opcodes, options
+from igd.wire.pcp import opcodes
 from igd.wire.pcp.opcodes import LAYOUTS, Announce, Payload
-from igd.wire.pcp.options import NO_OPTIONS, Address, Options, UnsupportedOption, decode_address, encode_address
+from igd.wire.pcp.options import (
+    NO_OPTIONS,
+    Address,
+    Options,
+    UnsupportedOption,
+    decode_address,
+    decode_options,
+    encode_address,
+    encode_options,
+)
 
 VERSION = 2
 
@@ -71,33 +80,6 @@ class Request:
     options: Options = NO_OPTIONS
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A success response, or an unsolicited one: a restart (§14.1), a changed mapping (§14.2).
-
-    `lifetime` is the mapping's, in seconds; `epoch` is the number of seconds since state was lost (§8.5).
-    """
-
-    lifetime: int
-    epoch: int
-    payload: Payload
-    options: Options = NO_OPTIONS
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
-    """An error response, valid for `lifetime` seconds (§7.4).
-
-    `result` is a Result, or an unassigned code; `payload` is the request's, or None if it cannot be decoded.
-    """
-
-    result: int
-    lifetime: int
-    epoch: int
-    opcode: int
-    payload: Payload | None
-
-
 class _ParseError(Malformed):
     """A request that cannot be parsed successfully, and the error result for it."""
 
@@ -144,19 +126,14 @@ def _validate_header(datagram: bytes, source: Address) -> None:
 
 def _parse(datagram: bytes) -> Request:
     _, opcode, lifetime, client = _REQUEST_HEADER.unpack_from(datagram)
-    payload, rest = _payload_and_rest(opcode, datagram)
+    body, layout = datagram[_HEADER_SIZE:], LAYOUTS[opcode]
     try:
-        decoded = options.decode(rest, LAYOUTS[opcode].options)
+        options = decode_options(body[layout.size :], layout.options)
     except UnsupportedOption as error:
         raise _ParseError(Result.UNSUPP_OPTION, error.reason) from error
     except Malformed as error:
         raise _ParseError(Result.MALFORMED_OPTION, error.reason) from error
-    return Request(lifetime, decode_address(client), payload, decoded)
-
-
-def _payload_and_rest(opcode: int, datagram: bytes) -> tuple[Payload, bytes]:
-    body = datagram[_HEADER_SIZE:]
-    return opcodes.decode(opcode, body), body[LAYOUTS[opcode].size :]
+    return Request(lifetime, decode_address(client), opcodes.decode(opcode, body), options)
 
 
 def _validate_fields(request: Request) -> None:
@@ -182,18 +159,14 @@ def _validate_fields(request: Request) -> None:
             raise _ParseError(result, reason)
 
 
-def encode_request(request: Request) -> bytes:
-    """Encode a request as a datagram."""
-    opcode, fields = opcodes.encode(request.payload)
-    header = _REQUEST_HEADER.pack(VERSION, opcode, request.lifetime, encode_address(request.client))
-    return header + fields + options.encode(request.options)
+def encode_response(lifetime: int, epoch: int, payload: Payload, options: Options = NO_OPTIONS) -> bytes:
+    """Encode a success response, or an unsolicited one: a restart (§14.1), a changed mapping (§14.2).
 
-
-def encode_response(response: Response) -> bytes:
-    """Encode a success response, or an unsolicited one (§14), as a datagram."""
-    opcode, fields = opcodes.encode(response.payload)
-    header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | opcode, Result.SUCCESS, response.lifetime, response.epoch)
-    datagram = header + fields + options.encode(response.options)
+    `lifetime` is the mapping's, in seconds; `epoch` is the number of seconds since state was lost (§8.5).
+    """
+    opcode, fields = opcodes.encode(payload)
+    header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | opcode, Result.SUCCESS, lifetime, epoch)
+    datagram = header + fields + encode_options(options)
     assert len(datagram) <= MAX_MESSAGE_SIZE, "a response has no other options than its request"
     return datagram
 
@@ -208,24 +181,3 @@ def encode_error(request: bytes, result: Result, epoch: int, *, parsed: bool = T
     lifetime = SHORT_LIFETIME if result in SHORT_LIFETIME_ERRORS else LONG_LIFETIME
     header = _RESPONSE_HEADER.pack(VERSION, RESPONSE_BIT | request[1], result, lifetime, epoch)
     return header + copy[_HEADER_SIZE:] if parsed else header[:_RESERVED] + copy[_RESERVED:]
-
-
-def decode_response(datagram: bytes) -> Response | ErrorResponse:
-    """Decode a datagram that was sent to a client; raise Malformed if it is not a response of version 2 (§8.3)."""
-    if not _HEADER_SIZE <= len(datagram) <= MAX_MESSAGE_SIZE or len(datagram) % 4:
-        raise Malformed(f"a response of {len(datagram)} octets")
-    version, octet, result, lifetime, epoch = _RESPONSE_HEADER.unpack_from(datagram)
-    if version != VERSION:
-        raise Malformed(f"version {version}")
-    if not octet & RESPONSE_BIT:
-        raise Malformed("a request, not a response")
-    opcode = octet & ~RESPONSE_BIT
-    layout = LAYOUTS.get(opcode)
-    payload, rest = None, b""
-    if layout is not None and len(datagram) >= _HEADER_SIZE + layout.size:
-        payload, rest = _payload_and_rest(opcode, datagram)
-    if result != Result.SUCCESS:
-        return ErrorResponse(result, lifetime, epoch, opcode, payload)
-    if layout is None or payload is None:
-        raise Malformed(f"opcode {opcode} with {len(datagram)} octets")
-    return Response(lifetime, epoch, payload, options.decode(rest, layout.options, lenient=True))

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from igd.core.mapping import TransportProtocol
-from igd.wire.malformed import InvalidRequest, Malformed
+from igd.wire.malformed import InvalidRequest
 
 VERSION = 0
-
-SERVER_PORT = 5351
-"""The port to which clients send requests (§3.1)."""
-
-CLIENT_PORT = 5350
-"""The port to which the server sends announcements (§3.2.1)."""
 
 RESPONSE_BIT = 0x80
 """The bit of the opcode that is set in responses (§3.2, §3.3)."""
@@ -28,7 +22,6 @@ MAP = {1: TransportProtocol.UDP, 2: TransportProtocol.TCP}
 _OPCODES = {protocol: opcode for opcode, protocol in MAP.items()}
 
 # version, opcode; then the fields of §3.2 and §3.3
-_HEADER = struct.Struct("!BB")
 _MAP_REQUEST = struct.Struct("!BB2xHHI")
 _RESPONSE_HEADER = struct.Struct("!BBHI")
 _ADDRESS_RESPONSE = struct.Struct("!BBHI4s")
@@ -68,41 +61,6 @@ class MapRequest:
 Request = AddressRequest | MapRequest
 
 
-@dataclass(frozen=True, slots=True)
-class AddressResponse:
-    """The external address, in a response (§3.2) or in an announcement (§3.2.1).
-
-    `result` is a Result, or an unassigned code, which means failure (§3.5); `epoch` is in seconds (§3.6).
-    """
-
-    result: int
-    epoch: int
-    address: IPv4Address
-
-
-@dataclass(frozen=True, slots=True)
-class MapResponse:
-    """The mapping as granted, for `lifetime` seconds (§3.3); `result` and `epoch` are as in AddressResponse."""
-
-    protocol: TransportProtocol
-    result: int
-    epoch: int
-    internal_port: int
-    external_port: int
-    lifetime: int
-
-
-@dataclass(frozen=True, slots=True)
-class OtherResponse:
-    """A response to an unknown opcode, or from a server of another version; its other fields are unknown (§3.5)."""
-
-    opcode: int
-    result: int
-
-
-Response = AddressResponse | MapResponse
-
-
 def is_natpmp(datagram: bytes) -> bool:
     """Return whether the first octet is NAT-PMP's version; a PCP server handles all other versions (RFC 6887 §9)."""
     return datagram[:1] == bytes((VERSION,))
@@ -110,9 +68,9 @@ def is_natpmp(datagram: bytes) -> bool:
 
 def decode_request(datagram: bytes, epoch: int) -> Request:
     """Decode a datagram that was sent to the server's port; raise InvalidRequest with the response of §3.5."""
-    if len(datagram) < _HEADER.size:
+    if len(datagram) < 2:
         raise InvalidRequest("shorter than the shortest request")
-    version, opcode = _HEADER.unpack_from(datagram)
+    version, opcode = datagram[:2]
     if opcode & RESPONSE_BIT:
         raise InvalidRequest("a response, not a request")
     if version != VERSION:
@@ -138,51 +96,19 @@ def _unsupported_opcode(datagram: bytes) -> bytes:
     return header + datagram[len(header) :]
 
 
-def encode_request(request: Request) -> bytes:
-    """Encode a request as a datagram."""
-    match request:
-        case AddressRequest():
-            return _HEADER.pack(VERSION, GET_ADDRESS)
-        case MapRequest(protocol, internal_port, external_port, lifetime):
-            return _MAP_REQUEST.pack(VERSION, _OPCODES[protocol], internal_port, external_port, lifetime)
+def encode_address(result: Result, epoch: int, address: IPv4Address) -> bytes:
+    """Encode the external address, in a response (§3.2) or an announcement (§3.2.1); `epoch` is in seconds (§3.6)."""
+    return _ADDRESS_RESPONSE.pack(VERSION, RESPONSE_BIT | GET_ADDRESS, result, epoch, address.packed)
 
 
-def empty_response(request: Request, result: Result, epoch: int) -> Response:
-    """Return the response to a deletion (§3.4) or a failed request (§3.5): all fields but the internal port are 0."""
-    match request:
-        case AddressRequest():
-            return AddressResponse(result, epoch, IPv4Address(0))
-        case MapRequest(protocol, internal_port):
-            return MapResponse(protocol, result, epoch, internal_port, 0, 0)
+def encode_mapping(request: MapRequest, result: Result, epoch: int, external_port: int = 0, lifetime: int = 0) -> bytes:
+    """Encode the response to a mapping request, with the external port and the lifetime that were granted (§3.3)."""
+    opcode = RESPONSE_BIT | _OPCODES[request.protocol]
+    return _MAP_RESPONSE.pack(VERSION, opcode, result, epoch, request.internal_port, external_port, lifetime)
 
 
-def encode_response(response: Response) -> bytes:
-    """Encode a response, or an announcement (§3.2.1), as a datagram."""
-    match response:
-        case AddressResponse(result, epoch, address):
-            return _ADDRESS_RESPONSE.pack(VERSION, RESPONSE_BIT | GET_ADDRESS, result, epoch, address.packed)
-        case MapResponse(protocol, result, epoch, internal_port, external_port, lifetime):
-            opcode = RESPONSE_BIT | _OPCODES[protocol]
-            return _MAP_RESPONSE.pack(VERSION, opcode, result, epoch, internal_port, external_port, lifetime)
-
-
-def decode_response(datagram: bytes) -> Response | OtherResponse:
-    """Decode a datagram that was sent to a client; raise Malformed if it is not a response."""
-    if len(datagram) < 4:
-        raise Malformed("shorter than the shortest response")
-    version, opcode, result = struct.unpack_from("!BBH", datagram)
-    if version != VERSION:
-        raise Malformed(f"version {version}")
-    # Servers that follow the figure of §3.5 to the letter reject a version with opcode 0.
-    if not opcode & RESPONSE_BIT and result != Result.UNSUPPORTED_VERSION:
-        raise Malformed("a request, not a response")
-    opcode &= ~RESPONSE_BIT
-    if result == Result.UNSUPPORTED_VERSION or opcode not in {GET_ADDRESS, *MAP}:
-        return OtherResponse(opcode, result)
-    layout = _ADDRESS_RESPONSE if opcode == GET_ADDRESS else _MAP_RESPONSE
-    if len(datagram) < layout.size:
-        raise Malformed("shorter than a response to its opcode")
-    _, _, _, epoch, *fields = layout.unpack_from(datagram)
-    if opcode == GET_ADDRESS:
-        return AddressResponse(result, epoch, IPv4Address(fields[0]))
-    return MapResponse(MAP[opcode], result, epoch, *fields)
+def encode_result(request: Request, result: Result, epoch: int) -> bytes:
+    """Encode the response to a deletion (§3.4) or a failed request (§3.5): all fields but the internal port are 0."""
+    if isinstance(request, MapRequest):
+        return encode_mapping(request, result, epoch)
+    return encode_address(result, epoch, IPv4Address(0))

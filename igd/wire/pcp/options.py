@@ -127,17 +127,17 @@ _FORMATS = {
 }
 
 
-def decode(data: bytes, allowed: Collection[int], *, lenient: bool = False) -> Options:
+def decode_options(data: bytes, allowed: Collection[int]) -> Options:
     """Decode the options behind the opcode's payload; `allowed` are the codes that the opcode allows.
 
-    Raise Malformed or UnsupportedOption. A client is `lenient`: it ignores all options that it does not know (§7.3).
+    Raise Malformed or UnsupportedOption.
     """
     options = NO_OPTIONS
     seen = set()
     # The structure of all options is checked first, then each option in turn (§7.3).
     for code, content in _split(data):
         if code not in allowed:
-            if lenient or code & OPTIONAL:
+            if code & OPTIONAL:
                 continue
             raise UnsupportedOption(f"option {code}")
         option = _FORMATS[code]
@@ -165,7 +165,7 @@ def _split(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def encode(options: Options) -> bytes:
+def encode_options(options: Options) -> bytes:
     """Encode options, in the order of their codes."""
     found: list[tuple[int, bytes]] = []
     if options.third_party is not None:

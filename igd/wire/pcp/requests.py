@@ -56,22 +56,20 @@ class NatpmpExchange:
 
     def encode(self, reply: Reply | None, epoch: int, _external: IPv4Address | None) -> bytes:
         """Encode the response to the gateway's reply, None if the gateway was not asked."""
-        message = self.message
-        match message, reply:
+        match self.message, reply:
             case natpmp.AddressRequest(), ExternalAddress(address):
-                response: natpmp.Response = natpmp.AddressResponse(natpmp.Result.SUCCESS, epoch, address)
-            case natpmp.MapRequest(protocol, port), Mapped(mapping, lifetime):
-                external_port = mapping.external_port
-                response = natpmp.MapResponse(protocol, natpmp.Result.SUCCESS, epoch, port, external_port, lifetime)
+                return natpmp.encode_address(natpmp.Result.SUCCESS, epoch, address)
+            case natpmp.MapRequest() as message, Mapped(mapping, lifetime):
+                return natpmp.encode_mapping(message, natpmp.Result.SUCCESS, epoch, mapping.external_port, lifetime)
             case natpmp.MapRequest(), Unmapped():
-                response = natpmp.empty_response(message, natpmp.Result.SUCCESS, epoch)
+                result = natpmp.Result.SUCCESS
             case _, Refused(reason):
-                response = natpmp.empty_response(message, RESULTS[reason][0], epoch)
+                result = RESULTS[reason][0]
             case _, None if isinstance(self.request, natpmp.Result):
-                response = natpmp.empty_response(message, self.request, epoch)
+                result = self.request
             case _:
                 raise AssertionError("a reply to another request")
-        return natpmp.encode_response(response)
+        return natpmp.encode_result(self.message, result, epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class PcpExchange:
                 raise AssertionError("a reply to another request")
         if result is not pcp.Result.SUCCESS:
             return pcp.encode_error(self.datagram, result, epoch)
-        return pcp.encode_response(pcp.Response(0, epoch, payload, options))
+        return pcp.encode_response(0, epoch, payload, options)
 
 
 Exchange = NatpmpExchange | PcpExchange
@@ -224,4 +222,4 @@ def _encode_mapped(nonce: bytes, options: Options, mapped: Mapped, epoch: int, e
     if options.port_set is not None:
         port_set = replace(options.port_set, size=mapped.count) if mapped.count > 1 else None
         options = replace(options, port_set=port_set)
-    return pcp.encode_response(pcp.Response(min(MAX_LIFETIME, mapped.lifetime), epoch, payload, options))
+    return pcp.encode_response(min(MAX_LIFETIME, mapped.lifetime), epoch, payload, options)

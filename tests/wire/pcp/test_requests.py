@@ -23,7 +23,7 @@ from igd.core.request import (
 )
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
-from igd.wire.pcp.natpmp import AddressRequest, AddressResponse, MapRequest, MapResponse
+from igd.wire.pcp.natpmp import AddressRequest, MapRequest
 from igd.wire.pcp.opcodes import Announce, Map
 from igd.wire.pcp.options import Address, Filter, Options, PortSet
 from igd.wire.pcp.requests import (
@@ -36,6 +36,15 @@ from igd.wire.pcp.requests import (
     PcpExchange,
     decode,
     encode_update,
+)
+from tests.wire.pcp import client_codec
+from tests.wire.pcp.client_codec import (
+    AddressResponse,
+    ErrorResponse,
+    MapResponse,
+    NatpmpResponse,
+    PcpResponse,
+    Response,
 )
 
 EPOCH = 77
@@ -54,7 +63,7 @@ PINHOLE = Pinhole(TCP, Endpoint(C1_IPV6, 80), "c1", "web", (), CLAIM)
 
 
 def natpmp_exchange(message: natpmp.Request) -> Exchange:
-    return decode(natpmp.encode_request(message), C1, EPOCH, EXTERNAL, third_party=False)
+    return decode(client_codec.encode(message), C1, EPOCH, EXTERNAL, third_party=False)
 
 
 PMP_MAP = MapPort(
@@ -86,7 +95,7 @@ def test_requests_of_natpmp(message: natpmp.Request, request_: Request | natpmp.
 
 
 ONE = MapRequest(TCP, 80, 8043, 7200)
-PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, natpmp.Response]] = {
+PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, NatpmpResponse]] = {
     "external address": (AddressRequest(), ExternalAddress(EXTERNAL), AddressResponse(0, EPOCH, EXTERNAL)),
     "no external address": (AddressRequest(), Refused(Refusal.NO_EXTERNAL_ADDRESS), AddressResponse(3, EPOCH, ANY4)),
     "mapped": (ONE, Mapped(MAPPING, 3600), MapResponse(TCP, 0, EPOCH, 80, 8043, 3600)),
@@ -107,14 +116,14 @@ PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, natpmp.Response]] = {
 
 
 @pytest.mark.parametrize(("message", "reply", "response"), PMP_REPLIES.values(), ids=PMP_REPLIES)
-def test_responses_of_natpmp(message: natpmp.Request, reply: Reply | None, response: natpmp.Response) -> None:
+def test_responses_of_natpmp(message: natpmp.Request, reply: Reply | None, response: NatpmpResponse) -> None:
     datagram = natpmp_exchange(message).encode(reply, EPOCH, EXTERNAL)
-    assert natpmp.decode_response(datagram) == response
+    assert client_codec.decode_natpmp(datagram) == response
 
 
 def test_a_natpmp_result_without_a_decision_is_an_error_response() -> None:
     datagram = NatpmpExchange(ONE, natpmp.Result.NOT_AUTHORIZED).encode(None, EPOCH, EXTERNAL)
-    assert natpmp.decode_response(datagram) == MapResponse(TCP, 2, EPOCH, 80, 0, 0)
+    assert client_codec.decode_natpmp(datagram) == MapResponse(TCP, 2, EPOCH, 80, 0, 0)
 
 
 # The result codes of NAT-PMP (RFC 6886 §3.5) and PCP (RFC 6887 §7.4) for each refusal
@@ -145,7 +154,7 @@ def test_a_refusal_of_natpmp_has_no_port_and_no_lifetime(reason: Refusal, codes:
         (AddressRequest(), AddressResponse(codes[0], EPOCH, ANY4)),
     )
     for message, response in refusals:
-        assert natpmp.decode_response(natpmp_exchange(message).encode(Refused(reason), EPOCH, EXTERNAL)) == response
+        assert client_codec.decode_natpmp(natpmp_exchange(message).encode(Refused(reason), EPOCH, EXTERNAL)) == response
 
 
 # PCP
@@ -248,7 +257,7 @@ PCP_REQUESTS: dict[str, tuple[pcp.Request, Request | pcp.Result]] = {
 
 
 def pcp_exchange(message: pcp.Request, *, third_party: bool = True) -> Exchange:
-    return decode(pcp.encode_request(message), message.client, EPOCH, EXTERNAL, third_party=third_party)
+    return decode(client_codec.encode(message), message.client, EPOCH, EXTERNAL, third_party=third_party)
 
 
 @pytest.mark.parametrize(("message", "request_"), PCP_REQUESTS.values(), ids=PCP_REQUESTS)
@@ -262,63 +271,63 @@ def test_third_party_is_unsupported_unless_enabled(lifetime: int) -> None:
     assert pcp_exchange(message, third_party=False).request is pcp.Result.UNSUPP_OPTION
 
 
-def response_to(message: pcp.Request, reply: Reply | None) -> pcp.Response | pcp.ErrorResponse:
-    return pcp.decode_response(pcp_exchange(message).encode(reply, EPOCH, EXTERNAL))
+def response_to(message: pcp.Request, reply: Reply | None) -> PcpResponse:
+    return client_codec.decode_pcp(pcp_exchange(message).encode(reply, EPOCH, EXTERNAL))
 
 
 ASSIGNED = replace(MAP, external_address=EXTERNAL)
-PCP_REPLIES: dict[str, tuple[pcp.Request, Reply | None, pcp.Response]] = {
-    "announce": (pcp.Request(0, C1, Announce()), None, pcp.Response(0, EPOCH, Announce())),
-    "mapped (§11.4)": (MESSAGE, Mapped(MAPPING, 3600), pcp.Response(3600, EPOCH, ASSIGNED)),
+PCP_REPLIES: dict[str, tuple[pcp.Request, Reply | None, Response]] = {
+    "announce": (pcp.Request(0, C1, Announce()), None, Response(0, EPOCH, Announce())),
+    "mapped (§11.4)": (MESSAGE, Mapped(MAPPING, 3600), Response(3600, EPOCH, ASSIGNED)),
     "mapped to another port": (
         MESSAGE,
         Mapped(replace(MAPPING, external_port=9), 3600),
-        pcp.Response(3600, EPOCH, replace(ASSIGNED, external_port=9)),
+        Response(3600, EPOCH, replace(ASSIGNED, external_port=9)),
     ),
     "the nonce of the request, not of the mapping": (
         MESSAGE,
         Mapped(replace(MAPPING, claim=Claim(by_internal=True, nonce=b"another nonc")), 3600),
-        pcp.Response(3600, EPOCH, ASSIGNED),
+        Response(3600, EPOCH, ASSIGNED),
     ),
     "a longer lease that another protocol requested": (
         MESSAGE,
         Mapped(MAPPING, 604800),
-        pcp.Response(MAX_LIFETIME, EPOCH, ASSIGNED),
+        Response(MAX_LIFETIME, EPOCH, ASSIGNED),
     ),
     "pinhole: external is internal (§11.4)": (
         MESSAGE_IPV6,
         Mapped(PINHOLE, 3600),
-        pcp.Response(3600, EPOCH, Map(NONCE, 6, 80, 80, C1_IPV6)),
+        Response(3600, EPOCH, Map(NONCE, 6, 80, 80, C1_IPV6)),
     ),
-    "deleted (§15.1)": (replace(MESSAGE, lifetime=0), Unmapped((MAPPING,)), pcp.Response(0, EPOCH, MAP)),
-    "nothing to delete (§15.1)": (replace(MESSAGE, lifetime=0), Unmapped(()), pcp.Response(0, EPOCH, MAP)),
+    "deleted (§15.1)": (replace(MESSAGE, lifetime=0), Unmapped((MAPPING,)), Response(0, EPOCH, MAP)),
+    "nothing to delete (§15.1)": (replace(MESSAGE, lifetime=0), Unmapped(()), Response(0, EPOCH, MAP)),
     "processed options (§7.3)": (
         with_(third_party=C1_HOST, prefer_failure=True, filters=(NET,)),
         Mapped(MAPPING, 3600),
-        pcp.Response(3600, EPOCH, ASSIGNED, Options(C1_HOST, prefer_failure=True, filters=(NET,))),
+        Response(3600, EPOCH, ASSIGNED, Options(C1_HOST, prefer_failure=True, filters=(NET,))),
     ),
     "port set (RFC 7753)": (
         with_(port_set=PortSet(8, 80, parity=True)),
         Mapped(MAPPING, 3600, count=5),
-        pcp.Response(3600, EPOCH, ASSIGNED, Options(port_set=PortSet(5, 80, parity=True))),
+        Response(3600, EPOCH, ASSIGNED, Options(port_set=PortSet(5, 80, parity=True))),
     ),
     "port set of one port (RFC 7753 §4.2)": (
         with_(port_set=PortSet(8, 80)),
         Mapped(MAPPING, 3600, count=1),
-        pcp.Response(3600, EPOCH, ASSIGNED),
+        Response(3600, EPOCH, ASSIGNED),
     ),
 }
 
 
 @pytest.mark.parametrize(("message", "reply", "response"), PCP_REPLIES.values(), ids=PCP_REPLIES)
-def test_responses_of_pcp(message: pcp.Request, reply: Reply | None, response: pcp.Response) -> None:
+def test_responses_of_pcp(message: pcp.Request, reply: Reply | None, response: Response) -> None:
     assert response_to(message, reply) == response
 
 
-def error(message: pcp.Request, code: int) -> pcp.ErrorResponse:
+def error(message: pcp.Request, code: int) -> ErrorResponse:
     """Return the error response, with the lifetime of §7.4."""
     lifetime = pcp.SHORT_LIFETIME if code in (7, 8, 10, 11) else pcp.LONG_LIFETIME
-    return pcp.ErrorResponse(code, lifetime, EPOCH, 1, message.payload)
+    return ErrorResponse(code, lifetime, EPOCH, 1, message.payload)
 
 
 @pytest.mark.parametrize(("reason", "codes"), REFUSALS.items(), ids=[reason.name for reason in REFUSALS])
@@ -334,33 +343,37 @@ def test_cannot_provide_external_requires_prefer_failure() -> None:
 
 @pytest.mark.parametrize("result", [result for result in pcp.Result if result])
 def test_a_result_without_a_decision_is_a_copy_of_the_request(result: pcp.Result) -> None:
-    datagram = pcp.encode_request(MESSAGE)
+    datagram = client_codec.encode(MESSAGE)
     response = PcpExchange(datagram, MESSAGE, result).encode(None, EPOCH, EXTERNAL)
     assert response[24:] == datagram[24:]
-    assert pcp.decode_response(response) == error(MESSAGE, result)
+    assert client_codec.decode_pcp(response) == error(MESSAGE, result)
 
 
 @pytest.mark.parametrize("payload", [Announce(), MAP])
 def test_a_source_that_is_not_a_peer_is_not_authorized(payload: Announce | Map) -> None:
     response = response_to(pcp.Request(0, C1, payload), Refused(Refusal.NOT_A_PEER))
-    assert isinstance(response, pcp.ErrorResponse)
+    assert isinstance(response, ErrorResponse)
     assert response.result == pcp.Result.NOT_AUTHORIZED
 
 
 @pytest.mark.parametrize(
     ("mapped", "external", "response"),
     [
-        (Mapped(MAPPING, 60), EXTERNAL, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
-        (Mapped(MAPPING, 604800), EXTERNAL, pcp.Response(MAX_LIFETIME, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
-        (Mapped(MAPPING, 60), None, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 8043, ANY4))),
-        (Mapped(PINHOLE, 60), None, pcp.Response(60, EPOCH, Map(NONCE, 6, 80, 80, C1_IPV6))),
+        (Mapped(MAPPING, 60), EXTERNAL, Response(60, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL))),
+        (
+            Mapped(MAPPING, 604800),
+            EXTERNAL,
+            Response(MAX_LIFETIME, EPOCH, Map(NONCE, 6, 80, 8043, EXTERNAL)),
+        ),
+        (Mapped(MAPPING, 60), None, Response(60, EPOCH, Map(NONCE, 6, 80, 8043, ANY4))),
+        (Mapped(PINHOLE, 60), None, Response(60, EPOCH, Map(NONCE, 6, 80, 80, C1_IPV6))),
     ],
 )
 def test_an_update_is_the_response_to_a_request_with_the_same_nonce(
-    mapped: Mapped, external: IPv4Address | None, response: pcp.Response
+    mapped: Mapped, external: IPv4Address | None, response: Response
 ) -> None:
     """§14.2."""
-    assert pcp.decode_response(encode_update(mapped, EPOCH, external)) == response
+    assert client_codec.decode_pcp(encode_update(mapped, EPOCH, external)) == response
 
 
 def test_a_reply_to_another_request_is_an_error_of_the_program() -> None:
@@ -418,4 +431,4 @@ def test_every_request_has_a_response(message: pcp.Request, *, third_party: bool
     else:
         pytest.fail(f"PCP does not make the request {request}")
     for reply in replies:
-        assert len(exchange.encode(reply, EPOCH, EXTERNAL)) <= len(pcp.encode_request(message))
+        assert len(exchange.encode(reply, EPOCH, EXTERNAL)) <= len(client_codec.encode(message))
