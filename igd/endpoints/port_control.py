@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, cast
 
 from igd.core.mapping import PortMapping
 from igd.core.peers import Address
 from igd.core.request import Refusal, Refused, Reply, Request
+from igd.endpoints.sockets import SocketAddress, UdpServer
 from igd.gateway import Gateway
 from igd.wire.malformed import InvalidRequest
 from igd.wire.pcp import messages as pcp
@@ -18,18 +17,12 @@ from igd.wire.pcp.opcodes import Announce
 
 log = logging.getLogger(__name__)
 
-PENDING = 256
-"""The most requests under way at once. Further ones are dropped, as UDP may; clients repeat theirs."""
-
-SocketAddress = tuple[str | Any, ...]
-"""An address as the socket module has it: host, port, and for IPv6 flow label and scope."""
-
 ANNOUNCEMENTS = 10
 FIRST_INTERVAL = 0.25
 """Announcements are repeated; the interval, first this many seconds, doubles each time (RFC 6886 §3.2.1)."""
 
 
-class PortControl:
+class PortControl(UdpServer):
     """Receives requests, and responds from the socket, and so from the address, that received them.
 
     `epoch` returns the number of seconds since state was lost (RFC 6886 §3.6, RFC 6887 §8.5); `third_party` enables the
@@ -37,30 +30,22 @@ class PortControl:
     """
 
     def __init__(self, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
+        super().__init__()
         self._gateway = gateway
         self._epoch = epoch
         self._third_party = third_party
         self._announcer = _Announcer(gateway, epoch)
-        self._transports: list[asyncio.DatagramTransport] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, interface: str, addresses: list[Address]) -> None:
         """Listen on these addresses, and announce from the first of each IP version; OSError if a port is taken."""
-        loop = asyncio.get_running_loop()
         for address in addresses:
-            sock = _socket(interface, address)
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Listener(self), sock=sock)
-            self._transports.append(transport)
+            transport = await self._listen(interface, address, pcp.SERVER_PORT)
             self._announcer.transports.setdefault(address.version, transport)
 
     async def close(self) -> None:
         """Stop listening and announcing; requests under way get no response."""
         await self._announcer.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for transport in self._transports:
-            transport.close()
+        await super().close()
 
     def announce(self, *, lost: bool) -> None:
         """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""
@@ -68,12 +53,10 @@ class PortControl:
 
     def received(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
         """Respond to a datagram that this transport received."""
-        if len(self._tasks) >= PENDING:
+        if self._is_busy():
             self._count("dropped")
             return
-        task = asyncio.create_task(self._respond(datagram, source, transport))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._start(self._respond(datagram, source, transport))
 
     async def _respond(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
         try:
@@ -160,32 +143,3 @@ class _Announcer:
         transport = self.transports.get(address.version)
         if transport is not None:
             transport.sendto(message, (str(address), pcp.CLIENT_PORT))
-
-
-class _Listener(asyncio.DatagramProtocol):
-    _transport: asyncio.DatagramTransport
-
-    def __init__(self, port_control: PortControl) -> None:
-        self._port_control = port_control
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Python 3.11's transport is not a subclass of DatagramTransport
-        self._transport = cast("asyncio.DatagramTransport", transport)
-
-    def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
-        self._port_control.received(data, addr, self._transport)
-
-    def error_received(self, exc: Exception) -> None:  # the peer has no endpoint yet, or its host has just gone
-        log.debug("a datagram to a peer was not delivered: %s", exc)
-
-
-def _socket(interface: str, address: Address) -> socket.socket:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        sock.bind((str(address), pcp.SERVER_PORT))
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"UDP {address} port {pcp.SERVER_PORT}: {error.strerror}") from error
-    return sock

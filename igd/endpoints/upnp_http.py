@@ -14,6 +14,7 @@ from aiohttp.http import HttpProcessingError
 from igd.core.peers import Peer
 from igd.core.request import ListMappings, MappingList, Refusal, Refused
 from igd.endpoints import page
+from igd.endpoints.sockets import bind
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, soap, xml
@@ -74,7 +75,8 @@ class UPnPHttp:
     async def open(self, interface: str, address: IPv4Address, port: int) -> None:
         """Listen; raise OSError if the port is in use."""
         await self._runner.setup()
-        sock = _socket(interface, address, port)
+        # Connections of the last run may be in TIME_WAIT.
+        sock = bind(socket.SOCK_STREAM, interface, address, port, reuse_address=True)
         self._listening = await asyncio.get_running_loop().create_server(
             lambda: _Accepted(self._limit), sock=sock, backlog=CONNECTIONS
         )
@@ -211,15 +213,3 @@ def _check_host(request: web.Request) -> None:
 
 def _allowed_methods(error: web.HTTPException) -> dict[str, str]:
     return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-
-
-def _socket(interface: str, address: IPv4Address, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may be in TIME_WAIT
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        sock.bind((str(address), port))
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"TCP {address}:{port}: {error.strerror}") from error
-    return sock

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from igd.endpoints import discovery
+from igd.endpoints import discovery, sockets
 from igd.endpoints.discovery import Discovery
 from igd.wire.upnp import ssdp
 from tests.gateway_harness import C1, C2, SERVER, GatewayHarness
@@ -170,7 +170,7 @@ async def test_waiting_answers_are_limited_and_dropped_at_the_end(
 ) -> None:
     monkeypatch.setattr(discovery, "SPREAD_SECONDS", HOUR)
     monkeypatch.setattr(ssdp, "LONGEST_MX", HOUR)
-    monkeypatch.setattr(discovery, "PENDING", 3)
+    monkeypatch.setattr(sockets, "PENDING", 3)
     server = discovery_for(harness)
     await server.open("lo", SERVER)
     for _ in range(10):

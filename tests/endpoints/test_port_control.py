@@ -19,7 +19,7 @@ from igd.core.peers import Peers
 from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, MapPort, Unmapped, UnmapPorts
 from igd.core.table import HOLD_DOWN, MAX_REMOTES
-from igd.endpoints import port_control
+from igd.endpoints import port_control, sockets
 from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
 from igd.wire.pcp import messages as pcp
@@ -840,7 +840,7 @@ async def test_requests_beyond_the_rate_limit_are_dropped(c1: Client, c2: Client
 
 
 async def test_requests_under_way_are_limited(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port_control, "PENDING", 3)
+    monkeypatch.setattr(sockets, "PENDING", 3)
     harness = await started()
     opened, peers = asyncio.Event(), harness.peers.peers
 
@@ -891,7 +891,7 @@ async def test_each_socket_of_a_client_gets_the_response_to_its_request(c1: Clie
 async def test_an_error_names_the_port_in_use() -> None:
     harness = await started()
     async with serving(harness):
-        with pytest.raises(OSError, match=r"UDP 10\.100\.0\.1 port 5351: Address already in use"):
+        with pytest.raises(OSError, match=r"UDP 10\.100\.0\.1:5351: Address already in use"):
             await PortControl(harness.gateway, lambda: EPOCH, third_party=False).open("lo", [SERVER])
 
 
