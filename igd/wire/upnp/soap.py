@@ -80,20 +80,10 @@ def encode_response(call: Call, outputs: Arguments) -> bytes:
 
 def encode_error(error: UPnPError) -> bytes:
     """Return the body of a response 500 (§3.2.5)."""
-    detail = (("errorCode", str(error.code)), ("errorDescription", error.description))
-    return _envelope(
-        (
-            "s:Fault",
-            (
-                ("faultcode", "s:Client"),
-                ("faultstring", "UPnPError"),
-                ("detail", ((f'UPnPError xmlns="{CONTROL}"', detail),)),
-            ),
-        )
-    )
+    fields = (("errorCode", str(error.code)), ("errorDescription", error.description))
+    detail = ((f'UPnPError xmlns="{CONTROL}"', fields),)
+    return _envelope(("s:Fault", (("faultcode", "s:Client"), ("faultstring", "UPnPError"), ("detail", detail))))
 
 
 def _envelope(content: xml.Tree) -> bytes:
-    return xml.write(
-        (f's:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"', (("s:Body", (content,)),)),
-    )
+    return xml.write((f's:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"', (("s:Body", (content,)),)))

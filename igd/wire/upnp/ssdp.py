@@ -120,6 +120,7 @@ def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
     """Return the answer to a search (§1.3.3); `now` is in UTC."""
     return _message(
         "HTTP/1.1 200 OK",
+        advertiser,
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
         ("DATE", format_datetime(now, usegmt=True)),
         ("EXT", ""),
@@ -127,41 +128,32 @@ def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
         ("SERVER", advertiser.server),
         ("ST", advert.target),
         ("USN", advert.usn),
-        *_state(advertiser),
     )
 
 
 def alive(advert: Advert, advertiser: Advertiser) -> bytes:
     """Return the announcement that `advert` is available (§1.2.2)."""
-    return _message(
-        "NOTIFY * HTTP/1.1",
-        ("HOST", f"{GROUP}:{PORT}"),
+    return _notify(
+        "ssdp:alive",
+        advert,
+        advertiser,
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
         ("LOCATION", advertiser.locations[advert.version - 1]),
         ("SERVER", advertiser.server),
-        ("NT", advert.target),
-        ("NTS", "ssdp:alive"),
-        ("USN", advert.usn),
-        *_state(advertiser),
     )
 
 
 def byebye(advert: Advert, advertiser: Advertiser) -> bytes:
     """Return the announcement that `advert` is no longer available (§1.2.3)."""
-    return _message(
-        "NOTIFY * HTTP/1.1",
-        ("HOST", f"{GROUP}:{PORT}"),
-        ("NT", advert.target),
-        ("NTS", "ssdp:byebye"),
-        ("USN", advert.usn),
-        *_state(advertiser),
-    )
+    return _notify("ssdp:byebye", advert, advertiser)
 
 
-def _state(advertiser: Advertiser) -> tuple[tuple[str, str], ...]:
-    return (("BOOTID.UPNP.ORG", str(advertiser.boot_id)), ("CONFIGID.UPNP.ORG", str(advertiser.config_id)))
+def _notify(nts: str, advert: Advert, advertiser: Advertiser, *headers: tuple[str, str]) -> bytes:
+    host, target, usn = ("HOST", f"{GROUP}:{PORT}"), ("NT", advert.target), ("USN", advert.usn)
+    return _message("NOTIFY * HTTP/1.1", advertiser, host, *headers, target, ("NTS", nts), usn)
 
 
-def _message(start: str, *headers: tuple[str, str]) -> bytes:
-    lines = [start, *(f"{name}: {value}".rstrip() for name, value in headers)]
+def _message(start: str, advertiser: Advertiser, *headers: tuple[str, str]) -> bytes:
+    state = (("BOOTID.UPNP.ORG", str(advertiser.boot_id)), ("CONFIGID.UPNP.ORG", str(advertiser.config_id)))
+    lines = [start, *(f"{name}: {value}".rstrip() for name, value in (*headers, *state))]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
