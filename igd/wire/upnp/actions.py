@@ -39,7 +39,6 @@ class Action:
     `since` is the version of the service that introduced it.
     """
 
-    service: Service
     name: str
     inputs: Mapping[str, v.Variable]
     outputs: Mapping[str, v.Variable]
@@ -69,8 +68,8 @@ def decode(service: Service, call: Call, parties: Parties) -> Invocation:
 
     Raise a UPnPError for an unknown action (401) or for arguments that it does not accept.
     """
-    action = _BY_CALL.get((call.service_type, call.action))
-    if action is None or action.service is not service:
+    action = _BY_CALL.get((service, call.service_type, call.action))
+    if action is None:
         raise UPnPError(401, "Invalid Action")
     return Invocation(action, *action.decode(v.read(action.inputs, call.arguments), parties))
 
@@ -78,7 +77,7 @@ def decode(service: Service, call: Call, parties: Parties) -> Invocation:
 def _counter(unit: str, read: Callable[[LinkStatus], int]) -> Action:
     """Return the row of one counter (`BytesSent`)."""
     decoder = constant_request(GetLinkStatus(), lambda link: (read(link),))
-    return Action(WAN_COMMON_INTERFACE_CONFIG, f"GetTotal{unit}", {}, {f"NewTotal{unit}": v.total(unit)}, decoder)
+    return Action(f"GetTotal{unit}", {}, {f"NewTotal{unit}": v.total(unit)}, decoder)
 
 
 _RANGE = {
@@ -89,95 +88,86 @@ _RANGE = {
 }
 _DEFAULT_CONNECTION = {"NewDefaultConnectionService": v.DEFAULT_CONNECTION_SERVICE}
 
-ACTIONS = (
-    Action(LAYER3_FORWARDING, "SetDefaultConnectionService", _DEFAULT_CONNECTION, {}, requests.set_default_connection),
-    Action(LAYER3_FORWARDING, "GetDefaultConnectionService", {}, _DEFAULT_CONNECTION, requests.get_default_connection),
-    Action(
-        WAN_COMMON_INTERFACE_CONFIG,
-        "GetCommonLinkProperties",
-        {},
-        {
-            "NewWANAccessType": v.WAN_ACCESS_TYPE,
-            "NewLayer1UpstreamMaxBitRate": v.UPSTREAM_MAX_BIT_RATE,
-            "NewLayer1DownstreamMaxBitRate": v.DOWNSTREAM_MAX_BIT_RATE,
-            "NewPhysicalLinkStatus": v.PHYSICAL_LINK_STATUS,
-        },
-        constant_request(GetLinkStatus(), requests.link_properties),
+ACTIONS = {
+    LAYER3_FORWARDING: (
+        Action("SetDefaultConnectionService", _DEFAULT_CONNECTION, {}, requests.set_default_connection),
+        Action("GetDefaultConnectionService", {}, _DEFAULT_CONNECTION, requests.get_default_connection),
     ),
-    _counter("BytesSent", lambda link: link.bytes_sent),
-    _counter("BytesReceived", lambda link: link.bytes_received),
-    _counter("PacketsSent", lambda link: link.packets_sent),
-    _counter("PacketsReceived", lambda link: link.packets_received),
-    Action(
-        WAN_IP_CONNECTION,
-        "SetConnectionType",
-        {"NewConnectionType": v.CONNECTION_TYPE},
-        {},
-        requests.set_connection_type,
+    WAN_COMMON_INTERFACE_CONFIG: (
+        Action(
+            "GetCommonLinkProperties",
+            {},
+            {
+                "NewWANAccessType": v.WAN_ACCESS_TYPE,
+                "NewLayer1UpstreamMaxBitRate": v.UPSTREAM_MAX_BIT_RATE,
+                "NewLayer1DownstreamMaxBitRate": v.DOWNSTREAM_MAX_BIT_RATE,
+                "NewPhysicalLinkStatus": v.PHYSICAL_LINK_STATUS,
+            },
+            constant_request(GetLinkStatus(), requests.link_properties),
+        ),
+        _counter("BytesSent", lambda link: link.bytes_sent),
+        _counter("BytesReceived", lambda link: link.bytes_received),
+        _counter("PacketsSent", lambda link: link.packets_sent),
+        _counter("PacketsReceived", lambda link: link.packets_received),
     ),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetConnectionTypeInfo",
-        {},
-        {"NewConnectionType": v.CONNECTION_TYPE, "NewPossibleConnectionTypes": v.POSSIBLE_CONNECTION_TYPES},
-        constant_answer("IP_Routed", "IP_Routed"),
+    WAN_IP_CONNECTION: (
+        Action("SetConnectionType", {"NewConnectionType": v.CONNECTION_TYPE}, {}, requests.set_connection_type),
+        Action(
+            "GetConnectionTypeInfo",
+            {},
+            {"NewConnectionType": v.CONNECTION_TYPE, "NewPossibleConnectionTypes": v.POSSIBLE_CONNECTION_TYPES},
+            constant_answer("IP_Routed", "IP_Routed"),
+        ),
+        Action("RequestConnection", {}, {}, constant_answer()),
+        Action("ForceTermination", {}, {}, requests.force_termination),
+        Action(
+            "GetStatusInfo",
+            {},
+            {
+                "NewConnectionStatus": v.CONNECTION_STATUS,
+                "NewLastConnectionError": v.LAST_CONNECTION_ERROR,
+                "NewUptime": v.UPTIME,
+            },
+            constant_request(GetLinkStatus(), requests.status),
+        ),
+        Action(
+            "GetNATRSIPStatus",
+            {},
+            {"NewRSIPAvailable": v.RSIP_AVAILABLE, "NewNATEnabled": v.NAT_ENABLED},
+            constant_answer(0, 1),
+        ),
+        Action(
+            "GetGenericPortMappingEntry",
+            {"NewPortMappingIndex": v.NUMBER_OF_ENTRIES},
+            KEY | VALUE,
+            requests.get_at_index,
+        ),
+        Action("GetSpecificPortMappingEntry", KEY, VALUE, requests.get),
+        Action("AddPortMapping", KEY | VALUE, {}, requests.add),
+        Action("DeletePortMapping", KEY, {}, requests.delete),
+        Action(
+            "GetExternalIPAddress",
+            {},
+            {"NewExternalIPAddress": v.EXTERNAL_ADDRESS},
+            constant_request(GetExternalAddress(), lambda external: (external.address,)),
+        ),
+        Action("DeletePortMappingRange", _RANGE, {}, requests.delete_range, RANGE_REFUSALS, since=2),
+        Action(
+            "GetListOfPortMappings",
+            _RANGE | {"NewNumberOfPorts": v.NUMBER_OF_ENTRIES},
+            {"NewPortListing": v.PORT_LISTING},
+            requests.list_range,
+            since=2,
+        ),
+        Action("AddAnyPortMapping", KEY | VALUE, {"NewReservedPort": v.EXTERNAL_PORT}, requests.add_any, since=2),
     ),
-    Action(WAN_IP_CONNECTION, "RequestConnection", {}, {}, constant_answer()),
-    Action(WAN_IP_CONNECTION, "ForceTermination", {}, {}, requests.force_termination),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetStatusInfo",
-        {},
-        {
-            "NewConnectionStatus": v.CONNECTION_STATUS,
-            "NewLastConnectionError": v.LAST_CONNECTION_ERROR,
-            "NewUptime": v.UPTIME,
-        },
-        constant_request(GetLinkStatus(), requests.status),
-    ),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetNATRSIPStatus",
-        {},
-        {"NewRSIPAvailable": v.RSIP_AVAILABLE, "NewNATEnabled": v.NAT_ENABLED},
-        constant_answer(0, 1),
-    ),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetGenericPortMappingEntry",
-        {"NewPortMappingIndex": v.NUMBER_OF_ENTRIES},
-        KEY | VALUE,
-        requests.get_at_index,
-    ),
-    Action(WAN_IP_CONNECTION, "GetSpecificPortMappingEntry", KEY, VALUE, requests.get),
-    Action(WAN_IP_CONNECTION, "AddPortMapping", KEY | VALUE, {}, requests.add),
-    Action(WAN_IP_CONNECTION, "DeletePortMapping", KEY, {}, requests.delete),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetExternalIPAddress",
-        {},
-        {"NewExternalIPAddress": v.EXTERNAL_ADDRESS},
-        constant_request(GetExternalAddress(), lambda external: (external.address,)),
-    ),
-    Action(WAN_IP_CONNECTION, "DeletePortMappingRange", _RANGE, {}, requests.delete_range, RANGE_REFUSALS, since=2),
-    Action(
-        WAN_IP_CONNECTION,
-        "GetListOfPortMappings",
-        _RANGE | {"NewNumberOfPorts": v.NUMBER_OF_ENTRIES},
-        {"NewPortListing": v.PORT_LISTING},
-        requests.list_range,
-        since=2,
-    ),
-    Action(
-        WAN_IP_CONNECTION,
-        "AddAnyPortMapping",
-        KEY | VALUE,
-        {"NewReservedPort": v.EXTERNAL_PORT},
-        requests.add_any,
-        since=2,
-    ),
-)
+}
 """The required actions of each service, in the order of the standards; those of version 2 follow those of 1."""
 
-_BY_CALL = {(action.service.urn(version), action.name): action for action in ACTIONS for version in VERSIONS}
+_BY_CALL = {
+    (service, service.urn(version), action.name): action
+    for service, actions in ACTIONS.items()
+    for action in actions
+    for version in VERSIONS
+}
 """Every action is accepted under every version: `upnpc -n` asks WANIPConnection:1 for AddAnyPortMapping."""

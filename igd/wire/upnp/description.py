@@ -92,7 +92,7 @@ def _service(service: Service, version: int) -> xml.Tree:
 
 def _service_document(service: Service, version: int) -> bytes:
     """Return a service description; version 1 lists its own actions only, which some clients check, but accepts all."""
-    actions = [action for action in ACTIONS if action.service is service and action.since <= version]
+    actions = [action for action in ACTIONS[service] if action.since <= version]
     arguments = [item for action in actions for item in (*action.inputs.values(), *action.outputs.values())]
     return xml.write(
         (

@@ -155,7 +155,7 @@ def test_each_version_shows_its_own_actions(version: int, actions: list[str]) ->
 @pytest.mark.parametrize("path", SERVICE_PATHS)
 def test_arguments_are_those_that_the_table_takes(path: str) -> None:
     for action in all_named(parse(DOCUMENTS[path]), "action"):
-        (row,) = (row for row in ACTIONS if row.name == fields(action)["name"])
+        (row,) = (row for rows in ACTIONS.values() for row in rows if row.name == fields(action)["name"])
         found = [tuple(fields(argument).values()) for argument in all_named(action, "argument")]
         assert found == [
             *((name, "in", variable.name) for name, variable in row.inputs.items()),
