@@ -10,19 +10,11 @@ from enum import IntEnum, IntFlag
 class NFT_MSG(IntEnum):
     """Message types: enum nf_tables_msg_types."""
 
-    NEWTABLE = 0
-    GETTABLE = 1
-    DELTABLE = 2
-    NEWCHAIN = 3
-    GETCHAIN = 4
-    NEWRULE = 6
-    GETRULE = 7
-    DELRULE = 8
-    NEWSET = 9
-    GETSET = 10
-    NEWSETELEM = 12
-    GETSETELEM = 13
-    DELSETELEM = 14
+    NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
+    NEWCHAIN, GETCHAIN = 3, 4
+    NEWRULE, GETRULE, DELRULE = 6, 7, 8
+    NEWSET, GETSET = 9, 10
+    NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
     NEWGEN = 15
 
 
@@ -38,9 +30,7 @@ class NFTA_LIST(IntEnum):
 class NFTA_TABLE(IntEnum):
     """Attributes of a table: enum nft_table_attributes."""
 
-    NAME = 1
-    FLAGS = 2
-    OWNER = 7  # the port of the owner's netlink socket
+    NAME, FLAGS, OWNER = 1, 2, 7  # OWNER: the port of the owner's netlink socket
 
 
 class NFT_TABLE_F(IntFlag):
@@ -56,32 +46,25 @@ class NFT_TABLE_F(IntFlag):
 class NFTA_CHAIN(IntEnum):
     """Attributes of a chain: enum nft_chain_attributes."""
 
-    TABLE = 1
-    NAME = 3
-    HOOK = 4
-    POLICY = 5
-    TYPE = 7
+    TABLE, NAME, HOOK, POLICY, TYPE = 1, 3, 4, 5, 7
 
 
 class NFTA_HOOK(IntEnum):
     """Attributes of a base chain's hook: enum nft_hook_attributes."""
 
-    HOOKNUM = 1
-    PRIORITY = 2
+    HOOKNUM, PRIORITY = 1, 2
 
 
 class NF_INET(IntEnum):
     """Hooks: enum nf_inet_hooks in linux/netfilter.h."""
 
-    PRE_ROUTING = 0
-    POST_ROUTING = 4
+    PRE_ROUTING, POST_ROUTING = 0, 4
 
 
 class NF_IP_PRI(IntEnum):
     """Priorities: enum nf_ip_hook_priorities in linux/netfilter_ipv4.h."""
 
-    NAT_DST = -100
-    NAT_SRC = 100
+    NAT_DST, NAT_SRC = -100, 100
 
 
 # Rules
@@ -90,10 +73,7 @@ class NF_IP_PRI(IntEnum):
 class NFTA_RULE(IntEnum):
     """Attributes of a rule: enum nft_rule_attributes."""
 
-    TABLE = 1
-    CHAIN = 2
-    EXPRESSIONS = 4
-    USERDATA = 7
+    TABLE, CHAIN, EXPRESSIONS, USERDATA = 1, 2, 4, 7
 
 
 # Sets and maps
@@ -102,24 +82,15 @@ class NFTA_RULE(IntEnum):
 class NFTA_SET(IntEnum):
     """Attributes of a set: enum nft_set_attributes."""
 
-    TABLE = 1
-    NAME = 2
-    FLAGS = 3
-    KEY_TYPE = 4
-    KEY_LEN = 5
-    DATA_TYPE = 6
-    DATA_LEN = 7
-    DESC = 9
-    ID = 10
+    TABLE, NAME, FLAGS = 1, 2, 3
+    KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN = 4, 5, 6, 7
+    DESC, ID = 9, 10
 
 
 class NFT_SET(IntFlag):
     """Flags of a set: enum nft_set_flags."""
 
-    INTERVAL = 0x04
-    MAP = 0x08
-    TIMEOUT = 0x10
-    CONCAT = 0x80
+    INTERVAL, MAP, TIMEOUT, CONCAT = 0x04, 0x08, 0x10, 0x80
 
 
 class NFTA_SET_DESC(IntEnum):
@@ -137,19 +108,13 @@ class NFTA_SET_FIELD(IntEnum):
 class NFTA_SET_ELEM_LIST(IntEnum):
     """Attributes of a message about elements: enum nft_set_elem_list_attributes."""
 
-    TABLE = 1
-    SET = 2
-    ELEMENTS = 3
+    TABLE, SET, ELEMENTS = 1, 2, 3
 
 
 class NFTA_SET_ELEM(IntEnum):
     """Attributes of an element: enum nft_set_elem_attributes."""
 
-    KEY = 1
-    DATA = 2
-    TIMEOUT = 4
-    USERDATA = 6
-    KEY_END = 10
+    KEY, DATA, TIMEOUT, USERDATA, KEY_END = 1, 2, 4, 6, 10
 
 
 # Expressions
@@ -158,15 +123,13 @@ class NFTA_SET_ELEM(IntEnum):
 class NFTA_EXPR(IntEnum):
     """Attributes of every expression: enum nft_expr_attributes."""
 
-    NAME = 1
-    DATA = 2
+    NAME, DATA = 1, 2
 
 
 class NFTA_DATA(IntEnum):
     """Attributes of a value: enum nft_data_attributes."""
 
-    VALUE = 1
-    VERDICT = 2
+    VALUE, VERDICT = 1, 2
 
 
 class NFTA_VERDICT(IntEnum):
@@ -186,89 +149,68 @@ class NFT_REGISTERS(IntEnum):
     """Registers: enum nft_registers. REG32_00 to REG32_15 hold 4 bytes each."""
 
     REG_VERDICT = 0
-    REG32_00 = 8
-    REG32_01 = 9
+    REG32_00, REG32_01 = 8, 9
 
 
 class NFTA_IMMEDIATE(IntEnum):
     """Attributes of immediate: enum nft_immediate_attributes."""
 
-    DREG = 1
-    DATA = 2
+    DREG, DATA = 1, 2
 
 
 class NFTA_BITWISE(IntEnum):
     """Attributes of bitwise: enum nft_bitwise_attributes."""
 
-    SREG = 1
-    DREG = 2
-    LEN = 3
-    MASK = 4
-    XOR = 5
+    SREG, DREG, LEN, MASK, XOR = 1, 2, 3, 4, 5
 
 
 class NFTA_CMP(IntEnum):
     """Attributes of cmp: enum nft_cmp_attributes."""
 
-    SREG = 1
-    OP = 2
-    DATA = 3
+    SREG, OP, DATA = 1, 2, 3
 
 
 class NFT_CMP(IntEnum):
     """Comparisons: enum nft_cmp_ops."""
 
-    EQ = 0
-    NEQ = 1
-    LTE = 3
+    EQ, NEQ, LTE = 0, 1, 3
 
 
 class NFTA_LOOKUP(IntEnum):
     """Attributes of lookup: enum nft_lookup_attributes."""
 
-    SET = 1
-    SREG = 2
-    DREG = 3
+    SET, SREG, DREG = 1, 2, 3
 
 
 class NFTA_PAYLOAD(IntEnum):
     """Attributes of payload: enum nft_payload_attributes."""
 
-    DREG = 1
-    BASE = 2
-    OFFSET = 3
-    LEN = 4
+    DREG, BASE, OFFSET, LEN = 1, 2, 3, 4
 
 
 class NFT_PAYLOAD(IntEnum):
     """What an offset counts from: enum nft_payload_bases."""
 
-    NETWORK_HEADER = 1
-    TRANSPORT_HEADER = 2
+    NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
 
 
 class NFTA_META(IntEnum):
     """Attributes of meta: enum nft_meta_attributes."""
 
-    DREG = 1
-    KEY = 2
+    DREG, KEY = 1, 2
 
 
 class NFT_META(IntEnum):
     """What meta loads: enum nft_meta_keys."""
 
-    IIFNAME = 6
-    OIFNAME = 7
-    NFPROTO = 15
-    L4PROTO = 16
+    IIFNAME, OIFNAME = 6, 7
+    NFPROTO, L4PROTO = 15, 16
 
 
 class NFTA_CT(IntEnum):
     """Attributes of ct: enum nft_ct_attributes."""
 
-    DREG = 1
-    KEY = 2
-    SREG = 4
+    DREG, KEY, SREG = 1, 2, 4
 
 
 class NFT_CT(IntEnum):
@@ -280,8 +222,7 @@ class NFT_CT(IntEnum):
 class NFTA_SOCKET(IntEnum):
     """Attributes of socket: enum nft_socket_attributes."""
 
-    KEY = 1
-    DREG = 2
+    KEY, DREG = 1, 2
 
 
 class NFT_SOCKET(IntEnum):
@@ -293,17 +234,13 @@ class NFT_SOCKET(IntEnum):
 class NFTA_NAT(IntEnum):
     """Attributes of nat: enum nft_nat_attributes."""
 
-    TYPE = 1
-    FAMILY = 2
-    REG_ADDR_MIN = 3
-    REG_PROTO_MIN = 5
+    TYPE, FAMILY, REG_ADDR_MIN, REG_PROTO_MIN = 1, 2, 3, 5
 
 
 class NFT_NAT(IntEnum):
     """What nat translates: enum nft_nat_types."""
 
-    SNAT = 0
-    DNAT = 1
+    SNAT, DNAT = 0, 1
 
 
 # Notifications
