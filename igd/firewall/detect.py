@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from igd.firewall.legacy import python_iptables
 from igd.firewall.operator_rules import xtables
-from igd.firewall.operator_rules.saved_rules import Rules, parse
+from igd.firewall.operator_rules.saved_rules import parse
 from igd.firewall.site import OURS
 
 Backend = Literal["nftables", "iptables", "pretend"]
@@ -33,10 +33,7 @@ class Choice(NamedTuple):
 
 def choose(wanted: Backend | Literal["auto"], facts: Facts) -> Choice:
     """Return the configured backend, or for "auto" the one that fits; raise FirewallError if its library is missing."""
-    if wanted == "auto":
-        choice = _TABLE[facts.nf_tables, facts.nft_rule_sets, bool(facts.legacy_rule_sets)](facts)
-    else:
-        choice = Choice(wanted, "the configuration asks for it")
+    choice = _fitting(facts) if wanted == "auto" else Choice(wanted, "the configuration asks for it")
     if choice.backend == "iptables" and not facts.python_iptables:
         raise python_iptables.MissingLibraryError
     return choice
@@ -60,33 +57,25 @@ def _legacy_matters(table: str) -> bool:
     if xtables.program("iptables-legacy-save") is None:
         return False  # every program that lists rules on this host shows only those of nftables
     rules = parse(xtables.run("iptables-legacy-save", "-t", table), table)
-    return _has_rules_or_drops(rules.without(lambda chain: chain.startswith(OURS)))
+    foreign = rules.without(lambda chain: chain.startswith(OURS))
+    return any(foreign.chains.values()) or not set(foreign.policies.values()) <= {"ACCEPT", "-"}
 
 
-def _has_rules_or_drops(rules: Rules) -> bool:
-    return any(rules.chains.values()) or not set(rules.policies.values()) <= {"ACCEPT", "-"}
-
-
-def _without_nf_tables(_facts: Facts) -> Choice:
-    return Choice("iptables", "this kernel does not support nf_tables")
-
-
-def _nftables(_facts: Facts) -> Choice:
-    return Choice("nftables", "this kernel supports nf_tables, and no rules of iptables-legacy are in use")
-
-
-def _mixed(facts: Facts) -> Choice:
-    # The nat chains of both have one priority, and the one registered last runs first: a legacy table that we created
-    # would override the operator's DNATs in nftables. Our nftables chain has a priority behind both.
+def _fitting(facts: Facts) -> Choice:
+    """Return the backend that fits the host's own rules."""
+    if not facts.nf_tables:
+        return Choice("iptables", "this kernel does not support nf_tables")
+    if not facts.legacy_rule_sets:
+        return Choice("nftables", "this kernel supports nf_tables, and no rules of iptables-legacy are in use")
     where = ", ".join(facts.legacy_rule_sets)
-    return Choice(
-        "nftables",
-        f"rules of iptables-legacy ({where}) and others are in use, and only nftables works beside both",
-    )
-
-
-def _legacy(facts: Facts) -> Choice:
-    host = f"this host's own rules are iptables-legacy's ({', '.join(facts.legacy_rule_sets)})"
+    if facts.nft_rule_sets:
+        # The nat chains of both have one priority, and the one registered last runs first: a legacy table that we
+        # created would override the operator's DNATs in nftables. Our nftables chain has a priority behind both.
+        return Choice(
+            "nftables",
+            f"rules of iptables-legacy ({where}) and others are in use, and only nftables works beside both",
+        )
+    host = f"this host's own rules are iptables-legacy's ({where})"
     if facts.python_iptables:
         return Choice("iptables", host)
     # Nat chains of both kinds can exist together since Linux 4.18; our table (nat chains in family inet) needs 5.2.
@@ -97,16 +86,3 @@ def _legacy(facts: Facts) -> Choice:
         python_iptables.INSTALL,
     )
     return Choice("nftables", f"{host}, and python-iptables is not installed")
-
-
-# (the kernel supports nf_tables, it has tables, iptables-legacy is in use)
-_TABLE = {
-    (False, False, False): _without_nf_tables,
-    (False, False, True): _without_nf_tables,
-    (False, True, False): _without_nf_tables,
-    (False, True, True): _without_nf_tables,
-    (True, False, False): _nftables,
-    (True, False, True): _legacy,
-    (True, True, False): _nftables,
-    (True, True, True): _mixed,
-}
