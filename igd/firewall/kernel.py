@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
-from igd.core.mapping import AnyMapping, Change, Entry
+from igd.core.mapping import Change, Endpoint, Entry, Remote
 from igd.firewall import detect
 from igd.firewall.backend import Backend, MappingBackend
 from igd.firewall.conntrack import Conntrack
@@ -50,7 +50,9 @@ class Kernel:
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; end the flows of lost mappings, and the flows that would keep packets from new ones."""
         self.mappings.apply(changes, now)
-        self._conntrack.end_flows(_lost(changes), _new(changes), self._addresses)
+        moved = [change for change in changes if _ends(change.before) != _ends(change.after)]
+        lost = [change.before.mapping for change in moved if change.before]
+        self._conntrack.end_flows(lost, [change.after.mapping for change in moved if change.after], self._addresses)
 
     def let_pass(self) -> None:
         """Ensure that forward chains accept mapped flows."""
@@ -69,21 +71,9 @@ class Kernel:
         self._conntrack.close()
 
 
-def _lost(changes: Iterable[Change]) -> list[AnyMapping]:
-    """Return the mappings that were deleted, or changed their internal endpoint or remotes."""
-    return [
-        change.before.mapping for change in changes if change.before and not _same_ends(change.before, change.after)
-    ]
-
-
-def _new(changes: Iterable[Change]) -> list[AnyMapping]:
-    return [change.after.mapping for change in changes if change.after and not _same_ends(change.after, change.before)]
-
-
-def _same_ends(one: Entry, other: Entry | None) -> bool:
-    if other is None:
-        return False
-    return (one.mapping.internal, one.mapping.remotes) == (other.mapping.internal, other.mapping.remotes)
+def _ends(entry: Entry | None) -> tuple[Endpoint, tuple[Remote, ...]] | None:
+    """Return the endpoints between which a mapping's flows pass; a change of other fields does not end them."""
+    return (entry.mapping.internal, entry.mapping.remotes) if entry else None
 
 
 _MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], MappingBackend]] = {
@@ -108,9 +98,10 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
 
 def watch(backend: Backend, site: Site) -> Watch:
     """Return a watch for other programs' changes of nftables; NetlinkError."""
-    own = backend.mappings.port if isinstance(backend, Kernel) and isinstance(backend.mappings, Nftables) else 0
-    forward = backend.forward.tables if isinstance(backend, Kernel) else set()
-    return Watch((NFPROTO_INET, label(site.wireguard)), forward, own)
+    ours = NFPROTO_INET, label(site.wireguard)
+    if not isinstance(backend, Kernel):
+        return Watch(ours, (), 0)
+    return Watch(ours, backend.forward.tables, backend.mappings.port if isinstance(backend.mappings, Nftables) else 0)
 
 
 def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv6Network, ...]) -> None:
