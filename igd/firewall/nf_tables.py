@@ -1,7 +1,7 @@
 """The numbers of nf_tables that igd uses, from linux/netfilter/nf_tables.h.
 
 With an underscore for the dot a name is the header's: NFTA_TABLE.NAME is NFTA_TABLE_NAME. Registers and verdicts are
-the exception, and say so.
+the exception, and say so. Where igd uses one member of an enum, it is a constant.
 """
 
 from enum import IntEnum, IntFlag
@@ -18,10 +18,7 @@ class NFT_MSG(IntEnum):
     NEWGEN = 15
 
 
-class NFTA_LIST(IntEnum):
-    """Attributes of every list: enum nft_list_attributes."""
-
-    ELEM = 1
+NFTA_LIST_ELEM = 1  # of every list: enum nft_list_attributes
 
 
 # Tables
@@ -93,16 +90,8 @@ class NFT_SET(IntFlag):
     INTERVAL, MAP, TIMEOUT, CONCAT = 0x04, 0x08, 0x10, 0x80
 
 
-class NFTA_SET_DESC(IntEnum):
-    """Attributes of a set's description: enum nft_set_desc_attributes."""
-
-    CONCAT = 2
-
-
-class NFTA_SET_FIELD(IntEnum):
-    """Attributes of a field of a concatenation: enum nft_set_field_attributes."""
-
-    LEN = 1
+NFTA_SET_DESC_CONCAT = 2  # of a set's description: enum nft_set_desc_attributes
+NFTA_SET_FIELD_LEN = 1  # of a field of a concatenation: enum nft_set_field_attributes
 
 
 class NFTA_SET_ELEM_LIST(IntEnum):
@@ -132,10 +121,7 @@ class NFTA_DATA(IntEnum):
     VALUE, VERDICT = 1, 2
 
 
-class NFTA_VERDICT(IntEnum):
-    """Attributes of a verdict: enum nft_verdict_attributes."""
-
-    CODE = 1
+NFTA_VERDICT_CODE = 1  # of a verdict: enum nft_verdict_attributes
 
 
 class NFT_VERDICTS(IntEnum):
@@ -213,10 +199,7 @@ class NFTA_CT(IntEnum):
     DREG, KEY, SREG = 1, 2, 4
 
 
-class NFT_CT(IntEnum):
-    """What ct loads or sets: enum nft_ct_keys."""
-
-    MARK = 3
+NFT_CT_MARK = 3  # what ct loads or sets: enum nft_ct_keys
 
 
 class NFTA_SOCKET(IntEnum):
@@ -225,10 +208,7 @@ class NFTA_SOCKET(IntEnum):
     KEY, DREG = 1, 2
 
 
-class NFT_SOCKET(IntEnum):
-    """What socket loads: enum nft_socket_keys."""
-
-    TRANSPARENT = 0
+NFT_SOCKET_TRANSPARENT = 0  # what socket loads: enum nft_socket_keys
 
 
 class NFTA_NAT(IntEnum):
@@ -245,8 +225,4 @@ class NFT_NAT(IntEnum):
 
 # Notifications
 
-
-class NFTA_GEN(IntEnum):
-    """Attributes of the message that ends a commit: enum nft_gen_attributes."""
-
-    PROC_NAME = 3
+NFTA_GEN_PROC_NAME = 3  # of the message that ends a commit: enum nft_gen_attributes

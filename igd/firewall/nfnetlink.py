@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from igd.firewall.nf_tables import NFTA_DATA
+
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN = 16
@@ -38,6 +40,7 @@ NLA_TYPE_MASK = 0x3FFF
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
+_VALUE = NFTA_DATA.VALUE  # in Python 3.11 an enum's member is slow to look up
 _PADDING = (b"", bytes(3), bytes(2), bytes(1))  # to 4 bytes, by length % 4
 
 
@@ -64,16 +67,12 @@ def nft_message(kind: int, family: int, *parts: bytes, flags: int = 0) -> Messag
 
 
 class Answer(NamedTuple):
-    """One message from the kernel without its header; an nfnetlink payload still begins with its nfgenmsg.
-
-    `port` is the address of the netlink socket that it answers, or whose request caused it.
-    """
+    """One message from the kernel without its header; an nfnetlink payload still begins with its nfgenmsg."""
 
     kind: int
     flags: int
     sequence: int
     payload: bytes
-    port: int = 0
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -90,6 +89,11 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 def text(kind: int, value: str) -> bytes:
     """Encode a string attribute, with the NUL that nf_tables requires."""
     return attribute(kind, value.encode() + b"\0")
+
+
+def value(kind: int, data: bytes) -> bytes:
+    """Encode a value of nf_tables: a key, the data of a map, or an operand of an expression."""
+    return nested(kind, attribute(_VALUE, data))
 
 
 def u8(kind: int, value: int) -> bytes:
@@ -129,10 +133,10 @@ def decode(data: bytes) -> Iterator[Answer]:
     """Decode the messages of one datagram from the kernel; raise ValueError for a wrong length."""
     offset = 0
     while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
+        length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
         if not _HEADER.size <= length <= len(data) - offset:
             raise ValueError(f"message of {length} bytes where {len(data) - offset} are left")
-        yield Answer(kind, flags, sequence, data[offset + _HEADER.size : offset + length], port)
+        yield Answer(kind, flags, sequence, data[offset + _HEADER.size : offset + length])
         offset += length + -length % 4
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from igd.firewall.netlink import NETLINK_NETFILTER, SOL_NETLINK, NetlinkError
-from igd.firewall.nf_tables import NFT_MSG, NFTA_GEN, NFTA_TABLE
+from igd.firewall.nf_tables import NFT_MSG, NFTA_GEN_PROC_NAME, NFTA_TABLE
 from igd.firewall.nfnetlink import body, decode
 from igd.firewall.site import OURS
 
@@ -106,7 +106,7 @@ class Watch:
         for notification in decode(data):
             kind, found = notification.kind & 0xFF, body(notification.payload)
             if kind == NFT_MSG.NEWGEN:
-                author = [_name(found.get(NFTA_GEN.PROC_NAME, b""))]
+                author = [_name(found.get(NFTA_GEN_PROC_NAME, b""))]
                 changes = ForeignChanges(
                     changes.ours + author * (self._ours in self._touched),
                     changes.forward + author * bool(self._touched & self._forward),

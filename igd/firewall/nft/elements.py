@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, TransportProtocol
-from igd.firewall.nf_tables import NFT_SET, NFTA_DATA, NFTA_LIST, NFTA_SET, NFTA_SET_DESC, NFTA_SET_ELEM, NFTA_SET_FIELD
-from igd.firewall.nfnetlink import attribute, nested, text, u32, u64
+from igd.firewall import nf_tables as nf
+from igd.firewall.nfnetlink import attribute, nested, text, u32, u64, value
 from igd.firewall.nft.remotes import SourceRange, admitted_sources
 from igd.firewall.site import kernel_timeout
 
@@ -19,9 +19,8 @@ COMMENT_SIZE = 127  # nft allows 128 with the NUL
 _UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft cannot escape them
 
 # Every element needs these: 60,000 are encoded at once, and in Python 3.11 an enum's member is slow to look up.
-_ELEM, _VALUE = NFTA_LIST.ELEM, NFTA_DATA.VALUE
-_KEY, _KEY_END, _DATA = NFTA_SET_ELEM.KEY, NFTA_SET_ELEM.KEY_END, NFTA_SET_ELEM.DATA
-_TIMEOUT, _USERDATA = NFTA_SET_ELEM.TIMEOUT, NFTA_SET_ELEM.USERDATA
+_KEY, _KEY_END, _DATA = nf.NFTA_SET_ELEM.KEY, nf.NFTA_SET_ELEM.KEY_END, nf.NFTA_SET_ELEM.DATA
+_TIMEOUT, _USERDATA = nf.NFTA_SET_ELEM.TIMEOUT, nf.NFTA_SET_ELEM.USERDATA
 
 
 class DataType(NamedTuple):
@@ -36,27 +35,21 @@ IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = DataType(7, 4), DataType(8, 16)
 
 @dataclass(frozen=True, slots=True)
 class NftSet:
-    """A set, or with `data` a map. Only concatenations have intervals, which need Linux 5.6."""
+    """A set, or with `data` a map; `flags` are all but NFT_SET.MAP. Only concatenations have intervals."""
 
     name: str
     key: tuple[DataType, ...]
     data: tuple[DataType, ...] = ()
-    timeout: bool = True
-    interval: bool = False
+    flags: nf.NFT_SET = nf.NFT_SET.TIMEOUT
 
     def declaration(self) -> bytes:
         """Return the attributes of a message that creates the set, except table and id."""
-        kinds = (
-            (self.data, NFT_SET.MAP),
-            (self.timeout, NFT_SET.TIMEOUT),
-            (self.interval, NFT_SET.INTERVAL | NFT_SET.CONCAT),
-        )
-        flags = sum(flag for wanted, flag in kinds if wanted)
-        parts = [text(NFTA_SET.NAME, self.name), u32(NFTA_SET.FLAGS, flags)]
-        parts += [u32(NFTA_SET.KEY_TYPE, _number(self.key)), u32(NFTA_SET.KEY_LEN, _length(self.key))]
+        flags = self.flags | nf.NFT_SET.MAP if self.data else self.flags
+        parts = [text(nf.NFTA_SET.NAME, self.name), u32(nf.NFTA_SET.FLAGS, flags)]
+        parts += [u32(nf.NFTA_SET.KEY_TYPE, _number(self.key)), u32(nf.NFTA_SET.KEY_LEN, _length(self.key))]
         if self.data:
-            parts += [u32(NFTA_SET.DATA_TYPE, _number(self.data)), u32(NFTA_SET.DATA_LEN, _length(self.data))]
-        if self.interval:
+            parts += [u32(nf.NFTA_SET.DATA_TYPE, _number(self.data)), u32(nf.NFTA_SET.DATA_LEN, _length(self.data))]
+        if nf.NFT_SET.CONCAT in self.flags:
             parts.append(self._description())
         return b"".join(parts)
 
@@ -65,18 +58,19 @@ class NftSet:
 
         Without NLA_F_NESTED, as the kernel returns it: `OwnTable.matches` compares both.
         """
-        fields = b"".join(attribute(NFTA_LIST.ELEM, u32(NFTA_SET_FIELD.LEN, field.size)) for field in self.key)
-        return attribute(NFTA_SET.DESC, attribute(NFTA_SET_DESC.CONCAT, fields))
+        fields = b"".join(attribute(nf.NFTA_LIST_ELEM, u32(nf.NFTA_SET_FIELD_LEN, field.size)) for field in self.key)
+        return attribute(nf.NFTA_SET.DESC, attribute(nf.NFTA_SET_DESC_CONCAT, fields))
 
 
 _TRANSLATED = (IPV4_ADDR, INET_SERVICE)
+_INTERVALS = nf.NFT_SET.TIMEOUT | nf.NFT_SET.INTERVAL | nf.NFT_SET.CONCAT
 _PORT, _PINHOLE = (INET_PROTO, INET_SERVICE), (IPV6_ADDR, INET_PROTO, INET_SERVICE)
 
-EXTERNAL = NftSet("external", (IPV4_ADDR,), timeout=False)
+EXTERNAL = NftSet("external", (IPV4_ADDR,), flags=nf.NFT_SET(0))
 MAPPINGS = NftSet("mappings", _PORT, _TRANSLATED)
-RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED, interval=True)
+RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED, _INTERVALS)
 PINHOLES = NftSet("pinholes", _PINHOLE)
-RESTRICTED_PINHOLES = NftSet("restricted_pinholes", (*_PINHOLE, IPV6_ADDR, INET_SERVICE), interval=True)
+RESTRICTED_PINHOLES = NftSet("restricted_pinholes", (*_PINHOLE, IPV6_ADDR, INET_SERVICE), flags=_INTERVALS)
 OUTBOUND = NftSet("outbound", (IPV4_ADDR, INET_SERVICE), _TRANSLATED)
 
 SETS = (EXTERNAL, MAPPINGS, RESTRICTED, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
@@ -88,36 +82,36 @@ def keys(mapping: AnyMapping) -> tuple[NftSet, list[bytes]]:
     key, sources = _mapping_key(mapping), admitted_sources(mapping)
     if sources:
         return restricted, [_interval(key, each) for each in sources]
-    return plain, [_value(_KEY, key)]
+    return plain, [value(_KEY, key)]
 
 
 def additions(entry: Entry, now: float) -> tuple[NftSet, list[bytes]]:
     """Return the set that holds the entry's mapping, and the elements to add to it."""
     nft_set, element_keys = keys(entry.mapping)
-    data = _value(_DATA, _endpoint(entry.mapping.internal)) if nft_set.data else b""
+    data = value(_DATA, _endpoint(entry.mapping.internal)) if nft_set.data else b""
     rest = _timeout_and_comment(entry, now)
     return nft_set, [element(key, data, rest) for key in element_keys]
 
 
 def outbound_key(mapping: AnyMapping) -> bytes:
     """Return the key of the mapping's element in OUTBOUND."""
-    return _value(_KEY, _endpoint(mapping.internal))
+    return value(_KEY, _endpoint(mapping.internal))
 
 
 def outbound_element(entry: Entry, external: IPv4Address, now: float) -> bytes:
     """Return the element of OUTBOUND that translates the internal endpoint to the mapping's external one."""
     data = _endpoint(Endpoint(external, entry.mapping.external_port))
-    return element(outbound_key(entry.mapping), _value(_DATA, data), _timeout_and_comment(entry, now))
+    return element(outbound_key(entry.mapping), value(_DATA, data), _timeout_and_comment(entry, now))
 
 
 def address_key(external: IPv4Address) -> bytes:
     """Return the key of an address in EXTERNAL."""
-    return _value(_KEY, external.packed)
+    return value(_KEY, external.packed)
 
 
 def port_key(protocol: TransportProtocol, number: int) -> bytes:
     """Return the key of a protocol and port in MAPPINGS."""
-    return _value(_KEY, _port(protocol, number))
+    return value(_KEY, _port(protocol, number))
 
 
 def restricted_prefix(protocol: TransportProtocol, number: int) -> bytes:
@@ -126,12 +120,12 @@ def restricted_prefix(protocol: TransportProtocol, number: int) -> bytes:
     No other attribute in such a message has a key's length, and comments contain only printable bytes.
     """
     length = _length(RESTRICTED.key)
-    return attribute(NFTA_DATA.VALUE, bytes(length))[:-length] + _port(protocol, number)
+    return attribute(nf.NFTA_DATA.VALUE, bytes(length))[:-length] + _port(protocol, number)
 
 
 def element(*parts: bytes) -> bytes:
     """Return an item of a list of elements."""
-    return nested(_ELEM, *parts)
+    return nested(nf.NFTA_LIST_ELEM, *parts)
 
 
 def comment(mapping: AnyMapping) -> str:
@@ -159,19 +153,11 @@ def _port(protocol: TransportProtocol, number: int) -> bytes:
 
 def _interval(key: bytes, sources: SourceRange) -> bytes:
     """Return the first and the last key of an interval: the mapping's own key with a range of sources."""
-    first, last = (
-        key + _endpoint(end)
-        for end in (Endpoint(sources.first, sources.first_port), Endpoint(sources.last, sources.last_port))
-    )
-    return _value(_KEY, first) + _value(_KEY_END, last)
+    return value(_KEY, key + _endpoint(sources.first)) + value(_KEY_END, key + _endpoint(sources.last))
 
 
 def _endpoint(endpoint: Endpoint) -> bytes:
     return endpoint.address.packed + struct.pack(">H2x", endpoint.port)
-
-
-def _value(kind: int, data: bytes) -> bytes:
-    return nested(kind, attribute(_VALUE, data))
 
 
 def _number(types: tuple[DataType, ...]) -> int:

@@ -3,19 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from igd.firewall.nf_tables import (
-    NF_INET,
-    NF_IP_PRI,
-    NFT_MSG,
-    NFT_TABLE_F,
-    NFT_VERDICTS,
-    NFTA_CHAIN,
-    NFTA_HOOK,
-    NFTA_RULE,
-    NFTA_SET,
-    NFTA_SET_ELEM_LIST,
-    NFTA_TABLE,
-)
+from igd.firewall import nf_tables as nf
 from igd.firewall.nfnetlink import (
     NFPROTO_INET,
     NLM_F_APPEND,
@@ -33,8 +21,8 @@ from igd.firewall.site import Site, label
 
 # name, hook, priority, rules
 CHAINS = (
-    ("prerouting", NF_INET.PRE_ROUTING, NF_IP_PRI.NAT_DST + 20, expressions.prerouting),
-    ("postrouting", NF_INET.POST_ROUTING, NF_IP_PRI.NAT_SRC - 1, expressions.postrouting),
+    ("prerouting", nf.NF_INET.PRE_ROUTING, nf.NF_IP_PRI.NAT_DST + 20, expressions.prerouting),
+    ("postrouting", nf.NF_INET.POST_ROUTING, nf.NF_IP_PRI.NAT_SRC - 1, expressions.postrouting),
 )
 
 _CHUNK = 200  # elements of one message: each at most 280 bytes, in a list whose length field has 16 bits
@@ -49,37 +37,37 @@ class OwnTable:
         self._site = site
         self.name = label(site.wireguard)
         # The same number in every message: NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE
-        self._table = text(NFTA_TABLE.NAME, self.name)
+        self._table = text(nf.NFTA_TABLE.NAME, self.name)
 
     def creation(self) -> list[Message]:
         """Return the messages that create the table with its sets and chains, all empty."""
-        return [self._new_table(), *self._new_sets(), *self._new_chains()]
+        return [self._new_table(), *self._new_sets(), *(self._new_chain(*chain[:3]) for chain in CHAINS)]
 
     def matches(self, tables: Iterable[Attributes], sets: Iterable[Attributes], chains: Iterable[Attributes]) -> bool:
         """Return whether what the kernel has under our table's name is what `creation` makes, apart from contents."""
-        found = [*map(_as_owned, tables), *({NFTA_SET.FLAGS: bytes(4)} | each for each in (*sets, *chains))]
+        found = [*map(_as_owned, tables), *({nf.NFTA_SET.FLAGS: bytes(4)} | each for each in (*sets, *chains))]
         wanted = [attributes(message.payload) for message in self.creation()]
         for each in wanted:
-            each.pop(NFTA_SET.ID, None)  # exists within the transaction only
+            each.pop(nf.NFTA_SET.ID, None)  # exists within the transaction only
         return len(found) == len(wanted) and all(any(w.items() <= f.items() for f in found) for w in wanted)
 
     def flush(self) -> list[Message]:
         """Return the messages that take over an existing table and delete all its rules and elements."""
-        rules = [self._message(NFT_MSG.DELRULE, text(NFTA_RULE.CHAIN, name)) for name, *_ in CHAINS]
-        listed = [self._message(NFT_MSG.DELSETELEM, text(NFTA_SET_ELEM_LIST.SET, each.name)) for each in SETS]
+        rules = [self._message(nf.NFT_MSG.DELRULE, text(nf.NFTA_RULE.CHAIN, name)) for name, *_ in CHAINS]
+        listed = [self._message(nf.NFT_MSG.DELSETELEM, text(nf.NFTA_SET_ELEM_LIST.SET, each.name)) for each in SETS]
         return [self._new_table(), *rules, *listed]
 
     def removal(self) -> list[Message]:
         """Return the messages that delete the table; they create it first, so that its absence is no error."""
-        return [self._message(NFT_MSG.NEWTABLE, flags=NLM_F_CREATE), self._message(NFT_MSG.DELTABLE)]
+        return [self._message(nf.NFT_MSG.NEWTABLE, flags=NLM_F_CREATE), self._message(nf.NFT_MSG.DELTABLE)]
 
     def rules(self) -> list[Message]:
         """Return the messages that add the rules."""
         return [
             self._message(
-                NFT_MSG.NEWRULE,
-                text(NFTA_RULE.CHAIN, name),
-                nested(NFTA_RULE.EXPRESSIONS, *rule),
+                nf.NFT_MSG.NEWRULE,
+                text(nf.NFTA_RULE.CHAIN, name),
+                nested(nf.NFTA_RULE.EXPRESSIONS, *rule),
                 flags=NLM_F_CREATE | NLM_F_APPEND,
             )
             for name, _hook, _priority, rules in CHAINS
@@ -90,14 +78,14 @@ class OwnTable:
         """Yield the messages that add these elements to a set."""
         remaining = iter(added)
         while chunk := list(islice(remaining, _CHUNK)):
-            yield self._elements(NFT_MSG.NEWSETELEM, nft_set, chunk, NLM_F_CREATE)
+            yield self._elements(nf.NFT_MSG.NEWSETELEM, nft_set, chunk, NLM_F_CREATE)
 
     def deletions(self, nft_set: NftSet, keys: Iterable[bytes]) -> Iterator[Message]:
         """Yield one message for each key that deletes its element; one each, because any of them may be gone."""
-        return (self._elements(NFT_MSG.DELSETELEM, nft_set, [elements.element(key)]) for key in keys)
+        return (self._elements(nf.NFT_MSG.DELSETELEM, nft_set, [elements.element(key)]) for key in keys)
 
     def _elements(self, kind: int, nft_set: NftSet, listed: Sequence[bytes], flags: int = 0) -> Message:
-        parts = text(NFTA_SET_ELEM_LIST.SET, nft_set.name), nested(NFTA_SET_ELEM_LIST.ELEMENTS, *listed)
+        parts = text(nf.NFTA_SET_ELEM_LIST.SET, nft_set.name), nested(nf.NFTA_SET_ELEM_LIST.ELEMENTS, *listed)
         return self._message(kind, *parts, flags=flags)
 
     def _new_table(self) -> Message:
@@ -105,28 +93,26 @@ class OwnTable:
 
         A table with NFT_TABLE_F_OWNER whose owner is gone becomes ours. Flags 0: neither dormant nor owned.
         """
-        flags = NFT_TABLE_F.OWNER | NFT_TABLE_F.PERSIST if self._site.own_table else 0
-        return self._message(NFT_MSG.NEWTABLE, u32(NFTA_TABLE.FLAGS, flags), flags=NLM_F_CREATE)
+        flags = nf.NFT_TABLE_F.OWNER | nf.NFT_TABLE_F.PERSIST if self._site.own_table else 0
+        return self._message(nf.NFT_MSG.NEWTABLE, u32(nf.NFTA_TABLE.FLAGS, flags), flags=NLM_F_CREATE)
 
     def _new_sets(self) -> list[Message]:
         """Return the messages that create the sets; the kernel requires an id, though nothing here refers to it."""
         return [
-            self._message(NFT_MSG.NEWSET, each.declaration(), u32(NFTA_SET.ID, number), flags=NLM_F_CREATE)
+            self._message(nf.NFT_MSG.NEWSET, each.declaration(), u32(nf.NFTA_SET.ID, number), flags=NLM_F_CREATE)
             for number, each in enumerate(SETS, start=1)
         ]
 
-    def _new_chains(self) -> list[Message]:
-        return [
-            self._message(
-                NFT_MSG.NEWCHAIN,
-                text(NFTA_CHAIN.NAME, name),
-                nested(NFTA_CHAIN.HOOK, u32(NFTA_HOOK.HOOKNUM, hook), u32(NFTA_HOOK.PRIORITY, priority & 0xFFFF_FFFF)),
-                u32(NFTA_CHAIN.POLICY, NFT_VERDICTS.NF_ACCEPT),
-                text(NFTA_CHAIN.TYPE, "nat"),
-                flags=NLM_F_CREATE,
-            )
-            for name, hook, priority, _rules in CHAINS
-        ]
+    def _new_chain(self, name: str, hook: int, priority: int) -> Message:
+        place = u32(nf.NFTA_HOOK.HOOKNUM, hook), u32(nf.NFTA_HOOK.PRIORITY, priority & 0xFFFF_FFFF)
+        return self._message(
+            nf.NFT_MSG.NEWCHAIN,
+            text(nf.NFTA_CHAIN.NAME, name),
+            nested(nf.NFTA_CHAIN.HOOK, *place),
+            u32(nf.NFTA_CHAIN.POLICY, nf.NFT_VERDICTS.NF_ACCEPT),
+            text(nf.NFTA_CHAIN.TYPE, "nat"),
+            flags=NLM_F_CREATE,
+        )
 
     def _message(self, kind: int, *parts: bytes, flags: int = 0) -> Message:
         return nft_message(kind, NFPROTO_INET, self._table, *parts, flags=flags)
@@ -134,6 +120,6 @@ class OwnTable:
 
 def _as_owned(table: Attributes) -> Attributes:
     """Return the table with the flags that it would have if its last owner still existed."""
-    flags = int.from_bytes(table[NFTA_TABLE.FLAGS], "big")
-    owned = NFT_TABLE_F.OWNER if flags & NFT_TABLE_F.PERSIST else 0
-    return table | {NFTA_TABLE.FLAGS: (flags | owned).to_bytes(4, "big")}
+    flags = int.from_bytes(table[nf.NFTA_TABLE.FLAGS], "big")
+    owned = nf.NFT_TABLE_F.OWNER if flags & nf.NFT_TABLE_F.PERSIST else 0
+    return table | {nf.NFTA_TABLE.FLAGS: (flags | owned).to_bytes(4, "big")}

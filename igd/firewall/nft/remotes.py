@@ -1,10 +1,10 @@
 """The sources that a restricted mapping admits, as disjoint ranges: intervals of the kernel's sets must not overlap."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from igd.core.mapping import AnyMapping, Remote
+from igd.core.mapping import AnyMapping, Endpoint, Remote
 
 Bounds = tuple[int, int]
 """The first and the last address of a range, as numbers."""
@@ -15,10 +15,8 @@ _HIGHEST_PORT = 0xFFFF
 class SourceRange(NamedTuple):
     """A range of addresses, with one source port or all of them."""
 
-    first: IPv4Address | IPv6Address
-    last: IPv4Address | IPv6Address
-    first_port: int
-    last_port: int
+    first: Endpoint
+    last: Endpoint
 
 
 def admitted_sources(mapping: AnyMapping) -> tuple[SourceRange, ...]:
@@ -31,10 +29,12 @@ def disjoint(remotes: Sequence[Remote]) -> Iterator[SourceRange]:
     """Yield ranges that contain each address and port of the remotes once; all remotes have one IP version."""
     wide = _united(remotes, 0)
     kind = type(remotes[0].network[0]) if remotes else IPv4Address
-    yield from (SourceRange(kind(first), kind(last), 0, _HIGHEST_PORT) for first, last in wide)
+    for first, last in wide:
+        yield SourceRange(Endpoint(kind(first), 0), Endpoint(kind(last), _HIGHEST_PORT))
     for port in sorted({remote.port for remote in remotes} - {0}):
         for bounds in _united(remotes, port):
-            yield from (SourceRange(kind(first), kind(last), port, port) for first, last in _without(bounds, wide))
+            for first, last in _without(bounds, wide):
+                yield SourceRange(Endpoint(kind(first), port), Endpoint(kind(last), port))
 
 
 def _united(remotes: Iterable[Remote], port: int) -> list[Bounds]:

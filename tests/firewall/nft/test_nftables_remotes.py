@@ -82,7 +82,8 @@ def kernel_says(entries: list[Entry]) -> None:
         key = mapping.protocol.name.lower(), mapping.external_port
         endpoint = str(mapping.internal.address), mapping.internal.port
         for each in admitted_sources(mapping):
-            some[*key, str(each.first), str(each.last), each.first_port, each.last_port] = endpoint
+            first, last = each
+            some[*key, str(first.address), str(last.address), first.port, last.port] = endpoint
         if not admitted_sources(mapping):
             everybody[key] = endpoint
     assert {key: value[:2] for key, value in held().items()} == everybody

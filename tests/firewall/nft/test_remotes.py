@@ -31,7 +31,8 @@ def test_the_same_pairs_are_held_each_once(remotes: list[Remote]) -> None:
         for each in disjoint(remotes)
         for address in BASE
         for port in PORTS
-        if int(each.first) <= int(address) <= int(each.last) and each.first_port <= port <= each.last_port
+        if int(each.first.address) <= int(address) <= int(each.last.address)
+        and each.first.port <= port <= each.last.port
     )
     assert found.keys() == wanted
     assert set(found.values()) <= {1}
@@ -55,9 +56,9 @@ def test_ipv6_as_well() -> None:
     inside = Remote(IPv6Network("2001:db8:4000::1/128"), 7)
     first, last = around.network[0], around.network[-1]
     assert list(disjoint([around, wide, inside])) == [
-        SourceRange(wide.network[0], wide.network[-1], 0, 65535),
-        SourceRange(first, wide.network[0] - 1, 5, 5),
-        SourceRange(wide.network[-1] + 1, last, 5, 5),
+        SourceRange(Endpoint(wide.network[0], 0), Endpoint(wide.network[-1], 65535)),
+        SourceRange(Endpoint(first, 5), Endpoint(wide.network[0] - 1, 5)),
+        SourceRange(Endpoint(wide.network[-1] + 1, 5), Endpoint(last, 5)),
     ]
 
 
@@ -69,5 +70,7 @@ def test_who_lets_in_everybody_restricts_nothing() -> None:
     everywhere = IPv4Network("0.0.0.0/0")
     assert admitted_sources(mapping()) == ()
     assert admitted_sources(mapping(Remote(BASE, 5), Remote(everywhere))) == ()
-    assert admitted_sources(mapping(Remote(everywhere, 5))) == (SourceRange(everywhere[0], everywhere[-1], 5, 5),)
-    assert admitted_sources(mapping(Remote(BASE))) == (SourceRange(BASE[0], BASE[-1], 0, 65535),)
+    assert admitted_sources(mapping(Remote(everywhere, 5))) == (
+        SourceRange(Endpoint(everywhere[0], 5), Endpoint(everywhere[-1], 5)),
+    )
+    assert admitted_sources(mapping(Remote(BASE))) == (SourceRange(Endpoint(BASE[0], 0), Endpoint(BASE[-1], 65535)),)
