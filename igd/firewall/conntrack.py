@@ -16,12 +16,11 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Pinhole, PortMapping, Remote, TransportProtocol
-from igd.firewall.netlink import Netlink, NetlinkError
+from igd.firewall.netlink import Netlink
 from igd.firewall.nfnetlink import NFNL_SUBSYS_CTNETLINK, Message, attribute, attributes, body, nested, u8, u32
 
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
@@ -52,8 +51,7 @@ class Translation(NamedTuple):
     reply_src: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """A conntrack entry; `source` sent its first packet.
 
     `identity` holds the attributes by which the kernel finds exactly this entry.
@@ -83,8 +81,9 @@ class Conntrack:
         ended with the server's reset, and a firewall that dropped a new pinhole's packets left no flow.
         """
         external = tuple(addresses)
-        ended = {translation for mapping in lost for translation in _translations(mapping, external)}
-        ended.update(translation for mapping in new for translation in _untranslated(mapping, external))
+        ended = {Translation(one.protocol, to, one.internal) for one in lost for to in _destinations(one, external)}
+        udp = [one for one in new if isinstance(one, PortMapping) and one.protocol is TransportProtocol.UDP]
+        ended |= {Translation(one.protocol, to, to) for one in udp for to in _destinations(one, external)}
         ipv4 = {translation for translation in ended if translation.orig_dst.address.version == 4}
         self._end_ipv4(ipv4, external)
         self._end_ipv6(ended - ipv4)
@@ -113,7 +112,7 @@ class Conntrack:
 
     def _end_ipv4(self, ended: Collection[Translation], external: Iterable[IPv4Address]) -> None:
         """End the IPv4 flows with these translations, whatever their mark: operators overwrite marks."""
-        if len(ended) <= _MAX_FILTERED_DELETES and self._delete_by_filter(ended):
+        if not ended or (len(ended) <= _MAX_FILTERED_DELETES and self._delete_by_filter(ended)):
             return
         # Up to two translations may share a destination: a lost mapping's, and none.
         destinations = {_to(each) for each in ended} if len(ended) <= 2 * _MAX_FILTERED_DUMPS else ()
@@ -154,13 +153,8 @@ class Conntrack:
         return flow.mark & self._mark == self._mark
 
     def _dump(self, family: int, criteria: bytes) -> list[bytes]:
-        """Return the flows that match, or more: kernels before 5.8 do not know the filter and return all flows."""
-        try:
-            return self._netlink.dump(_message(IPCTNL_MSG_CT_GET, family, criteria))
-        except NetlinkError as error:
-            if error.errno not in _NO_FILTER:
-                raise
-            return self._netlink.dump(_message(IPCTNL_MSG_CT_GET, family, b""))
+        """Return the flows that match, or more: kernels before 5.8 ignore the filter and return all flows."""
+        return self._netlink.dump(_message(IPCTNL_MSG_CT_GET, family, criteria))
 
 
 def parse(payload: bytes) -> Flow | None:
@@ -200,21 +194,10 @@ def _parse_tuple(encoded: bytes) -> _Tuple | None:
     return _Tuple(transport[CTA_PROTO_NUM][0], source, destination)
 
 
-def _translations(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[Translation]:
-    """Return the translations of the mapping's flows."""
+def _destinations(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[Endpoint]:
+    """Return the endpoints to which the internet sends packets for this mapping."""
     if isinstance(mapping, Pinhole):
-        return [Translation(mapping.protocol, mapping.internal, mapping.internal)]
-    return [Translation(mapping.protocol, each, mapping.internal) for each in _external_endpoints(mapping, external)]
-
-
-def _untranslated(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[Translation]:
-    """Return the translations of UDP flows to the mapping's external port that no DNAT translates."""
-    if isinstance(mapping, Pinhole) or mapping.protocol is not TransportProtocol.UDP:
-        return []
-    return [Translation(mapping.protocol, each, each) for each in _external_endpoints(mapping, external)]
-
-
-def _external_endpoints(mapping: PortMapping, external: Iterable[IPv4Address]) -> list[Endpoint]:
+        return [mapping.internal]
     return [Endpoint(address, mapping.external_port) for address in external]
 
 

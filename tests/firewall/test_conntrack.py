@@ -45,7 +45,6 @@ KERNELS: dict[str, dict[str, int]] = {
     "from 6.11": {},
     "from 5.8": {"FILTER_SOURCE": 1 << 31},  # used in deletes only
     "before 5.8": {"CTA_FILTER": 60},
-    "refusing all filters": {"FILTER_SOURCE": 1 << 31, "FILTER_DESTINATION": 1 << 31, "FILTER_IP_DST": 1 << 30},
 }
 
 
@@ -196,6 +195,15 @@ def test_nothing_to_settle_is_nothing_to_do(tracker: Conntrack) -> None:
     tracker.end_flows([entry(8043, 80).mapping], [], [])
     tracker.end_flows([], [pinhole(8043).mapping], [EXTERNAL])
     assert there() == described([OURS, OURS6, *LEFT_ALONE])
+
+
+def test_without_filtered_deletes_nothing_to_end_is_no_dump(
+    tracker: Conntrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump takes 12 ms, and most changes are renewals."""
+    monkeypatch.setattr(tracker, "_deletes_by_filter", False)
+    monkeypatch.setattr(tracker, "_dump", None)
+    tracker.end_flows([], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
 
 
 @every_kernel
