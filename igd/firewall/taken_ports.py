@@ -20,24 +20,16 @@ class TakenPorts:
     def __init__(self, site: Site, addresses: Callable[[], Iterable[IPv4Address]]) -> None:
         self._addresses = addresses
         self._dnat = OperatorsDnat(site)
-        self._others = OtherTables(site.wireguard) if nft_tables() is not None else None
+        self._others = OtherTables(site.wireguard)
 
     def refresh(self) -> None:
         """Read the operator's rules, and which other instances there are; may block, and runs programs."""
         try:
             self._dnat.refresh(self._addresses())
-            if self._others is not None:
-                self._others.update(nft_tables() or ())
+            self._others.update(nft_tables() or ())
         except FirewallError as error:
             _log.warning("the operator's own redirections are not known: %s", error)
 
     def hold(self, protocol: TransportProtocol, port: int) -> bool:
         """Return whether this external port is translated already; FirewallError."""
-        if self._dnat.holds(protocol, port):
-            return True
-        return self._others is not None and self._others.hold(protocol, port, self._addresses())
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self._others is not None:
-            self._others.close()
+        return self._dnat.holds(protocol, port) or self._others.hold(protocol, port, self._addresses())

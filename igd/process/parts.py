@@ -144,7 +144,6 @@ async def _open_firewall(
     watch = kernel.watch(backend, site)
     stack.callback(watch.close)
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
-    stack.callback(taken_ports.close)
     ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
     ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
     advisor = Advisor(site, ports, [host.interfaces.address])

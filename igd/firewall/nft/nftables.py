@@ -141,13 +141,10 @@ class Nftables:
     def _outbound(self, selection: Selection, now: float) -> Iterator[Message]:
         """Yield the messages that change the elements of OUTBOUND."""
         deleted = [elements.outbound_key(change.before.mapping) for change in selection.changes if change.before]
-        added = [change.after for change in selection.changes if change.after]
         yield from self._table.deletions(OUTBOUND, deleted)
-        if self._external is not None:
-            external = self._external
-            yield from self._table.additions(
-                OUTBOUND, [elements.outbound_element(each, external, now) for each in added]
-            )
+        if external := self._external:
+            added = (change.after for change in selection.changes if change.after)
+            yield from self._table.additions(OUTBOUND, (elements.outbound_element(e, external, now) for e in added))
 
     def _transact_tolerantly(self, messages: Sequence[Message]) -> None:
         """Carry out a transaction, without those of its deletions whose element no longer exists."""

@@ -1,6 +1,7 @@
 """The ports that other instances of igd hold: several WireGuard interfaces may share one public address."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from ipaddress import IPv4Address
 
 from igd.core.mapping import TransportProtocol
@@ -13,11 +14,10 @@ from igd.firewall.site import OURS, label
 
 
 class OtherTables:
-    """Reads the nftables tables of the instances for interfaces other than `interface`, with a socket of its own."""
+    """Reads the nftables tables of the instances for interfaces other than `interface`."""
 
     def __init__(self, interface: str) -> None:
         self._own = label(interface)
-        self._netlink = Netlink()
         self._tables: list[str] = []
 
     def update(self, tables: Iterable[tuple[int, str]]) -> None:
@@ -28,27 +28,28 @@ class OtherTables:
 
     def hold(self, protocol: TransportProtocol, port: int, addresses: Iterable[IPv4Address]) -> bool:
         """Return whether another instance maps this port of one of these addresses; FirewallError."""
-        addresses = list(addresses)
-        return any(self._matches(table, addresses) and self._maps(table, protocol, port) for table in self._tables)
+        if not self._tables:
+            return False
+        keys = [elements.address_key(address) for address in addresses]
+        with closing(Netlink()) as netlink:
+            return any(
+                any(_has(netlink, table, EXTERNAL, key) for key in keys) and _maps(netlink, table, protocol, port)
+                for table in self._tables
+            )
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._netlink.close()
 
-    def _matches(self, table: str, addresses: Iterable[IPv4Address]) -> bool:
-        return any(self._has(table, EXTERNAL, elements.address_key(address)) for address in addresses)
+def _maps(netlink: Netlink, table: str, protocol: TransportProtocol, port: int) -> bool:
+    if _has(netlink, table, MAPPINGS, elements.port_key(protocol, port)):
+        return True
+    # The kernel finds a restricted element only with a source, so read all of them; there are few.
+    dumped = netlink.dump_if_exists(_request(table, RESTRICTED))
+    prefix = elements.restricted_prefix(protocol, port)
+    return any(prefix in payload for payload in dumped)
 
-    def _maps(self, table: str, protocol: TransportProtocol, port: int) -> bool:
-        if self._has(table, MAPPINGS, elements.port_key(protocol, port)):
-            return True
-        # The kernel finds a restricted element only with a source, so read all of them; there are few.
-        dumped = self._netlink.dump_if_exists(_request(table, RESTRICTED))
-        prefix = elements.restricted_prefix(protocol, port)
-        return any(prefix in payload for payload in dumped)
 
-    def _has(self, table: str, nft_set: NftSet, key: bytes) -> bool:
-        listed = nested(NFTA_SET_ELEM_LIST.ELEMENTS, elements.element(key))
-        return self._netlink.exists(_request(table, nft_set, listed))
+def _has(netlink: Netlink, table: str, nft_set: NftSet, key: bytes) -> bool:
+    listed = nested(NFTA_SET_ELEM_LIST.ELEMENTS, elements.element(key))
+    return netlink.exists(_request(table, nft_set, listed))
 
 
 def _request(table: str, nft_set: NftSet, listed: bytes = b"") -> Message:

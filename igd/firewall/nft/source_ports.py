@@ -29,8 +29,7 @@ class SourcePorts:
         """Return what these changes would cause, without applying it."""
         candidates: dict[Endpoint, Candidates] = {}
         for change in changes:
-            for endpoint in {_udp_endpoint(change.before), _udp_endpoint(change.after)} - {None}:
-                assert endpoint is not None, "None was removed from the set"
+            for endpoint in filter(None, {_udp_endpoint(change.before), _udp_endpoint(change.after)}):
                 present = candidates.get(endpoint, self._candidates.get(endpoint, ()))
                 candidates[endpoint] = _changed(present, change, endpoint)
         firsts = [

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -76,20 +77,13 @@ def _legacy_may_be_in_use() -> bool:
 def nft_tables() -> list[tuple[int, str]] | None:
     """Return family (NFPROTO_*) and name of each nftables table, including iptables-nft's; None without nf_tables."""
     try:
-        found = _dump_tables()
+        with closing(Netlink()) as netlink:
+            found = netlink.dump(nft_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC))
     except NetlinkError as error:
         if error.errno in _NO_NF_TABLES:
             return None
         raise
     return [(payload[0], body(payload)[NFTA_TABLE.NAME].rstrip(b"\0").decode()) for payload in found]
-
-
-def _dump_tables() -> list[bytes]:
-    netlink = Netlink()
-    try:
-        return netlink.dump(nft_message(NFT_MSG.GETTABLE, socket.AF_UNSPEC))
-    finally:
-        netlink.close()
 
 
 def program(name: str) -> str | None:

@@ -35,8 +35,8 @@ def restricted(port: int) -> Entry:
 @pytest.fixture
 def others() -> Iterator[OtherTables]:
     """Give the view of wg0 in a network namespace of its own; the test is in it too."""
-    with new_namespace(), contextlib.closing(OtherTables("wg0")) as made:
-        yield made
+    with new_namespace():
+        yield OtherTables("wg0")
 
 
 @pytest.fixture
