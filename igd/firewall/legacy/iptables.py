@@ -23,8 +23,6 @@ from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
-VERSIONS: tuple[Version, ...] = (4, 6)
-
 
 class Iptables:
     """A Backend (igd.firewall.backend) that keeps the chains `igd_<interface>`, `igd_<interface>/out` and `.../pcp`.
@@ -42,7 +40,7 @@ class Iptables:
         self._rules = LegacyRules(site)
         self._lock_timeout = lock_timeout
         self._own_change = own_change
-        self._tables = {version: LegacyTable(version) for version in VERSIONS}
+        self._tables = {version: LegacyTable(version) for version in PROGRAMS}
         self._address: IPv4Address | None = None  # the source of packets with a preserved port
         self._pinhole_chain = False  # IPv6's chain for pinholes exists
         self._anycast6_failed = False  # and was logged
@@ -84,7 +82,7 @@ class Iptables:
 
     def remove_all(self) -> None:
         """Remove everything of ours from the kernel; having nothing there is not an error."""
-        for version in VERSIONS:
+        for version in PROGRAMS:
             if removal.is_there(version, self._rules.hooks):
                 with self._own_change():  # the programs take the lock themselves
                     removal.remove(version, self._rules.hooks)

@@ -61,7 +61,7 @@ class LegacyRules:
 
     def dnat(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
         """Return the chain that translates packets to mapped endpoints."""
-        jumps = (self._jump(self.main, address) for address in sorted(set(addresses)))
+        jumps = (self._jump(address) for address in sorted(set(addresses)))
         mapped = (rule for entry in entries if isinstance(entry.mapping, PortMapping) for rule in _dnat(entry.mapping))
         rules = (self._mark_rule(self._mark), *mapped, self._mark_rule(f"0x0/{self._site.mark:#x}"))
         return OwnChain(4, self.main, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
@@ -71,7 +71,7 @@ class LegacyRules:
         holes = (
             rule for entry in entries if isinstance(entry.mapping, Pinhole) for rule in self._pinhole(entry.mapping)
         )
-        jumps = (self._jump(self.main, None),)
+        jumps = (self._jump(None),)
         return OwnChain(6, self.main, PREROUTING, jumps, jumps_first=False, rules=tuple(holes))
 
     def sources(self, address: IPv4Address | None, entries: Iterable[Entry]) -> OwnChain | None:
@@ -118,17 +118,16 @@ class LegacyRules:
             return {(6, self.main, None): self._pinhole(entry.mapping)}
         return {(4, self.main, 1): _dnat(entry.mapping), (4, self.out, None): self._snat(entry.mapping, address)}
 
-    def _jump(self, chain: str, address: IPv4Address | None) -> LegacyRule:
+    def _jump(self, address: IPv4Address | None) -> LegacyRule:
         destination = None if address is None else IPv4Network(address)
         incoming = "" if self._site.hairpin else f"!{self._site.wireguard}"
-        return LegacyRule(Extension(chain), destination=destination, incoming=incoming, matches=(self._own,))
+        return LegacyRule(Extension(self.main), destination=destination, incoming=incoming, matches=(self._own,))
 
     def _mark_rule(self, value: str) -> LegacyRule:
         return LegacyRule(_set_mark(value), matches=(self._own,))
 
     def _pinhole(self, pinhole: Pinhole) -> list[LegacyRule]:
-        target = _set_mark(self._mark)
-        return [_from(remote, pinhole, target, pinhole.internal.port) for remote in _sources(pinhole)]
+        return _rules(pinhole, _set_mark(self._mark))
 
     def _hairpin(self) -> Iterator[LegacyRule]:
         site = self._site
@@ -142,25 +141,14 @@ class LegacyRules:
 
         Their comment has no description, so that a new description does not move the rule to the end.
         """
-        if not self._site.preserve_source_port or address is None or mapping.protocol is not TransportProtocol.UDP:
+        preserved = isinstance(mapping, PortMapping) and mapping.protocol is TransportProtocol.UDP
+        if not (self._site.preserve_source_port and preserved and address):
             return []
-        if isinstance(mapping, Pinhole):
-            return []
-        rule = LegacyRule(
-            Extension("SNAT", (("to-source", f"{address}:{mapping.external_port}"),)),
-            source=ip_network(mapping.internal.address),
-            outgoing=self._site.external,
-            protocol=mapping.protocol,
-            matches=(
-                Extension("udp", (("sport", str(mapping.internal.port)),)),
-                _comment(_printable(mapping.peer[:8])),
-            ),
-        )
-        return [rule]
-
-
-def _sources(mapping: AnyMapping) -> Iterable[Remote]:
-    return dict.fromkeys(mapping.remotes or _ANY_REMOTE)
+        target = Extension("SNAT", (("to-source", f"{address}:{mapping.external_port}"),))
+        port = Extension("udp", (("sport", str(mapping.internal.port)),))
+        matches = (port, _comment(_printable(mapping.peer[:8])))
+        source, outgoing = ip_network(mapping.internal.address), self._site.external
+        return [LegacyRule(target, source, outgoing=outgoing, protocol=mapping.protocol, matches=matches)]
 
 
 def _set_mark(value: str) -> Extension:
@@ -168,14 +156,18 @@ def _set_mark(value: str) -> Extension:
 
 
 def _dnat(mapping: PortMapping) -> list[LegacyRule]:
-    target = Extension("DNAT", (("to-destination", str(mapping.internal)),))
-    return [_from(remote, mapping, target, mapping.external_port) for remote in _sources(mapping)]
+    return _rules(mapping, Extension("DNAT", (("to-destination", str(mapping.internal)),)))
 
 
-def _from(remote: Remote, mapping: AnyMapping, target: Extension, port: int) -> LegacyRule:
-    """Return the rule for packets from `remote` to `port`, or to the pinhole's endpoint."""
+def _rules(mapping: AnyMapping, target: Extension) -> list[LegacyRule]:
+    """Return one rule for each remote that the mapping admits."""
+    return [_rule(mapping, target, remote) for remote in dict.fromkeys(mapping.remotes or _ANY_REMOTE)]
+
+
+def _rule(mapping: AnyMapping, target: Extension, remote: Remote) -> LegacyRule:
+    """Return the rule for packets from `remote` to the external port, or to the pinhole's endpoint."""
     source_port = (("sport", str(remote.port)),) if remote.port else ()
-    ports = Extension(mapping.protocol.name.lower(), (*source_port, ("dport", str(port))))
+    ports = Extension(mapping.protocol.name.lower(), (*source_port, ("dport", str(mapping.external_port))))
     return LegacyRule(
         target,
         source=remote.network if remote.network.prefixlen else None,

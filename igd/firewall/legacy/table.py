@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.chain import Edit, Extension, LegacyRule, OwnChain, Version
@@ -28,10 +28,8 @@ from igd.firewall.site import OURS
 if TYPE_CHECKING:
     import iptc
 
-_RAW_TARGETS: dict[tuple[Version, str], bytes] = {
-    (6, "REDIRECT"): struct.pack("=H29sBI32xHH", 72, b"REDIRECT", 0, 0, 0, 0),
-}
-"""By IP version and name: struct xt_entry_target (size, name, revision), struct nf_nat_range (0: to the same port)."""
+_REDIRECT6 = struct.pack("=H29sBI32xHH", 72, b"REDIRECT", 0, 0, 0, 0)
+"""IPv6's REDIRECT: struct xt_entry_target (size, name, revision), struct nf_nat_range (0: to the same port)."""
 
 _INVERTED = {"iniface": 0x01, "outiface": 0x02}  # IPT_INV_VIA_IN, IPT_INV_VIA_OUT; IP6T_* are the same
 
@@ -130,31 +128,24 @@ class LegacyTable:
 
         Two instances that both wanted the last place would displace each other for ever.
         """
-        targets = self._targets(chain.hook)
+        targets = [self._open.get_target(entry).decode(errors="replace") for entry in self._entries(chain.hook)]
         if chain.jumps_first:
             return len(list(takewhile(lambda name: name.startswith(OURS) and name < chain.name, targets)))
         behind = takewhile(lambda name: name.startswith(OURS) and name > chain.name, reversed(targets))
         return len(targets) - len(list(behind))
 
-    def _targets(self, hook: str) -> list[str]:
-        """Return the name of each rule's target in the hook."""
-        table, targets = self._open, []
-        entry = table.first_rule(hook)
+    def _entries(self, hook: str) -> Iterator[Any]:
+        """Yield the hook's rules as libiptc has them, undecoded."""
+        entry = self._open.first_rule(hook)
         while entry:
-            targets.append(table.get_target(entry).decode(errors="replace"))
-            entry = table.next_rule(entry)
-        return targets
+            yield entry
+            entry = self._open.next_rule(entry)
 
     def _delete_jumps(self, hook: str, chain: str) -> None:
         """Delete every rule of `hook` that jumps to the chain, whoever added it."""
         # Only these are decoded: each takes 0.2 ms, and the operator's may use extensions unknown to the library.
         table = self._open
-        entries = []
-        entry = table.first_rule(hook)
-        while entry:
-            if table.get_target(entry) == chain.encode():
-                entries.append(entry)
-            entry = table.next_rule(entry)
+        entries = [entry for entry in self._entries(hook) if table.get_target(entry) == chain.encode()]
         for rule in [table.create_rule(entry, library().Chain(table, hook)) for entry in entries]:
             table.delete_entry(hook, rule.rule, rule.mask)
 
@@ -175,9 +166,9 @@ class LegacyTable:
         return made
 
     def _set_target(self, made: "iptc.Rule", target: Extension) -> None:
-        raw = _RAW_TARGETS.get((self._version, target.name))
-        if raw is not None:
-            made.target = SimpleNamespace(size=len(raw), target=ctypes.create_string_buffer(raw, len(raw)))
+        if (self._version, target.name) == (6, "REDIRECT"):
+            size = len(_REDIRECT6)
+            made.target = SimpleNamespace(size=size, target=ctypes.create_string_buffer(_REDIRECT6, size))
             return
         _set_options(made.create_target(target.name), target.options)
         made.target._final_check()  # noqa: SLF001 - SNAT and MASQUERADE count their ranges in it, and no public method calls it without printing

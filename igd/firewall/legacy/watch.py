@@ -15,16 +15,13 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.chain import Version
 from igd.firewall.operator_rules.xtables import legacy_tables
 
 GET_INFO, GET_ENTRIES = 64, 65  # IPT_SO_*, and IP6T_SO_* too
-
-Snapshot = dict[tuple[Version, str], bytes]
-"""By IP version and table: its rules in the kernel's form, without their counters."""
 
 _INFO = struct.Struct("@32s13I")  # struct ipt_getinfo: name, hooks, their entries and underflows, number, size
 _ENTRIES = struct.Struct("@32sI0Q")  # struct ipt_get_entries: name, size; the rules follow, aligned to 64 bits
@@ -34,8 +31,7 @@ _COUNTERS = bytes(16)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Offsets in a rule: struct ipt_entry, struct ip6t_entry.
 
     Its fields: struct ipt_ip or ip6t_ip6, nfcache, the offsets of the target and of the next rule, comefrom, counters.
@@ -80,7 +76,8 @@ class LegacyWatch:
         finally:
             self._last = self._snapshot()
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self) -> dict[tuple[Version, str], bytes]:
+        """Return the rules of each table, in the kernel's form and without their counters."""
         listed = {version: legacy_tables(version) for version in _LAYOUTS}
         present = ((version, name) for version, name in self._tables if name in listed[version])
         return {(version, name): rules_in_kernel(version, name) for version, name in present}

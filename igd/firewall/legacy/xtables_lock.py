@@ -31,10 +31,8 @@ def _lock(descriptor: int, path: str, deadline: float) -> None:
     # flock has no timeout, and only the main thread can be interrupted by a signal, as iptables does it: so poll.
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise FirewallError(f"another process holds iptables' lock {path}") from None
             time.sleep(0.005)
-        else:
-            return
