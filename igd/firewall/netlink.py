@@ -2,9 +2,10 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.nfnetlink import (
@@ -26,8 +27,7 @@ SOL_NETLINK = 270
 NETLINK_CAP_ACK = 10  # errors without a copy of the request
 NETLINK_EXT_ACK = 11  # errors with an explanation
 
-SO_SNDBUFFORCE = 32  # may exceed net.core.wmem_max; needs CAP_NET_ADMIN
-SO_RCVBUFFORCE = 33
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # may exceed net.core.wmem_max and rmem_max; need CAP_NET_ADMIN
 
 _RECEIVE_SIZE = 1 << 16  # a dump comes in datagrams of at most 32 KiB
 _RECEIVE_BUFFER = 4 << 20  # an acknowledgement takes up to 1 KiB of it
@@ -69,7 +69,7 @@ class Netlink:
         self._socket.bind((0, 0))
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
-        self._sequence = 0
+        self._sequence = itertools.count(1)
         self._enlarge(SO_RCVBUFFORCE, _RECEIVE_BUFFER)
 
     @property
@@ -89,11 +89,9 @@ class Netlink:
         first, last = (
             Message(kind, socket.AF_UNSPEC, resource=subsystem) for kind in (NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END)
         )
-        begin, *own, _end = numbers = self._sequence_numbers(len(messages) + 2)
         # Only the last message requests an acknowledgement: the kernel answers in order, and always reports errors.
         flags = [0] * len(messages) + [NLM_F_ACK, 0]
-        batch = [first, *messages, last]
-        self._send(b"".join(m.encode(n, f) for m, n, f in zip(batch, numbers, flags, strict=True)))
+        begin, *own, _end = self._send([first, *messages, last], flags)
         errors = self._refusals(begin, own)
         if errors:
             raise BatchError(errors)
@@ -102,10 +100,7 @@ class Netlink:
         """Carry out `messages` one after another, each on its own; return the refusals."""
         if not messages:
             return []
-        numbers = self._sequence_numbers(len(messages))
-        flags = [0] * (len(messages) - 1) + [NLM_F_ACK]
-        self._send(b"".join(m.encode(n, f) for m, n, f in zip(messages, numbers, flags, strict=True)))
-        return self._refusals(None, numbers)
+        return self._refusals(None, self._send(messages, [0] * (len(messages) - 1) + [NLM_F_ACK]))
 
     def exists(self, message: Message) -> bool:
         """Return whether the kernel has the object that a get request names; False for ENOENT."""
@@ -134,8 +129,7 @@ class Netlink:
 
     def _dump_once(self, message: Message) -> list[bytes] | None:
         """Return the payloads of a dump, or None if it was interrupted."""
-        (number,) = self._sequence_numbers(1)
-        self._send(message.encode(number, NLM_F_DUMP))
+        (number,) = self._send([message], [NLM_F_DUMP])
         payloads: list[bytes] = []
         interrupted = False
         for answer in self._answers(number):
@@ -186,7 +180,13 @@ class Netlink:
                 self._socket.recv(_RECEIVE_SIZE)
         self._socket.settimeout(_ANSWER_TIMEOUT)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, messages: Sequence[Message], flags: Iterable[int]) -> list[int]:
+        """Send the messages with these flags as one datagram; return their sequence numbers."""
+        numbers = [next(self._sequence) & 0xFFFF_FFFF for _message in messages]
+        self._send_datagram(b"".join(m.encode(n, f) for m, n, f in zip(messages, numbers, flags, strict=True)))
+        return numbers
+
+    def _send_datagram(self, data: bytes) -> None:
         try:
             # A batch is one datagram, which must fit into the send buffer (60,000 mappings: 3 MB).
             if len(data) > self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2:
@@ -199,9 +199,3 @@ class Netlink:
         # Without CAP_NET_ADMIN the buffer stays small: the request that follows is refused, with a better message.
         with contextlib.suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, option, size)
-
-    def _sequence_numbers(self, count: int) -> list[int]:
-        """Return `count` sequence numbers that no recent request used."""
-        first = self._sequence + 1
-        self._sequence += count
-        return [number & 0xFFFF_FFFF for number in range(first, first + count)]
