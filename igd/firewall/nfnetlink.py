@@ -11,31 +11,19 @@ from typing import NamedTuple
 
 from igd.firewall.nf_tables import NFTA_DATA
 
-NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
-NFNL_SUBSYS_NFTABLES = 10
-NFNL_MSG_BATCH_BEGIN = 16
-NFNL_MSG_BATCH_END = 17
+NFNL_SUBSYS_CTNETLINK, NFNL_SUBSYS_NFTABLES = 1, 10  # linux/netfilter/nfnetlink.h
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
 
-NFPROTO_INET = 1  # linux/netfilter.h
-NFPROTO_IPV4 = 2
-NFPROTO_IPV6 = 10
+NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10  # linux/netfilter.h
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-
-NLM_F_REQUEST = 0x001
-NLM_F_ACK = 0x004
-NLM_F_DUMP_INTR = 0x010
-NLM_F_DUMP = 0x300
-NLM_F_CREATE = 0x400  # in requests
-NLM_F_APPEND = 0x800
-NLM_F_CAPPED = 0x100  # in answers
-NLM_F_ACK_TLVS = 0x200
-
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 
-NLA_F_NESTED = 0x8000
-NLA_TYPE_MASK = 0x3FFF
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x001, 0x004, 0x010, 0x300
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800  # in requests
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # in answers
+
+NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
