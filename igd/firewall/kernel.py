@@ -76,10 +76,8 @@ def _ends(entry: Entry | None) -> tuple[Endpoint, tuple[Remote, ...]] | None:
     return (entry.mapping.internal, entry.mapping.remotes) if entry else None
 
 
-_MAPPINGS: dict[detect.Backend, Callable[[Site, OwnChange], MappingBackend]] = {
-    "nftables": lambda site, _own_change: Nftables(site),
-    "iptables": lambda site, own_change: Iptables(site, own_change=own_change),
-}
+def _mappings(choice: detect.Backend, site: Site, own_change: OwnChange = nullcontext) -> MappingBackend:
+    return Nftables(site) if choice == "nftables" else Iptables(site, own_change=own_change)
 
 
 def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
@@ -92,8 +90,8 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
         return Pretend()
     for other in _known():
         if other != choice:
-            _clear(_MAPPINGS[other](site, legacy.own_change))
-    return Kernel(_MAPPINGS[choice](site, legacy.own_change), site)
+            _clear(_mappings(other, site, legacy.own_change))
+    return Kernel(_mappings(choice, site, legacy.own_change), site)
 
 
 def watch(backend: Backend, site: Site) -> Watch:
@@ -113,12 +111,12 @@ def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv
     site = Site("", interface, led_to, mark)
     with ExitStack() as stack:
         for choice in _known():
-            stack.callback(_clear, Kernel(_MAPPINGS[choice](site, nullcontext), site))
+            stack.callback(_clear, Kernel(_mappings(choice, site), site))
 
 
 def _known() -> list[detect.Backend]:
     """Return the backends that this kernel supports, whose rules an earlier run may have left."""
-    return [choice for choice in _MAPPINGS if choice != "nftables" or nft_tables() is not None]
+    return ["iptables"] if nft_tables() is None else ["nftables", "iptables"]
 
 
 def _clear(backend: MappingBackend) -> None:
