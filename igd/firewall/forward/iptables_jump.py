@@ -66,18 +66,16 @@ class ForwardJump:
     """Keeps our jump in iptables' FORWARD, or the chain that the operator named, where mapped flows need it."""
 
     def __init__(self, site: Site) -> None:
-        interface = site.wireguard
         self._site = site
         named = (site.forward_chain or "").split()
         self._place = named[0] if len(named) == 1 else FORWARD
-        self._chain = label(interface)
-        comment = f'-m comment --comment "igd {interface}"'
-        self._comment = f"igd {interface}"
+        self._chain = label(site.wireguard)
+        self._comment = f"igd {site.wireguard}"
+        comment = f'-m comment --comment "{self._comment}"'
         self._jump = f"{comment} -j {self._chain}"
-        self._accepts = [
-            f"{way} {site.wireguard} {comment} -m connmark --mark {site.mark:#x}/{site.mark:#x} -j ACCEPT"
-            for way in ("-o", "-i")
-        ]
+        accept = f"{site.wireguard} {comment} -m connmark --mark {site.mark:#x}/{site.mark:#x} -j ACCEPT"
+        # The colon creates the chain, or empties it.
+        self._contents = [f":{self._chain} - [0:0]", *(f"-A {self._chain} {way} {accept}" for way in ("-o", "-i"))]
 
     def ensure(self) -> list[str]:
         """Have the jump exactly where it is needed, whatever was there; give what still may keep mapped flows out.
@@ -125,7 +123,8 @@ class ForwardJump:
         if obstacle is None or self._place not in rules.chains:
             self._take_out(flavour, rules)
             return self._complaints(flavour, rules, obstacle)
-        alone = rules.without(self._is_of_another_instance)  # that may end at any time
+        # Another instance may end at any time.
+        alone = rules.without(lambda chain: chain.startswith(OURS) and chain != self._chain)
         if not self._is_in_place(flavour, alone):
             _log.info("%s: %s; so: %s -I %s 1 %s", flavour.name, obstacle, flavour.name, self._place, self._jump)
             self._put_in(flavour, rules)
@@ -146,9 +145,7 @@ class ForwardJump:
         return is_first and self._obstacle(flavour, alone, self._chain) is None
 
     def _put_in(self, flavour: _Flavour, rules: Rules) -> None:
-        chain = [f":{self._chain} - [0:0]", *(f"-A {self._chain} {accept}" for accept in self._accepts)]
-        # The colon makes the chain, or empties it.
-        flavour.edit([*chain, *self._deletions(rules), f"-I {self._place} 1 {self._jump}"])
+        flavour.edit([*self._contents, *self._deletions(rules), f"-I {self._place} 1 {self._jump}"])
 
     def _take_out(self, flavour: _Flavour, rules: Rules) -> None:
         if self._chain not in rules.chains:
@@ -171,9 +168,6 @@ class ForwardJump:
     def _is_our_jump(self, rule: Rule) -> bool:
         return self._comment in rule.comments
 
-    def _is_of_another_instance(self, chain: str) -> bool:
-        return chain.startswith(OURS) and chain != self._chain
-
     def _obstacle(self, flavour: _Flavour, rules: Rules, chain: str = FORWARD) -> Obstacle | None:
         return find_obstacle(rules, packets(self._site, flavour.version), chain)
 
@@ -190,8 +184,7 @@ class ForwardJump:
 
     def _with_jump_in(self, chain: str, rules: Rules) -> Rules:
         """Give the rules as they would be with our jump first in `chain`, and without any other instance's."""
-        lines = [f"-A {self._chain} {accept}" for accept in self._accepts]
-        ours = parse("\n".join(["*filter", f":{self._chain} - [0:0]", *lines, f"-A {chain} {self._jump}"]))
+        ours = parse("\n".join(["*filter", *self._contents, f"-A {chain} {self._jump}"]))
         bare = rules.without(lambda name: name.startswith(OURS))
         chains = {**bare.chains, **ours.chains, chain: ours.chains[chain] + bare.chains.get(chain, [])}
         return Rules(bare.policies | ours.policies, chains)
