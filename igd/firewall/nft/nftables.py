@@ -69,7 +69,7 @@ from igd.firewall.netlink import BatchError, Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
 from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, NftSet
+from igd.firewall.nft.elements import EXTERNAL, OUTBOUND
 from igd.firewall.nft.own_table import Attributes, OwnTable
 from igd.firewall.nft.source_ports import Selection, SourcePorts
 from igd.firewall.site import Site
@@ -94,9 +94,7 @@ class Nftables:
         self._external = next(iter(addresses), None)
         self._source_ports = SourcePorts()
         selection = self._select([Change(None, entry) for entry in entries])
-        contents: dict[NftSet, list[bytes]] = {
-            EXTERNAL: [elements.element(elements.address_key(each)) for each in addresses]
-        }
+        contents = {EXTERNAL: [elements.element(elements.address_key(each)) for each in addresses]}
         for entry in entries:
             nft_set, added = elements.additions(entry, now)
             contents.setdefault(nft_set, []).extend(added)
