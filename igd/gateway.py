@@ -2,15 +2,14 @@
 
 import asyncio
 import collections
-import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Entry, PortMapping, TransportProtocol
+from igd.core.mapping import Change, Entry, PortMapping, TransportProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.planner import Planner
 from igd.core.policy import Policy
@@ -60,34 +59,26 @@ class PeerSource(Protocol):
         """Return the last handshake of each peer that had one: public key -> time on the clock of the leases."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Gateway:
     """Answers the requests of all protocols; changes of one peer are made one after another.
 
     `clock` is monotonic, in seconds. `taken` returns whether an external port leads elsewhere already, or to the server
-    itself; such ports are not mapped. If the kernel or the store fails, the request is refused.
+    itself; such ports are not mapped. If the kernel or the store fails, the request is refused. `announced` is the
+    external address as clients see it, `counters` counts by request and outcome.
     """
 
-    def __init__(  # noqa: PLR0913 - a decision needs each of these, and all are named at the call
-        self,
-        *,
-        policy: Policy,
-        rate_limit: RateLimit,
-        ledger: Ledger,
-        peers: PeerSource,
-        link: Callable[[], Awaitable[LinkStatus]],
-        clock: Callable[[], float],
-        rng: random.Random,
-        taken: Callable[[TransportProtocol, int], bool],
-    ) -> None:
-        self._planner = functools.partial(Planner, policy, ledger.table, taken, rng)
-        self._rate_limit = rate_limit
-        self._ledger = ledger
-        self._peers = peers
-        self._link = link
-        self._clock = clock
-        self._waiting: collections.Counter[str] = collections.Counter()
-        self.announced: IPv4Address | None = None
-        self.counters: collections.Counter[tuple[str, str]] = collections.Counter()
+    policy: Policy
+    rate_limit: RateLimit
+    ledger: Ledger
+    peers: PeerSource
+    link: Callable[[], Awaitable[LinkStatus]]
+    clock: Callable[[], float]
+    rng: random.Random
+    taken: Callable[[TransportProtocol, int], bool]
+    announced: IPv4Address | None = field(default=None, init=False)
+    counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
+    _waiting: collections.Counter[str] = field(default_factory=collections.Counter, init=False)
 
     # For the endpoints
 
@@ -95,7 +86,7 @@ class Gateway:
         """Return the peer that sends from `source`, and count this packet against its rate limit."""
         found = await self._identify(source)
         # all unknown sources share one rate-limit bucket
-        admitted = self._rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self._clock())
+        admitted = self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self.clock())
         if admitted and isinstance(found, Peer):
             return found
         reason = found if admitted and isinstance(found, Refusal) else Refusal.TOO_MANY_REQUESTS
@@ -105,7 +96,7 @@ class Gateway:
 
     async def _identify(self, source: Address) -> Peer | Refusal:
         try:
-            return (await self._peers.peers()).owner(source) or Refusal.NOT_A_PEER
+            return (await self.peers.peers()).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
             log.error("cannot read the peers, request from %s refused: %s", source, error)
             return Refusal.SYSTEM_FAILURE
@@ -123,107 +114,102 @@ class Gateway:
         match request:
             case MapPort() | UnmapPorts() | UnmapInternal():
                 # a client that disconnects must not leave table, kernel and store inconsistent
-                return await asyncio.shield(self._change_in_turn(peer, source, request))
+                return await asyncio.shield(self._change(peer, source, request))
             case GetMapping(protocol, port, remotes):
-                entry = self._ledger.table.find(peer.public_key, (protocol, port))
+                entry = self.ledger.table.find(peer.public_key, (protocol, port))
                 if entry is None or entry.mapping.remotes != remotes:
                     return Refused(Refusal.NO_SUCH_MAPPING)
                 return self._mapped(entry)
             case ListMappings():
-                own = self._ledger.table.of_peer(peer.public_key)
+                own = self.ledger.table.of_peer(peer.public_key)
                 return MappingList(tuple(self._mapped(each) for each in own if isinstance(each.mapping, PortMapping)))
             case GetExternalAddress():
-                address = self.announced if self._ledger.addresses else None  # without them nothing can be mapped
+                address = self.announced if self.ledger.addresses else None  # without them nothing can be mapped
                 return ExternalAddress(address) if address else Refused(Refusal.NO_EXTERNAL_ADDRESS)
             case GetLinkStatus():
                 return await self._link_status()
 
     async def _link_status(self) -> LinkStatus | Refused:
         try:
-            return await self._link()
+            return await self.link()
         except OSError as error:
             log.error("cannot read the state of the external interface: %s", error)
             return Refused(Refusal.SYSTEM_FAILURE)
 
-    async def _change_in_turn(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
-        """Limit the queue of one peer, so that no peer delays the others for long."""
+    async def _change(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
+        """Make a change in the peer's turn. The queue is limited, so that no peer delays the others for long."""
         if self._waiting[peer.public_key] >= MAX_WAITING:
             return Refused(Refusal.TOO_MANY_REQUESTS)
         self._waiting[peer.public_key] += 1
         try:
-            return await self._change(peer, source, request)
-        finally:
-            self._waiting[peer.public_key] -= 1
-            if not self._waiting[peer.public_key]:
-                del self._waiting[peer.public_key]
-
-    async def _change(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
-        try:
-            async with self._ledger.turn(peer.public_key):
-                if isinstance(request, MapPort):
-                    return await self._map(peer, source, request)
-                if isinstance(request, UnmapInternal):
-                    return await self._unmap_internal(peer, source, request)
-                return await self._unmap(peer, request)
+            async with self.ledger.turn(peer.public_key):
+                match request:
+                    case MapPort():
+                        return await self._map(peer, source, request)
+                    case UnmapPorts():
+                        return await self._unmap(peer, request)
+                    case UnmapInternal():
+                        return await self._unmap_internal(peer, source, request)
         except (FirewallError, OSError) as error:
             log.error("%s refused: %s", request, error)
             return Refused(Refusal.SYSTEM_FAILURE)
+        finally:
+            self._waiting[peer.public_key] -= 1
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not await self._may_map(peer, source, request.internal.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
-        if request.internal.address.version == 4 and not self._ledger.addresses:
+        if request.internal.address.version == 4 and not self.ledger.addresses:
             return Refused(Refusal.NO_EXTERNAL_ADDRESS)
-        if request.count > 1 and not self._rate_limit.admit(peer.public_key, self._clock(), request.count):
+        if request.count > 1 and not self.rate_limit.admit(peer.public_key, self.clock(), request.count):
             return Refused(Refusal.TOO_MANY_REQUESTS)
-        plan = self._planner(peer.public_key, request, self._clock()).plan_port_set()
+        plan = Planner(
+            self.policy, self.ledger.table, self.taken, self.rng, peer.public_key, request, self.clock()
+        ).plan_port_set()
         if isinstance(plan, Refusal):
             return Refused(plan)
-        await self._ledger.commit(plan)
+        await self.ledger.commit(plan)
         granted = [self._mapped(change.after) for change in plan if change.after is not None]
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
         """The peer must own the address, and packets to it must leave through the tunnel."""
-        peers = await self._peers.peers()
+        peers = await self.peers.peers()
         if not peers.may_map(peer.public_key, source, internal):
             return False
-        return peers.on_link(internal) or await self._peers.reaches(internal)
+        return peers.on_link(internal) or await self.peers.reaches(internal)
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
-        changes = self._ledger.table.plan_unmap(peer.public_key, request)
-        if not changes:
-            return Refused(Refusal.NO_SUCH_MAPPING)
-        await self._ledger.commit(changes)
-        return Unmapped(tuple(change.before.mapping for change in changes if change.before))
+        changes = self.ledger.table.plan_unmap(peer.public_key, request)
+        return await self._close(changes) if changes else Refused(Refusal.NO_SUCH_MAPPING)
 
     async def _unmap_internal(self, peer: Peer, source: Address, request: UnmapInternal) -> Reply:
-        if not (await self._peers.peers()).may_map(peer.public_key, source, request.address):
+        if not (await self.peers.peers()).may_map(peer.public_key, source, request.address):
             return Refused(Refusal.NOT_YOUR_ADDRESS)
-        changes = self._ledger.table.plan_unmap_internal(peer.public_key, request)
-        if isinstance(changes, Refusal):
-            return Refused(changes)
-        if changes:
-            await self._ledger.commit(changes)
+        changes = self.ledger.table.plan_unmap_internal(peer.public_key, request)
+        return Refused(changes) if isinstance(changes, Refusal) else await self._close(changes)
+
+    async def _close(self, changes: Sequence[Change]) -> Unmapped:
+        await self.ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
     # For announcements and the operator
 
     async def live_peers(self) -> list[Peer]:
         """Return the peers with a recent handshake, which can be reached; OSError."""
-        handshakes = await self._peers.handshakes()
-        oldest = self._clock() - LIVE_SECONDS
-        peers = (await self._peers.peers()).all
+        handshakes = await self.peers.handshakes()
+        oldest = self.clock() - LIVE_SECONDS
+        peers = (await self.peers.peers()).all
         return [peer for peer in peers if handshakes.get(peer.public_key, oldest) > oldest]
 
     def mappings(self) -> list[Mapped]:
         """Return all mappings of all peers, oldest first."""
-        return [self._mapped(entry) for entry in self._ledger.table]
+        return [self._mapped(entry) for entry in self.ledger.table]
 
     def _mapped(self, entry: Entry) -> Mapped:
         """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS."""
-        return Mapped(entry.mapping, max(1, entry.lease.remaining(self._clock())))
+        return Mapped(entry.mapping, max(1, entry.lease.remaining(self.clock())))
 
 
 def _for_log(reply: Reply) -> str:

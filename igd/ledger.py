@@ -1,14 +1,13 @@
 """Changes table, kernel and store together, in the order that keeps them equal."""
 
 import asyncio
-import functools
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from igd.core.mapping import Change, Entry
 from igd.core.table import Table
@@ -17,6 +16,7 @@ from igd.firewall.backend import Backend, FirewallError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 RETRY_SECONDS = 1.0
 """Seconds before a failed change of the kernel is tried again."""
@@ -33,7 +33,7 @@ class Store(Protocol):
 class _Pending:
     """Changes that wait for a transaction, and its outcome; `imposed`: no client requested them."""
 
-    changes: tuple[Change, ...]
+    changes: Sequence[Change]
     imposed: bool
     done: bool = False
     error: Exception | None = None
@@ -67,26 +67,30 @@ class Ledger:
         """Return the lock under which this peer's changes are planned and made."""
         return self._turns.setdefault(peer, asyncio.Lock())
 
-    async def commit(self, changes: Sequence[Change]) -> None:
+    async def commit(self, changes: Sequence[Change], *, imposed: bool = False) -> None:
         """Make changes that were planned on the present table in their peer's turn.
 
-        On FirewallError or OSError nothing has changed.
+        On FirewallError or OSError nothing has changed. `imposed` changes were requested by no client: if the store
+        fails, they are made, and saved later.
         """
-        await self._commit(_Pending(tuple(changes), imposed=False))
-
-    async def impose(self, changes: Sequence[Change]) -> None:
-        """Make changes that no client requested, in their peer's turn; if the store fails, they are saved later.
-
-        On FirewallError nothing has changed.
-        """
-        if changes:
-            await self._commit(_Pending(tuple(changes), imposed=True))
+        if not changes:
+            return
+        pending = _Pending(changes, imposed)
+        self.table.reserve(changes)
+        self._queue.append(pending)
+        async with self._writing:
+            if pending in self._queue:  # else the transaction before has included it
+                batch, self._queue = self._queue, []
+                await self._write(batch)
+        assert pending.done, "what leaves the queue is written"
+        if pending.error is not None:
+            raise pending.error
 
     async def take_over(self, keep: Iterable[Entry], drop: Iterable[Entry], addresses: Iterable[IPv4Address]) -> None:
         """Start with the entries to `keep`, delete those to `drop` from the store, and replace the kernel's state."""
         self.table.accept((Change(None, entry) for entry in keep), self._clock())
         self.addresses = tuple(addresses)
-        await self._in_worker(functools.partial(self._save_or_defer, [Change(entry, None) for entry in drop]))
+        await self.in_worker(self._save_or_defer, [Change(entry, None) for entry in drop])
         await self._repair()
 
     async def set_addresses(self, addresses: Iterable[IPv4Address]) -> None:
@@ -104,7 +108,7 @@ class Ledger:
         """Let mapped flows through the operator's forward chains; a failure is retried."""
         async with self._writing:
             try:
-                await self._in_worker(self._backend.let_pass)
+                await self.in_worker(self._backend.let_pass)
             except FirewallError as error:
                 self._dirty = True
                 log.error("mapped flows may be dropped, retrying: %s", error)
@@ -117,17 +121,17 @@ class Ledger:
             if self._dirty:
                 await self._repair_or_retry()
 
-    async def between_changes(self, read: Callable[[], T]) -> T:
-        """Call `read` in the worker thread, and so never in the middle of a change."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, read)
+    async def in_worker(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Call a function in the worker thread, and so never in the middle of a change."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
 
     async def close(self) -> None:
         """Remove everything of ours from the kernel; the store keeps the leases. FirewallError."""
         async with self._writing:
             try:
-                await self._in_worker(self._backend.remove_all)
+                await self.in_worker(self._backend.remove_all)
             finally:
-                await self._in_worker(self._backend.close)
+                await self.in_worker(self._backend.close)
                 self._worker.shutdown()
 
     def next_wake(self) -> float | None:
@@ -142,26 +146,15 @@ class Ledger:
         self._retry_at = self._clock() + RETRY_SECONDS
         self._notify()
 
-    # One change, or all that are pending
-
-    async def _commit(self, pending: _Pending) -> None:
-        self.table.reserve(pending.changes)
-        self._queue.append(pending)
-        async with self._writing:
-            if pending in self._queue:  # else the transaction before has included it
-                batch, self._queue = self._queue, []
-                await self._write(batch)
-        assert pending.done, "what leaves the queue is written"
-        if pending.error is not None:
-            raise pending.error
+    # The changes that are pending
 
     async def _write(self, batch: Sequence[_Pending]) -> None:
         try:
             self._retry_at = None
             if self._dirty:
                 await self._repair()
-            await self._in_worker(functools.partial(self._change_kernel_and_store, batch))
-        except Exception as error:  # noqa: BLE001 - _commit raises it in the task that requested the change
+            await self.in_worker(self._change_kernel_and_store, batch)
+        except Exception as error:  # noqa: BLE001 - commit raises it in the task that requested the change
             await self._after_failure(batch, error)
         else:
             for pending in batch:
@@ -233,14 +226,9 @@ class Ledger:
     async def _repair(self) -> None:
         """Make the kernel equal to the table; FirewallError."""
         self._dirty = True
-        await self._in_worker(
-            functools.partial(self._backend.replace_all, self.addresses, list(self.table), self._clock())
-        )
+        await self.in_worker(self._backend.replace_all, self.addresses, list(self.table), self._clock())
         self._dirty = False
         self._notify()
-
-    async def _in_worker(self, write: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, write)
 
     def _notify(self) -> None:
         for listener in self.on_change:

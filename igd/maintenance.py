@@ -7,40 +7,28 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping, TransportProtocol
+from igd.core.mapping import Change, Entry, Lease, PortMapping
 from igd.core.peers import Peer, Peers
-from igd.core.policy import Policy
 from igd.firewall.backend import FirewallError
-from igd.gateway import LIVE_SECONDS, Gateway, PeerSource
-from igd.ledger import Ledger
+from igd.gateway import LIVE_SECONDS, Gateway
 
 log = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Ends or renews the mappings of a gateway as time, peers and addresses change; arguments as of Gateway.
+    """Ends or renews the mappings of a gateway as time, peers and addresses change.
 
     If the kernel or the source of the peers fails, the failure is logged and the change is made later.
     """
 
-    def __init__(  # noqa: PLR0913 - as Gateway.__init__, whose parts it shares
-        self,
-        *,
-        gateway: Gateway,
-        policy: Policy,
-        ledger: Ledger,
-        peers: PeerSource,
-        clock: Callable[[], float],
-        taken: Callable[[TransportProtocol, int], bool],
-    ) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._policy = policy
-        self._ledger = ledger
-        self._peers = peers
-        self._clock = clock
-        self._taken = taken
+        self._policy = gateway.policy
+        self._ledger = gateway.ledger
+        self._peers = gateway.peers
+        self._clock = gateway.clock
         self._checked: tuple[Peer, ...] | None = None  # the peers against which all present mappings were checked
-        ledger.on_change.append(self._forget_check)
+        self._ledger.on_change.append(self._forget_check)
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
@@ -68,7 +56,7 @@ class Maintenance:
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
             and _owned(peers, entry)
-            and not (isinstance(mapping, PortMapping) and self._taken(*mapping.key))
+            and not (isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key))
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
 
@@ -155,7 +143,7 @@ class Maintenance:
             async with self._ledger.turn(peer):
                 decided = map(decide, self._ledger.table.of_peer(peer))
                 changes = [change for change in decided if change is not None]
-                await self._ledger.impose(changes)
+                await self._ledger.commit(changes, imposed=True)
         except (FirewallError, OSError) as error:
             return error
         closed = [str(change.before.mapping) for change in changes if change.before and change.after is None]

@@ -109,9 +109,8 @@ class GatewayHarness:
         self.ledger = Ledger(self.backend, self.store, self.clock)
         self.servers_own: set[Key] = set()
         self.link_trouble: OSError | None = None
-        policy = policy or Policy()
         self.gateway = Gateway(
-            policy=policy,
+            policy=policy or Policy(),
             rate_limit=RateLimit(rate),
             ledger=self.ledger,
             peers=self.peers,
@@ -120,14 +119,7 @@ class GatewayHarness:
             rng=random.Random(1),  # noqa: S311 - the tests need the same sequence in every run
             taken=self.taken,
         )
-        self.maintenance = Maintenance(
-            gateway=self.gateway,
-            policy=policy,
-            ledger=self.ledger,
-            peers=self.peers,
-            clock=self.clock,
-            taken=self.taken,
-        )
+        self.maintenance = Maintenance(self.gateway)
 
     def taken(self, protocol: TransportProtocol, port: int) -> bool:
         """Return whether the server itself uses this port."""

@@ -379,7 +379,7 @@ async def test_listeners_are_notified_of_every_change() -> None:
     async with ledger.turn("c1"):
         await ledger.commit([Change(None, entry(1, 1500.0))])
         await ledger.commit([Change(entry(1, 1500.0), None)])
-        await ledger.impose([])
+        await ledger.commit([], imposed=True)
     assert wakes == [1500.0, None]
     ledger.retry_later()
     assert wakes == [1500.0, None, 1000.0 + RETRY_SECONDS]

@@ -145,7 +145,7 @@ class Daemon:
         parts = self._parts
         addresses = parts.host.external_address.addresses
         await parts.maintenance.set_addresses(*addresses)
-        lost = await parts.firewall.ledger.between_changes(lambda: parts.epoch.update(addresses.announced))
+        lost = await parts.firewall.ledger.in_worker(parts.epoch.update, addresses.announced)
         self._rules_changed.set()  # the external address decides which of the operator's rules apply
         if parts.port_control is not None:
             parts.port_control.announce(lost=lost)

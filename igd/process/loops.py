@@ -98,7 +98,7 @@ async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], ru
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
         try:
-            found, failed = await ledger.between_changes(changed), []
+            found, failed = await ledger.in_worker(changed), []
         except FirewallError as error:
             found, failed = False, [str(error)]
         failures.log(failed)

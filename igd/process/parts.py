@@ -107,7 +107,8 @@ async def open_parts(
     stack.callback(store.close)
     stored = store.load()
     firewall = await _open_firewall(stack, host, store, stored)
-    gateway, maintenance = _open_gateway(stack, host, firewall)
+    gateway = _open_gateway(stack, host, firewall)
+    maintenance = Maintenance(gateway)
     await host.external_address.read()
     addresses = host.external_address.addresses
     epoch = Epoch(store, addresses.announced)
@@ -166,8 +167,7 @@ async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
     )
 
 
-def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> tuple[Gateway, Maintenance]:
-    config, ledger, peers = host.config, firewall.ledger, host.wireguard
+def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> Gateway:
     external_interface = host.interfaces.external_interface
     own_ports = OwnPorts(external_interface)
     stack.callback(own_ports.close)
@@ -176,18 +176,15 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
         own = any(own_ports.in_use(protocol, address, port) for address in host.external_address.addresses.matched)
         return own or firewall.taken_ports.hold(protocol, port)
 
-    gateway = Gateway(
-        policy=config.policy,
-        rate_limit=RateLimit(config.limits.requests_per_second),
-        ledger=ledger,
-        peers=peers,
+    return Gateway(
+        policy=host.config.policy,
+        rate_limit=RateLimit(host.config.limits.requests_per_second),
+        ledger=firewall.ledger,
+        peers=host.wireguard,
         link=lambda: host.links.status(external_interface, host.uptime()),
         clock=time.monotonic,
         rng=random.SystemRandom(),
         taken=taken,
-    )
-    return gateway, Maintenance(
-        gateway=gateway, policy=config.policy, ledger=ledger, peers=peers, clock=time.monotonic, taken=taken
     )
 
 

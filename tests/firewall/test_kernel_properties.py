@@ -124,7 +124,7 @@ class Running:
     async def check_all(self) -> None:
         """Compare table, kernel and store, and all of the kernel with one that has never known anything else."""
         self.check()
-        fresh = await self.harness.ledger.between_changes(self._afresh)
+        fresh = await self.harness.ledger.in_worker(self._afresh)
         assert LISTED[self.choice]() == fresh
 
     def _afresh(self) -> list[str]:

@@ -58,11 +58,11 @@ async def during(trouble: Trouble, gateway: Running) -> AsyncIterator[None]:
     """Have this trouble in the thread that changes kernel and store."""
     ledger = gateway.harness.ledger
     with ExitStack() as stack:
-        await ledger.between_changes(lambda: stack.enter_context(trouble(gateway)))
+        await ledger.in_worker(lambda: stack.enter_context(trouble(gateway)))
         try:
             yield
         finally:
-            await ledger.between_changes(stack.close)
+            await ledger.in_worker(stack.close)
 
 
 def parts(gateway: Running) -> Kernel:
