@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     StrictBool,
     ValidationError,
     field_validator,
@@ -118,8 +119,8 @@ class Config(_Section):
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
-    rules: tuple[PortRule, ...] | None = None
-    allow: tuple[PortRule, ...] | None = None
+    rules: tuple[InstanceOf[PortRule], ...] | None = None
+    allow: tuple[InstanceOf[PortRule], ...] | None = None
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
     port_control: PortControlSettings = PortControlSettings()

@@ -18,37 +18,16 @@ is found with a probability above 0.99999."""
 
 
 @dataclass(frozen=True, slots=True)
-class PortRange:
-    """Ports from `first` to `last`, both included (0 to 65535)."""
-
-    first: int
-    last: int
-
-    def __contains__(self, port: int) -> bool:
-        return self.first <= port <= self.last
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.last}" if self.first != self.last else str(self.first)
-
-    @classmethod
-    def parse(cls, text: str) -> "PortRange":
-        """Parse "1024-65535" or "8080"; ValueError states the format."""
-        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-        if match:
-            first, last = int(match[1]), int(match[2] or match[1])
-            if first <= last <= 65535:
-                return cls(first, last)
-        raise ValueError(f"{text!r} is not a range of ports such as 1024-65535 or 8080")
-
-
-@dataclass(frozen=True, slots=True)
 class PortRule:
-    """One rule of the operator: allow or deny that external ports lead to internal addresses and ports."""
+    """One rule of the operator: allow or deny that external ports lead to internal addresses and ports.
+
+    The ranges of ports are never empty, and inside 0 to 65535.
+    """
 
     allow: bool
-    external: PortRange
+    external: range
     network: IPv4Network | IPv6Network
-    internal: PortRange
+    internal: range
     description: re.Pattern[str] | None = None
 
     @classmethod
@@ -58,14 +37,14 @@ class PortRule:
             words = shlex.split(text, posix=False)
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from None
-        if not 4 <= len(words) <= 5 or words[0] not in _VERDICTS:
+        if not 4 <= len(words) <= 5 or words[0] not in {"allow", "deny"}:
             raise ValueError(f'{text!r} is not of the form: allow|deny 1024-65535 10.100.0.0/16 1024-65535 ["regex"]')
         verdict, external, network, internal, *pattern = words
         return cls(
-            _VERDICTS[verdict],
-            PortRange.parse(external),
+            verdict == "allow",
+            parse_ports(external),
             _network(network),
-            PortRange.parse(internal),
+            parse_ports(internal),
             _pattern(pattern[0]) if pattern else None,
         )
 
@@ -78,11 +57,25 @@ class PortRule:
         )
 
     def __str__(self) -> str:
-        words = ["allow" if self.allow else "deny", str(self.external), str(self.network), str(self.internal)]
-        return " ".join(words if self.description is None else [*words, f'"{self.description.pattern}"'])
+        verdict, pattern = (
+            "allow" if self.allow else "deny",
+            f' "{self.description.pattern}"' if self.description else "",
+        )
+        return f"{verdict} {_ports_text(self.external)} {self.network} {_ports_text(self.internal)}{pattern}"
 
 
-_VERDICTS = {"allow": True, "deny": False}
+def parse_ports(text: str) -> range:
+    """Parse "1024-65535" or "8080"; ValueError states the format."""
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+    if match:
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first <= last <= 65535:
+            return range(first, last + 1)
+    raise ValueError(f"{text!r} is not a range of ports such as 1024-65535 or 8080")
+
+
+def _ports_text(ports: range) -> str:
+    return f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0])
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
@@ -144,7 +137,7 @@ class Policy:
 
 def _allowed(rules: tuple[PortRule, ...]) -> list[range]:
     """Return the external ports that the rules allow, each once. All ports between two edges have the same verdict."""
-    edges = sorted({edge for rule in rules for edge in (max(1, rule.external.first), rule.external.last + 1)})
+    edges = sorted({edge for rule in rules for edge in (max(1, rule.external.start), rule.external.stop)})
     return [range(first, end) for first, end in itertools.pairwise(edges) if _first_match(rules, first)]
 
 
