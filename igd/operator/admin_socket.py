@@ -9,16 +9,16 @@ from aiohttp import web
 
 from igd.gateway import Gateway
 from igd.operator.admin_client import MAPPINGS, NAME, STATUS
-from igd.operator.status import Status, mapping_as_json
+from igd.operator.status import mapping_as_json
 
 
 class AdminSocket:
-    """Serves the status and the mappings on a unix socket in `directory`."""
+    """Serves what `status` returns, and the mappings, on a unix socket in `directory`."""
 
-    def __init__(self, gateway: Gateway, status: Callable[[], Status], directory: Path) -> None:
+    def __init__(self, gateway: Gateway, status: Callable[[], dict[str, Any]], directory: Path) -> None:
         self._path = directory / NAME
         app = web.Application()
-        app.router.add_get(STATUS, _handler(lambda: status().as_json()))
+        app.router.add_get(STATUS, _handler(status))
         app.router.add_get(MAPPINGS, _handler(lambda: [mapping_as_json(mapped) for mapped in gateway.mappings()]))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 

@@ -1,34 +1,11 @@
-"""A snapshot of the daemon's state, and its text for a terminal. Pure."""
+"""The daemon's state and mappings as text for a terminal. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from igd.core.mapping import Endpoint
 from igd.core.request import Mapped
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What `igd status` shows; `uptime` is in seconds, `decisions` counts by request and outcome."""
-
-    version: str
-    pid: int
-    interface: str
-    external_interface: str
-    external_address: str | None
-    matched_addresses: tuple[str, ...]
-    backend: str
-    url: str
-    uuid: str
-    uptime: int
-    mappings: int
-    decisions: dict[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the status as plain values."""
-        return asdict(self)
 
 
 def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
@@ -67,7 +44,7 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
 
 
 def listing(status: dict[str, Any]) -> str:
-    """Format a status from `Status.as_json` as lines for a terminal."""
+    """Format the daemon's status as lines for a terminal."""
     plain = {key: value for key, value in status.items() if key != "decisions"}
     plain["uptime"] = f"{status['uptime']}s"
     plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 
 from igd import VERSION
 from igd.config import Config
@@ -34,7 +35,6 @@ from igd.host.wireguard import WireGuard
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
 from igd.operator.admin_socket import AdminSocket
-from igd.operator.status import Status
 from igd.process.epoch import Epoch
 from igd.process.instance import Instance
 from igd.store.leases import LeaseStore
@@ -219,18 +219,19 @@ async def _open_discovery(
     return discovery
 
 
-def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway) -> Status:
-    return Status(
-        version=VERSION,
-        pid=os.getpid(),
-        interface=host.instance.interface,
-        external_interface=host.interfaces.external_interface,
-        external_address=None if gateway.announced is None else str(gateway.announced),
-        matched_addresses=tuple(map(str, firewall.ledger.addresses)),
-        backend=f"{firewall.choice.backend}: {firewall.choice.reason}",
-        url=f"{host.url}{description.DEVICE_PATHS[1]}",
-        uuid=str(host.root),
-        uptime=host.uptime(),
-        mappings=len(firewall.ledger.table),
-        decisions={f"{request} {outcome}": count for (request, outcome), count in gateway.counters.items()},
-    )
+def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway) -> dict[str, Any]:
+    """Return what `igd status --json` prints: `uptime` is in seconds, `decisions` counts by request and outcome."""
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "interface": host.instance.interface,
+        "external_interface": host.interfaces.external_interface,
+        "external_address": None if gateway.announced is None else str(gateway.announced),
+        "matched_addresses": list(map(str, firewall.ledger.addresses)),
+        "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
+        "url": f"{host.url}{description.DEVICE_PATHS[1]}",
+        "uuid": str(host.root),
+        "uptime": host.uptime(),
+        "mappings": len(firewall.ledger.table),
+        "decisions": {f"{request} {outcome}": count for (request, outcome), count in gateway.counters.items()},
+    }

@@ -11,10 +11,14 @@ import pytest
 
 from igd.operator.admin_client import MAPPINGS, NAME, STATUS, get
 from igd.operator.admin_socket import AdminSocket
-from igd.operator.status import Status
 from tests.gateway_harness import GatewayHarness, map_port
 
-SHOWN = Status("0.1", 7, "wg0", "eth0", None, (), "pretend: asked for", "http://", "u", 12, 3, {"MapPort GRANTED": 4})
+SHOWN: dict[str, object] = {
+    "external_address": None,
+    "matched_addresses": [],
+    "uptime": 12,
+    "decisions": {"MapPort GRANTED": 4},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +50,7 @@ async def test_mappings_and_status_are_served(tmp_path: Path, harness: GatewayHa
     await harness.ask(map_port(description="a\x1b\nü"))
     (mapping,) = await fetched(tmp_path, MAPPINGS)
     assert (mapping["external_port"], mapping["description"], mapping["lease"]) == (8043, "a\x1b\nü", 300)
-    assert await fetched(tmp_path, STATUS) == SHOWN.as_json() | {"matched_addresses": []}
+    assert await fetched(tmp_path, STATUS) == SHOWN
 
 
 @pytest.mark.usefixtures("admin")
