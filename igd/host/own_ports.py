@@ -21,12 +21,11 @@ SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR = 2
 NLM_F_REQUEST = 1
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_REQUEST = struct.Struct("=BBxxI")  # struct inet_diag_req_v2: family, protocol, states; then struct inet_diag_sockid
-_ENDS = struct.Struct("!HH16s16s")  # ports and addresses of source and destination
-_REST = struct.Struct("=III")  # interface index, and the cookie of a known socket
-_ANY_STATE = _NO_COOKIE = 0xFFFF_FFFF
-_RESPONSE_SIZE = 4096
+# struct nlmsghdr; struct inet_diag_req_v2: family, protocol, states; struct inet_diag_sockid: ports and addresses of
+# source and destination, interface index, and the cookie of a known socket
+_REQUEST = struct.Struct("=IHHII BBxxI HH16s16sIQ")
+_RESPONSE = struct.Struct("=4xH10xi")  # the type; of NLMSG_ERROR, the negative error number
+_ANY_STATE, _NO_COOKIE = 2**32 - 1, 2**64 - 1
 
 
 class OwnPorts:
@@ -52,20 +51,16 @@ class OwnPorts:
 
     def _receives(self, protocol: TransportProtocol, address: IPv4Address, port: int, interface: int) -> bool:
         # For UDP the kernel swaps source and destination, for historical reasons (net/ipv4/udp_diag.c).
-        ports, addresses = (port, 0), (address.packed, b"")
+        ends = [socket.htons(port), 0, address.packed, b""]
         if protocol is TransportProtocol.UDP:
-            ports, addresses = ports[::-1], addresses[::-1]
-        ends = _ENDS.pack(*ports, *addresses) + _REST.pack(interface, _NO_COOKIE, _NO_COOKIE)
-        request = _REQUEST.pack(socket.AF_INET, protocol, _ANY_STATE) + ends
-        self._netlink.send(
-            _HEADER.pack(_HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0) + request
-        )
-        response = self._netlink.recv(_RESPONSE_SIZE)
-        if _HEADER.unpack_from(response)[1] != NLMSG_ERROR:
+            ends = [0, socket.htons(port), b"", address.packed]
+        header = _REQUEST.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0
+        self._netlink.send(_REQUEST.pack(*header, socket.AF_INET, protocol, _ANY_STATE, *ends, interface, _NO_COOKIE))
+        kind, error = _RESPONSE.unpack_from(self._netlink.recv(4096))
+        if kind != NLMSG_ERROR:
             return True
-        number = -struct.unpack_from("=i", response, _HEADER.size)[0]
-        if number != errno.ENOENT:
-            raise OSError(number, f"sock_diag: {os.strerror(number)}")
+        if error != -errno.ENOENT:
+            raise OSError(-error, f"sock_diag: {os.strerror(-error)}")
         return False
 
     def _supports(self, protocol: TransportProtocol) -> bool:

@@ -5,14 +5,16 @@ call reads one field; none reads the private key.
 """
 
 import asyncio
+import functools
 import ipaddress
 import math
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from igd.core.peers import Address, Interface, Peer, Peers
+from igd.host.links import Links
 from igd.host.readable import wait_until_readable
 
 WG_SECONDS = 5.0
@@ -32,28 +34,17 @@ ADDRESSES_SECONDS = 5.0
 AllowedIPs entry wider than /8 owns (core/peers.py)."""
 
 
-class LinkReader(Protocol):
-    """The methods of Links that are used here; they raise OSError."""
-
-    async def addresses(self, name: str) -> tuple[Interface, ...]:
-        """Return the addresses and networks of this interface."""
-
-    async def route(self, address: Address) -> str | None:
-        """Return the interface through which packets to `address` leave, or None."""
-
-
 class WireGuard:
     """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read."""
 
     def __init__(
-        self, interface: str, links: LinkReader, *, clock: Callable[[], float], wall_clock: Callable[[], float]
+        self, interface: str, links: Links, *, clock: Callable[[], float], wall_clock: Callable[[], float]
     ) -> None:
         self._interface = interface
         self._links = links
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = asyncio.Lock()
-        self._source: tuple[str, tuple[Interface, ...]] | None = None  # what `_peers` was parsed from
         self._peers = Peers([], [])
         self._read_at = -math.inf
         self._addresses: tuple[Interface, ...] = ()
@@ -68,16 +59,9 @@ class WireGuard:
         async with self._lock:
             now = self._clock()
             if now - self._read_at > FRESH_SECONDS:
-                await self._read(now)
+                self._peers = _parse(await self._show("allowed-ips"), await self._own_addresses(now))
+                self._read_at = now
             return self._peers
-
-    async def _read(self, now: float) -> None:
-        source = await self._show("allowed-ips"), await self._own_addresses(now)
-        if source != self._source:
-            allowed_ips, addresses = source
-            self._peers = Peers(map(_peer, allowed_ips.splitlines()), addresses)
-            self._source = source
-        self._read_at = now
 
     async def _own_addresses(self, now: float) -> tuple[Interface, ...]:
         if now - self._addresses_read_at > ADDRESSES_SECONDS:
@@ -132,6 +116,12 @@ def _memory_file(name: str) -> BinaryIO:
 def _content(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
+
+
+@functools.lru_cache(1)
+def _parse(allowed_ips: str, addresses: tuple[Interface, ...]) -> Peers:
+    """Parse what `wg show INTERFACE allowed-ips` prints; the same is printed again until peers change."""
+    return Peers(map(_peer, allowed_ips.splitlines()), addresses)
 
 
 def _peer(line: str) -> Peer:

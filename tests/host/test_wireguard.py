@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from igd.core.peers import Address, Interface
+from igd.host.links import Links
 from igd.host.wireguard import ADDRESSES_SECONDS, FRESH_SECONDS, WireGuard
 from tests.gateway_harness import Clock
 
@@ -58,8 +59,8 @@ def clock() -> Clock:
     return Clock(5000.0)
 
 
-class FakeLinks:
-    """An igd.host.wireguard.LinkReader; `addresses` raises `error` while it is set."""
+class FakeLinks(Links):
+    """Addresses and routes that a test sets; `addresses` raises `error` while it is set."""
 
     def __init__(self) -> None:
         self.own = [ip_interface("10.100.0.1/16")]
