@@ -86,13 +86,13 @@ class Gateway:
         """Return the peer that sends from `source`, and count this packet against its rate limit."""
         found = await self._identify(source)
         # all unknown sources share one rate-limit bucket
-        admitted = self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self.clock())
-        if admitted and isinstance(found, Peer):
+        if not self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self.clock()):
+            found = Refusal.TOO_MANY_REQUESTS
+        if isinstance(found, Peer):
             return found
-        reason = found if admitted and isinstance(found, Refusal) else Refusal.TOO_MANY_REQUESTS
-        self.counters["admission", reason.name] += 1
-        log.debug("request from %s refused: %s", source, reason.value)
-        return Refused(reason)
+        self.counters["admission", found.name] += 1
+        log.debug("request from %s refused: %s", source, found.value)
+        return Refused(found)
 
     async def _identify(self, source: Address) -> Peer | Refusal:
         try:

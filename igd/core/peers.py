@@ -1,21 +1,13 @@
 """Which peer owns an address: longest prefix match over WireGuard's allowed-ips, as in the kernel."""
 
+import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-    collapse_addresses,
-)
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-Interface = IPv4Interface | IPv6Interface
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 WIDEST = {4: 8, 6: 16}
 """The shortest prefix length that identifies a peer, by IP version.
@@ -75,10 +67,13 @@ class Peers:
                 return peer
         return None
 
-    def networks(self) -> tuple[Network, ...]:
-        """Return networks that contain all addresses that peers own."""
+    def networks(self, others: Iterable[Address] = ()) -> tuple[Network, ...]:
+        """Return as few networks as contain all addresses that peers own, and `others`; IPv4 first."""
         owned = [network for peer in self.all for network in peer.allowed_ips if _identifies_peer(network)]
-        return collapsed([*self._networks, *owned])
+        networks = *self._networks, *owned, *map(ipaddress.ip_network, others)
+        ipv4 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv4Network))
+        ipv6 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv6Network))
+        return *ipv4, *ipv6
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
         """Return whether this peer, now at `source`, owns `internal`; an entry wider than WIDEST owns only `source`."""
@@ -86,8 +81,7 @@ class Peers:
         if peer is None or peer.public_key != public_key:
             return False
         return internal == source or any(
-            internal.version == network.version and _identifies_peer(network) and internal in network
-            for network in peer.allowed_ips
+            _identifies_peer(network) and internal in network for network in peer.allowed_ips
         )
 
     def still_owns(self, public_key: str, internal: Address) -> bool:
@@ -98,14 +92,6 @@ class Peers:
     def on_link(self, address: Address) -> bool:
         """Return whether `address` is in one of the interface's own networks."""
         return any(address in network for network in self._networks)
-
-
-def collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Return the same addresses in as few networks as possible, IPv4 first."""
-    networks = tuple(networks)
-    ipv4 = collapse_addresses(network for network in networks if isinstance(network, IPv4Network))
-    ipv6 = collapse_addresses(network for network in networks if isinstance(network, IPv6Network))
-    return *ipv4, *ipv6
 
 
 def _identifies_peer(network: Network) -> bool:

@@ -9,13 +9,11 @@ import uuid
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Any
 
 from igd import VERSION
 from igd.config import Config
 from igd.core.mapping import Entry, TransportProtocol
-from igd.core.peers import collapsed
 from igd.core.rate_limit import RateLimit
 from igd.endpoints.discovery import Discovery
 from igd.endpoints.port_control import PortControl
@@ -153,15 +151,12 @@ async def _open_firewall(
 
 async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
     config = host.config
-    networks = [
-        *(await host.wireguard.peers()).networks(),
-        # The addresses of stored mappings: there may still be flows to peers that were removed.
-        *map(ip_network, {entry.mapping.internal.address for entry in stored}),
-    ]
+    peers = await host.wireguard.peers()
     return Site(
         host.interfaces.external_interface,
         host.instance.interface,
-        collapsed(networks),
+        # with the addresses of stored mappings: there may still be flows to peers that were removed
+        peers.networks({entry.mapping.internal.address for entry in stored}),
         **config.firewall.model_dump(exclude={"backend"}),
         anycast=config.port_control.enabled and config.port_control.anycast,
     )
