@@ -130,22 +130,14 @@ def _check(arguments: argparse.Namespace) -> int:
     return _print(config.describe())
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _query(arguments: argparse.Namespace) -> int:
     from igd.operator import admin_client, status
-
-    return _query(arguments, admin_client.MAPPINGS, status.table)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from igd.operator import admin_client, status
-
-    return _query(arguments, admin_client.STATUS, status.listing)
-
-
-def _query(arguments: argparse.Namespace, path: str, as_text: Callable[[Any], str]) -> int:
-    from igd.operator import admin_client
 
     name = arguments.interface
+    as_text: Callable[[Any], str]
+    path, as_text = admin_client.STATUS, status.listing
+    if arguments.command == "list":
+        path, as_text = admin_client.MAPPINGS, status.table
     try:
         response = admin_client.get(Instance(name).runtime_directory, path)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -175,6 +167,6 @@ COMMANDS = {
     "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),
     "stop": Command("Stop the daemon; remove what a killed one left in the firewall.", (_INTERFACE,), _stop),
     "check": Command("Check a configuration, and show it with all defaults.", (_FILE,), _check),
-    "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _list),
-    "status": Command("Show the daemon's state and request counters.", (_INTERFACE, _JSON), _status),
+    "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _query),
+    "status": Command("Show the daemon's state and request counters.", (_INTERFACE, _JSON), _query),
 }

@@ -43,8 +43,7 @@ _SAVE = """
     ON CONFLICT (protocol, external_port, pinhole) DO UPDATE SET
         internal_address = excluded.internal_address, internal_port = excluded.internal_port,
         peer = excluded.peer, description = excluded.description, remotes = excluded.remotes,
-        nonce = excluded.nonce,
-        expires = excluded.expires, endless = excluded.endless
+        nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
 _LOAD = "SELECT * FROM lease ORDER BY rowid"
@@ -167,11 +166,8 @@ def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
 
 def _key(entry: Entry) -> tuple[int, int, str]:
     mapping = entry.mapping
-    return (
-        mapping.protocol,
-        mapping.external_port,
-        str(mapping.internal.address) if isinstance(mapping, Pinhole) else "",
-    )
+    pinhole = str(mapping.internal.address) if isinstance(mapping, Pinhole) else ""
+    return mapping.protocol, mapping.external_port, pinhole
 
 
 def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, ...]:
