@@ -25,7 +25,6 @@ from igd.core.request import (
     MappingList,
     MapPort,
     Refusal,
-    Refused,
     Reply,
     Request,
     UnmapInternal,
@@ -82,17 +81,16 @@ class Gateway:
 
     # For the endpoints
 
-    async def admit(self, source: Address) -> Peer | Refused:
+    async def admit(self, source: Address) -> Peer | Refusal:
         """Return the peer that sends from `source`, and count this packet against its rate limit."""
         found = await self._identify(source)
         # all unknown sources share one rate-limit bucket
         if not self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self.clock()):
             found = Refusal.TOO_MANY_REQUESTS
-        if isinstance(found, Peer):
-            return found
-        self.counters["admission", found.name] += 1
-        log.debug("request from %s refused: %s", source, found.value)
-        return Refused(found)
+        if isinstance(found, Refusal):
+            self.counters["admission", found.name] += 1
+            log.debug("request from %s refused: %s", source, found.value)
+        return found
 
     async def _identify(self, source: Address) -> Peer | Refusal:
         try:
@@ -104,7 +102,7 @@ class Gateway:
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
         """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise."""
         reply = await self._decide(peer, source, request)
-        outcome = reply.reason.name if isinstance(reply, Refused) else "GRANTED"
+        outcome = reply.name if isinstance(reply, Refusal) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
         level = logging.INFO if isinstance(request, ChangeRequest) else logging.DEBUG
         log.log(level, "%s (%s) requests %s: %s", source, peer, request, _for_log(reply))
@@ -117,29 +115,24 @@ class Gateway:
                 return await asyncio.shield(self._change(peer, source, request))
             case GetMapping(protocol, port, remotes):
                 entry = self.ledger.table.find(peer.public_key, (protocol, port))
-                if entry is None or entry.mapping.remotes != remotes:
-                    return Refused(Refusal.NO_SUCH_MAPPING)
-                return self._mapped(entry)
+                return self._mapped(entry) if entry and entry.mapping.remotes == remotes else Refusal.NO_SUCH_MAPPING
             case ListMappings():
                 own = self.ledger.table.of_peer(peer.public_key)
                 return MappingList(tuple(self._mapped(each) for each in own if isinstance(each.mapping, PortMapping)))
             case GetExternalAddress():
                 address = self.announced if self.ledger.addresses else None  # without them nothing can be mapped
-                return ExternalAddress(address) if address else Refused(Refusal.NO_EXTERNAL_ADDRESS)
+                return ExternalAddress(address) if address else Refusal.NO_EXTERNAL_ADDRESS
             case GetLinkStatus():
-                return await self._link_status()
-
-    async def _link_status(self) -> LinkStatus | Refused:
-        try:
-            return await self.link()
-        except OSError as error:
-            log.error("cannot read the state of the external interface: %s", error)
-            return Refused(Refusal.SYSTEM_FAILURE)
+                try:
+                    return await self.link()
+                except OSError as error:
+                    log.error("cannot read the state of the external interface: %s", error)
+                    return Refusal.SYSTEM_FAILURE
 
     async def _change(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
         """Make a change in the peer's turn. The queue is limited, so that no peer delays the others for long."""
         if self._waiting[peer.public_key] >= MAX_WAITING:
-            return Refused(Refusal.TOO_MANY_REQUESTS)
+            return Refusal.TOO_MANY_REQUESTS
         self._waiting[peer.public_key] += 1
         try:
             async with self.ledger.turn(peer.public_key):
@@ -152,22 +145,22 @@ class Gateway:
                         return await self._unmap_internal(peer, source, request)
         except (FirewallError, OSError) as error:
             log.error("%s refused: %s", request, error)
-            return Refused(Refusal.SYSTEM_FAILURE)
+            return Refusal.SYSTEM_FAILURE
         finally:
             self._waiting[peer.public_key] -= 1
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not await self._may_map(peer, source, request.internal.address):
-            return Refused(Refusal.NOT_YOUR_ADDRESS)
+            return Refusal.NOT_YOUR_ADDRESS
         if request.internal.address.version == 4 and not self.ledger.addresses:
-            return Refused(Refusal.NO_EXTERNAL_ADDRESS)
+            return Refusal.NO_EXTERNAL_ADDRESS
         if request.count > 1 and not self.rate_limit.admit(peer.public_key, self.clock(), request.count):
-            return Refused(Refusal.TOO_MANY_REQUESTS)
+            return Refusal.TOO_MANY_REQUESTS
         plan = Planner(
             self.policy, self.ledger.table, self.taken, self.rng, peer.public_key, request, self.clock()
         ).plan_port_set()
         if isinstance(plan, Refusal):
-            return Refused(plan)
+            return plan
         await self.ledger.commit(plan)
         granted = [self._mapped(change.after) for change in plan if change.after is not None]
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
@@ -182,13 +175,13 @@ class Gateway:
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self.ledger.table.plan_unmap(peer.public_key, request)
-        return await self._close(changes) if changes else Refused(Refusal.NO_SUCH_MAPPING)
+        return await self._close(changes) if changes else Refusal.NO_SUCH_MAPPING
 
     async def _unmap_internal(self, peer: Peer, source: Address, request: UnmapInternal) -> Reply:
         if not (await self.peers.peers()).may_map(peer.public_key, source, request.address):
-            return Refused(Refusal.NOT_YOUR_ADDRESS)
+            return Refusal.NOT_YOUR_ADDRESS
         changes = self.ledger.table.plan_unmap_internal(peer.public_key, request)
-        return Refused(changes) if isinstance(changes, Refusal) else await self._close(changes)
+        return changes if isinstance(changes, Refusal) else await self._close(changes)
 
     async def _close(self, changes: Sequence[Change]) -> Unmapped:
         await self.ledger.commit(changes)
@@ -213,8 +206,8 @@ class Gateway:
 
 
 def _for_log(reply: Reply) -> str:
-    if isinstance(reply, Refused):
-        return f"{reply.reason.name}, {reply.reason.value}"
+    if isinstance(reply, Refusal):
+        return f"{reply.name}, {reply.value}"
     if not isinstance(reply, Mapped):
         return "GRANTED"
     return f"GRANTED, {reply.mapping}{f' and the next {reply.count - 1} ports' if reply.count > 1 else ''}"

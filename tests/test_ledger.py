@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, TransportProtocol
-from igd.core.request import MapPort, Refusal, Refused, Reply, Request, UnmapPorts
+from igd.core.request import MapPort, Refusal, Reply, Request, UnmapPorts
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.ledger import RETRY_SECONDS, Ledger
@@ -113,12 +113,12 @@ async def test_a_failure_refuses_the_request_and_leaves_all_equal(
     await harness.ask(map_port(1024))
     before = harness.table
     harness.kernel.trouble.ahead, harness.disk.ahead = list(kernel), list(disk)
-    assert await harness.ask(request_) == Refused(Refusal.SYSTEM_FAILURE)
+    assert await harness.ask(request_) == Refusal.SYSTEM_FAILURE
     assert harness.table == before
     await harness.recover()
     assert harness.backend.entries == before
     harness.kernel.trouble.ahead, harness.disk.ahead = [], []
-    assert not isinstance(await harness.ask(map_port(3000)), Refused)
+    assert not isinstance(await harness.ask(map_port(3000)), Refusal)
     assert harness.all_equal()
 
 
@@ -158,7 +158,7 @@ async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
                 if source == C2 and len(harness.peers.all) == 1:
                     continue
                 reply = await harness.ask(step, source)
-                if isinstance(reply, Refused):
+                if isinstance(reply, Refusal):
                     assert harness.table == before
                 else:
                     assert harness.backend.entries == harness.table
@@ -177,7 +177,7 @@ async def _play(script: list[tuple[object, list[bool], list[bool]]]) -> None:
     assert harness.backend.entries == harness.table
     assert harness.backend.addresses == {address}
     harness.peers.all = PEERS
-    assert not isinstance(await harness.ask(map_port(5000)), Refused)
+    assert not isinstance(await harness.ask(map_port(5000)), Refusal)
     assert harness.all_equal()
     await harness.ledger.close()
 
@@ -258,7 +258,7 @@ async def test_changes_that_wait_share_a_transaction() -> None:
     harness = GatewayHarness(backend=kernel)
     await harness.start()
     replies = await ask_together(harness, kernel, crowd(6))
-    assert not any(isinstance(reply, Refused) for reply in replies)
+    assert not any(isinstance(reply, Refusal) for reply in replies)
     assert [len(batch) for batch in kernel.batches] == [1, 5]
     assert harness.all_equal()
 
@@ -268,11 +268,11 @@ async def test_a_rejected_change_does_not_refuse_others_of_its_transaction() -> 
     harness = GatewayHarness(backend=kernel)
     await harness.start()
     replies = await ask_together(harness, kernel, crowd(6))
-    assert [isinstance(reply, Refused) for reply in replies] == [False, False, False, True, False, False]
+    assert [isinstance(reply, Refusal) for reply in replies] == [False, False, False, True, False, False]
     assert kernel.batches == [[2000], [2001, 2002, 2003, 2004, 2005], [2001], [2002], [2003], [2004], [2005]]
     assert harness.all_equal()
     kernel.bad = None
-    assert not isinstance(await harness.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refused), (
+    assert not isinstance(await harness.ask(map_port(2003, crowd(1)["p0"]), crowd(1)["p0"]), Refusal), (
         "the port is free"
     )
 
@@ -283,10 +283,10 @@ async def test_a_port_of_a_change_in_progress_is_a_conflict() -> None:
     await harness.start()
     first = asyncio.ensure_future(harness.ask(map_port(2000)))
     await asyncio.to_thread(kernel.begun.wait, 10)
-    assert await harness.ask(map_port(2000, C2), C2) == Refused(Refusal.CONFLICT)
+    assert await harness.ask(map_port(2000, C2), C2) == Refusal.CONFLICT
     assert harness.table == {}, "a change in progress is not visible"
     kernel.go.set()
-    assert not isinstance(await first, Refused)
+    assert not isinstance(await first, Refusal)
 
 
 async def test_changes_of_one_peer_are_made_in_the_order_of_its_requests() -> None:
@@ -301,7 +301,7 @@ async def test_changes_of_one_peer_are_made_in_the_order_of_its_requests() -> No
     asking = [asyncio.ensure_future(harness.ask(step)) for step in script]
     await asyncio.to_thread(kernel.begun.wait, 10)
     kernel.go.set()
-    assert not any(isinstance(reply, Refused) for reply in await asyncio.gather(*asking))
+    assert not any(isinstance(reply, Refusal) for reply in await asyncio.gather(*asking))
     assert harness.table == harness.backend.entries == {}
 
 
@@ -323,7 +323,7 @@ async def test_an_unexpected_exception_in_a_repair_leaves_no_port_reserved() -> 
     harness.kernel.trouble.ahead = [NO, NO]
     with pytest.raises(ZeroDivisionError):
         await harness.ask(map_port(2000))
-    assert not isinstance(await harness.ask(map_port(2000)), Refused)
+    assert not isinstance(await harness.ask(map_port(2000)), Refusal)
     assert harness.all_equal()
 
 
@@ -332,7 +332,7 @@ async def test_a_change_that_cannot_be_saved_is_undone_without_replacing_the_ker
     await harness.start()
     harness.kernel.replaced = 0
     harness.disk.ahead = [NO]
-    assert await harness.ask(map_port(2000)) == Refused(Refusal.SYSTEM_FAILURE)
+    assert await harness.ask(map_port(2000)) == Refusal.SYSTEM_FAILURE
     assert harness.kernel.replaced == 0
     assert harness.backend.entries == {}
 

@@ -13,7 +13,6 @@ from igd.core.request import (
     Mapped,
     MapPort,
     Refusal,
-    Refused,
 )
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS
@@ -254,7 +253,7 @@ async def test_a_port_that_the_server_uses_is_never_mapped_and_is_dropped_at_the
     await harness.start(entry(2000), entry(2001))
     assert list(harness.table) == [(TransportProtocol.TCP, 2001)]
     asked = MapPort(TransportProtocol.TCP, Endpoint(C1, 80 + 1024), 2000, 300)
-    assert await harness.ask(asked) == Refused(Refusal.CONFLICT)
+    assert await harness.ask(asked) == Refusal.CONFLICT
     granted = await harness.ask(replace(asked, any_port=True))
     assert isinstance(granted, Mapped)
     assert granted.mapping.external_port not in {2000, 2001}

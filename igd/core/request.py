@@ -150,7 +150,7 @@ class LinkStatus:
 
 
 class Refusal(enum.Enum):
-    """Every reason to refuse a request; each codec maps them to its own result codes."""
+    """The reply that refuses a request, by reason; each codec maps the reasons to its own result codes."""
 
     NOT_A_PEER = "no peer of this interface owns the source address"
     NOT_YOUR_ADDRESS = "the internal address does not belong to the peer"
@@ -166,11 +166,4 @@ class Refusal(enum.Enum):
     SYSTEM_FAILURE = "the server could not carry out the request"
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A refusal and its reason."""
-
-    reason: Refusal
-
-
-Reply = Mapped | Unmapped | MappingList | ExternalAddress | LinkStatus | Refused
+Reply = Mapped | Unmapped | MappingList | ExternalAddress | LinkStatus | Refusal

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from uuid import UUID
 
-from igd.core.request import Refused
+from igd.core.request import Refusal
 from igd.endpoints.sockets import SocketAddress, UdpServer
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
@@ -70,7 +70,7 @@ class Discovery(UdpServer):
         self._start(self._answer(adverts, source, delay))
 
     async def _answer(self, adverts: tuple[ssdp.Advert, ...], destination: SocketAddress, delay: float) -> None:
-        if isinstance(await self._gateway.admit(IPv4Address(destination[0])), Refused):
+        if isinstance(await self._gateway.admit(IPv4Address(destination[0])), Refusal):
             self._gateway.counters["ssdp", "refused"] += 1
             return
         self._gateway.counters["ssdp", "answered"] += 1

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from igd.core.mapping import PortMapping
 from igd.core.peers import Address
-from igd.core.request import Refusal, Refused, Reply, Request
+from igd.core.request import Refusal, Reply, Request
 from igd.endpoints.sockets import SocketAddress, UdpServer
 from igd.gateway import Gateway
 from igd.wire.malformed import InvalidRequest
@@ -71,13 +71,13 @@ class PortControl(UdpServer):
     async def _response_to(self, datagram: bytes, source: Address) -> bytes | None:
         """Return the response to a datagram, None if it is dropped; raise InvalidRequest."""
         admitted = await self._gateway.admit(source)
-        if admitted == Refused(Refusal.TOO_MANY_REQUESTS):
+        if admitted == Refusal.TOO_MANY_REQUESTS:
             self._count("dropped")
             return None
         announced = self._gateway.announced
         exchange = requests.decode(datagram, source, self._epoch(), announced, third_party=self._third_party)
         reply: Reply | None = None
-        if isinstance(admitted, Refused):
+        if isinstance(admitted, Refusal):
             reply = admitted
         elif isinstance(exchange.request, Request):
             reply = await self._gateway.ask(admitted, source, exchange.request)

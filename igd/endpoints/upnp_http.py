@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from igd.core.peers import Peer
-from igd.core.request import ListMappings, MappingList, Refusal, Refused
+from igd.core.request import ListMappings, MappingList, Refusal
 from igd.endpoints import page
 from igd.endpoints.sockets import bind
 from igd.gateway import Gateway
@@ -36,7 +36,7 @@ CONNECTIONS_PER_ADDRESS = 32
 
 PAGE = "/"
 
-_admission: ContextVar[Peer | Refused] = ContextVar("admission")
+_admission: ContextVar[Peer | Refusal] = ContextVar("admission")
 """The sender of the current request, or its refusal; each request has its own task, and so its own context."""
 
 _REFUSALS = {
@@ -108,8 +108,8 @@ class UPnPHttp:
         _admission.set(admission)
         try:
             _check_host(request)
-            if isinstance(admission, Refused) and request.method != "POST":  # control responds with a UPnP error
-                raise _REFUSALS[admission.reason](text=f"{admission.reason.value}\n")
+            if isinstance(admission, Refusal) and request.method != "POST":  # control responds with a UPnP error
+                raise _REFUSALS[admission](text=f"{admission.value}\n")
             response = await handler(request)
         except web.HTTPException as error:
             self._gateway.counters["http", str(error.status)] += 1
@@ -140,8 +140,8 @@ class UPnPHttp:
 
     async def _invoke(self, service: Service, request: web.Request) -> bytes:
         peer, source = _admission.get(), _address(request)
-        if isinstance(peer, Refused):
-            raise soap.UPnPError(*actions.REFUSALS[peer.reason])
+        if isinstance(peer, Refusal):
+            raise soap.UPnPError(*actions.REFUSALS[peer])
         if request.content_length is None and "Transfer-Encoding" not in request.headers:
             raise web.HTTPLengthRequired(text="Content-Length or chunked encoding is required\n")
         try:

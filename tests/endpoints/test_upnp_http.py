@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from igd.core.mapping import TransportProtocol
-from igd.core.request import Refused
+from igd.core.request import Refusal
 from igd.endpoints import upnp_http
 from igd.endpoints.upnp_http import UPnPHttp
 from igd.wire.upnp import description, soap
@@ -264,7 +264,7 @@ async def test_an_unknown_source_is_refused(harness: GatewayHarness, source: IPv
 
 
 async def test_requests_above_the_rate_limit_are_refused(harness: GatewayHarness) -> None:
-    while not isinstance(await harness.gateway.admit(C1), Refused):
+    while not isinstance(await harness.gateway.admit(C1), Refusal):
         pass
     assert error_code(await exchange(call("AddPortMapping", ADD))) == 501
     assert (await exchange(get("/"))).status == 429

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from igd.core.request import Mapped, Refused
+from igd.core.request import Mapped, Refusal
 from tests.firewall.small_disk import SmallDisk
 from tests.firewall.test_kernel_properties import HELD, Running
 from tests.firewall.three_hosts import new_namespace
@@ -59,7 +59,7 @@ async def test_a_full_disk_refuses_and_takes_back_what_the_kernel_had_done(
         gateway.check()
     disk.leave(1 << 18)
     for request in (OPEN, RENEW, CLOSE, OPEN_6, CLOSE_6):
-        assert not isinstance(await ask(gateway, request), Refused)
+        assert not isinstance(await ask(gateway, request), Refusal)
         gateway.check()
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from igd.core.request import Refused, Unmapped, UnmapPorts
+from igd.core.request import Refusal, Unmapped, UnmapPorts
 from igd.firewall.nft.nftables import Nftables
 from tests.firewall.capabilities import without_net_admin
 from tests.firewall.test_kernel_properties import Running, running
@@ -55,7 +55,7 @@ async def test_what_is_too_much_for_one_transaction_is_made_true_one_by_one(
     monkeypatch.setattr(table._netlink, "_enlarge", lambda *_: None)  # noqa: SLF001
     monkeypatch.setattr(table._netlink, "_send_datagram", sending)  # noqa: SLF001
     _shrink(table, socket.SO_SNDBUF, 2500)
-    assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refused)]
+    assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refusal)]
     assert max(sent) > 5000, "all of them were too much"
     on_nftables.check()
     assert len(on_nftables.harness.table) == len(CROWD) + 2
@@ -68,7 +68,7 @@ async def test_a_crowd_that_is_refused_leaves_no_port_reserved(on_nftables: Runn
     async with during(lambda _gateway: without_net_admin(), on_nftables):
         assert await ask_together(on_nftables) == [REFUSED] * len(CROWD)
         on_nftables.check()
-    assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refused)]
+    assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refusal)]
     on_nftables.check()
 
 

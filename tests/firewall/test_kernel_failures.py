@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from igd.core.mapping import Endpoint, Entry, Lease, PortMapping
-from igd.core.request import Mapped, Refused, Unmapped
+from igd.core.request import Mapped, Refusal, Unmapped
 from igd.firewall.netlink import Netlink
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules import xtables
@@ -139,7 +139,7 @@ async def test_a_failure_refuses_and_all_are_equal_when_it_is_over(
                     assert harness.ledger.next_wake() == harness.clock.now + RETRY_SECONDS
             await harness.maintenance.wake()
             gateway.check()
-            assert not isinstance(await ask(gateway, request_), Refused)
+            assert not isinstance(await ask(gateway, request_), Refusal)
             gateway.check()
             assert harness.table != before
 
@@ -245,6 +245,6 @@ async def test_what_somebody_took_away_is_there_again(
             else:
                 assert gateway.harness.table == before
                 gateway.check()
-                assert not isinstance(await ask(gateway, request_), Refused)
+                assert not isinstance(await ask(gateway, request_), Refusal)
             gateway.check()
             assert gateway.harness.table != before

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from igd.core.mapping import AnyMapping, Endpoint, Pinhole, Remote, TransportProtocol
-from igd.core.request import MapPort, Refused, UnmapPorts
+from igd.core.request import MapPort, Refusal, UnmapPorts
 from igd.firewall import kernel
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.site import Site
@@ -232,7 +232,7 @@ async def _take(step: object, gateway: Running) -> None:
     match step:
         case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() as request):
             admitted = await harness.gateway.admit(source)
-            if not isinstance(admitted, Refused):
+            if not isinstance(admitted, Refusal):
                 await harness.gateway.ask(admitted, source, request)
         case Unnoticed(command, asked):
             _by_somebody_else(command)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Claim, Endpoint, TransportProtocol
-from igd.core.request import Mapped, MapPort, Refusal, Refused, Reply, UnmapInternal, UnmapPorts
+from igd.core.request import Mapped, MapPort, Refusal, Reply, UnmapInternal, UnmapPorts
 from igd.firewall.kernel import Kernel
 from igd.firewall.nft.nftables import Nftables
 from tests.firewall.test_kernel_properties import C1_6, OWNERS, Running
@@ -31,7 +31,7 @@ def pinhole(port: int) -> MapPort:
 
 OPEN, RENEW, CLOSE = opening(2000), opening(1024, lifetime=4000), UnmapPorts(UDP, 1024, 1024)
 OPEN_6, CLOSE_6 = pinhole(8081), UnmapInternal(UDP, C1_6, INSIDE, Claim(by_internal=True, nonce=NONCE))
-REFUSED = Refused(Refusal.SYSTEM_FAILURE)
+REFUSED = Refusal.SYSTEM_FAILURE
 
 
 async def ask(gateway: Running, request: Changing) -> Reply:

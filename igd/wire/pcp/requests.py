@@ -10,7 +10,6 @@ from igd.core.request import (
     Mapped,
     MapPort,
     Refusal,
-    Refused,
     Reply,
     Request,
     UnmapInternal,
@@ -63,7 +62,7 @@ class NatpmpExchange:
                 return natpmp.encode_mapping(message, natpmp.Result.SUCCESS, epoch, mapping.external_port, lifetime)
             case natpmp.MapRequest(), Unmapped():
                 result = natpmp.Result.SUCCESS
-            case _, Refused(reason):
+            case _, Refusal() as reason:
                 result = RESULTS[reason][0]
             case _, None if isinstance(self.request, natpmp.Result):
                 result = self.request
@@ -88,7 +87,7 @@ class PcpExchange:
                 return _encode_mapped(nonce, options, reply, epoch, external)
             case Map(), Unmapped():
                 result = pcp.Result.SUCCESS
-            case _, Refused(reason):
+            case _, Refusal() as reason:
                 result = RESULTS[reason][1]
                 # CANNOT_PROVIDE_EXTERNAL is reserved for PREFER_FAILURE (§7.4)
                 if result is pcp.Result.CANNOT_PROVIDE_EXTERNAL and not options.prefer_failure:

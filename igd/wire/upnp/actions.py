@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from igd.core.request import GetExternalAddress, GetLinkStatus, LinkStatus, Refusal, Refused, Reply, Request
+from igd.core.request import GetExternalAddress, GetLinkStatus, LinkStatus, Refusal, Reply, Request
 from igd.wire.upnp import requests
 from igd.wire.upnp import variables as v
 from igd.wire.upnp.devices import LAYER3_FORWARDING, VERSIONS, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
@@ -57,9 +57,9 @@ class Invocation:
 
     def answer(self, reply: Reply | None = None) -> Arguments:
         """Return the out-arguments, or raise a UPnPError for a refusal or for an entry that does not exist."""
-        if isinstance(reply, Refused):
-            code, name = self.action.refusals[reply.reason]
-            raise UPnPError(code, f"{name}: {reply.reason.value}")
+        if isinstance(reply, Refusal):
+            code, name = self.action.refusals[reply]
+            raise UPnPError(code, f"{name}: {reply.value}")
         return v.write(self.action.outputs, self.values(reply))
 
 

@@ -15,7 +15,6 @@ from igd.core.request import (
     Mapped,
     MapPort,
     Refusal,
-    Refused,
     Reply,
     Request,
     UnmapInternal,
@@ -97,7 +96,7 @@ def test_requests_of_natpmp(message: natpmp.Request, request_: Request | natpmp.
 ONE = MapRequest(TCP, 80, 8043, 7200)
 PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, NatpmpResponse]] = {
     "external address": (AddressRequest(), ExternalAddress(EXTERNAL), AddressResponse(0, EPOCH, EXTERNAL)),
-    "no external address": (AddressRequest(), Refused(Refusal.NO_EXTERNAL_ADDRESS), AddressResponse(3, EPOCH, ANY4)),
+    "no external address": (AddressRequest(), Refusal.NO_EXTERNAL_ADDRESS, AddressResponse(3, EPOCH, ANY4)),
     "mapped": (ONE, Mapped(MAPPING, 3600), MapResponse(TCP, 0, EPOCH, 80, 8043, 3600)),
     "mapped to another port": (
         ONE,
@@ -154,7 +153,7 @@ def test_a_refusal_of_natpmp_has_no_port_and_no_lifetime(reason: Refusal, codes:
         (AddressRequest(), AddressResponse(codes[0], EPOCH, ANY4)),
     )
     for message, response in refusals:
-        assert client_codec.decode_natpmp(natpmp_exchange(message).encode(Refused(reason), EPOCH, EXTERNAL)) == response
+        assert client_codec.decode_natpmp(natpmp_exchange(message).encode(reason, EPOCH, EXTERNAL)) == response
 
 
 # PCP
@@ -333,12 +332,12 @@ def error(message: pcp.Request, code: int) -> ErrorResponse:
 @pytest.mark.parametrize(("reason", "codes"), REFUSALS.items(), ids=[reason.name for reason in REFUSALS])
 def test_a_refusal_of_pcp_is_a_copy_of_the_request(reason: Refusal, codes: tuple[int, int]) -> None:
     for message in (with_(prefer_failure=True), with_(prefer_failure=True, filters=(NET,))):
-        assert response_to(message, Refused(reason)) == error(message, codes[1])
+        assert response_to(message, reason) == error(message, codes[1])
 
 
 def test_cannot_provide_external_requires_prefer_failure() -> None:
     """§7.4."""
-    assert response_to(MESSAGE, Refused(Refusal.CONFLICT)) == error(MESSAGE, pcp.Result.NO_RESOURCES)
+    assert response_to(MESSAGE, Refusal.CONFLICT) == error(MESSAGE, pcp.Result.NO_RESOURCES)
 
 
 @pytest.mark.parametrize("result", [result for result in pcp.Result if result])
@@ -351,7 +350,7 @@ def test_a_result_without_a_decision_is_a_copy_of_the_request(result: pcp.Result
 
 @pytest.mark.parametrize("payload", [Announce(), MAP])
 def test_a_source_that_is_not_a_peer_is_not_authorized(payload: Announce | Map) -> None:
-    response = response_to(pcp.Request(0, C1, payload), Refused(Refusal.NOT_A_PEER))
+    response = response_to(pcp.Request(0, C1, payload), Refusal.NOT_A_PEER)
     assert isinstance(response, ErrorResponse)
     assert response.result == pcp.Result.NOT_AUTHORIZED
 
@@ -418,7 +417,7 @@ def messages(draw: st.DrawFn) -> pcp.Request:
 def test_every_request_has_a_response(message: pcp.Request, *, third_party: bool, reason: Refusal, count: int) -> None:
     exchange = pcp_exchange(message, third_party=third_party)
     request = exchange.request
-    replies: list[Reply | None] = [Refused(reason)]
+    replies: list[Reply | None] = [reason]
     if isinstance(request, MapPort):
         assert MIN_LIFETIME <= request.lifetime <= MAX_LIFETIME
         assert 1 <= request.count <= MAX_PORT_SET_SIZE

@@ -22,7 +22,6 @@ from igd.core.request import (
     MappingList,
     MapPort,
     Refusal,
-    Refused,
     Reply,
     Request,
     Unmapped,
@@ -363,7 +362,7 @@ CODES: Mapping[Refusal, int] = {
 @pytest.mark.parametrize("reason", Refusal)
 def test_refusals(reason: Refusal) -> None:
     with pytest.raises(UPnPError, match=reason.value) as caught:
-        answered(call("AddPortMapping", ADD), Refused(reason))
+        answered(call("AddPortMapping", ADD), reason)
     assert caught.value.code == CODES[reason]
 
 
@@ -373,7 +372,7 @@ def test_every_refusal_has_a_code() -> None:
 
 def test_nothing_in_a_range_is_730() -> None:
     with pytest.raises(UPnPError) as caught:
-        answered(call("DeletePortMappingRange", RANGE), Refused(Refusal.NO_SUCH_MAPPING))
+        answered(call("DeletePortMappingRange", RANGE), Refusal.NO_SUCH_MAPPING)
     assert caught.value.code == 730
 
 
