@@ -30,7 +30,7 @@ class Command(NamedTuple):
     """One subcommand: its help text, its arguments, and the function that runs it and returns the exit status."""
 
     purpose: str
-    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    arguments: tuple[tuple[str, dict[str, Any]], ...]
     run: Callable[[argparse.Namespace], int]
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.purpose, description=command.purpose)
-        for names, options in command.arguments:
-            subparser.add_argument(*names, **options)
+        for argument, options in command.arguments:
+            subparser.add_argument(argument, **options)
     arguments = parser.parse_args()
     sys.exit(COMMANDS[arguments.command].run(arguments))
 
@@ -156,12 +156,12 @@ def _interface(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_INTERFACE = (("interface",), {"metavar": "INTERFACE", "type": _interface, "help": "the WireGuard interface"})
-_JSON = (("--json",), {"action": "store_true", "help": "as JSON"})
-_CONFIG = (("--config",), {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, if it exists"})
-_DETACH = (("--detach",), {"action": "store_true", "help": "run in the background; return once the daemon serves"})
-_VERBOSE = (("--verbose",), {"action": "store_true", "help": "log every request, and malformed ones"})
-_FILE = (("file",), {"metavar": "FILE", "type": Path, "nargs": "?", "help": "without it, show the defaults"})
+_INTERFACE = ("interface", {"metavar": "INTERFACE", "type": _interface, "help": "the WireGuard interface"})
+_JSON = ("--json", {"action": "store_true", "help": "as JSON"})
+_CONFIG = ("--config", {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, if it exists"})
+_DETACH = ("--detach", {"action": "store_true", "help": "run in the background; return once the daemon serves"})
+_VERBOSE = ("--verbose", {"action": "store_true", "help": "log every request, and malformed ones"})
+_FILE = ("file", {"metavar": "FILE", "type": Path, "nargs": "?", "help": "without it, show the defaults"})
 
 COMMANDS = {
     "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),

@@ -29,8 +29,6 @@ DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
 """The port that firewalls know as UPnP's, below the ephemeral port range."""
 
-BackendName = Literal["auto", "nftables", "iptables", "pretend"]
-
 
 class ConfigError(Exception):
     """An invalid configuration; the text has one line per error, with file, key, value and what is allowed."""
@@ -56,10 +54,6 @@ def _chain(value: str) -> str:
             'or the family, table and name of an nftables chain, such as "inet filter forward"'
         )
     return value
-
-
-InterfaceName = Annotated[str, AfterValidator(interface_name)]
-IPv4AddressString = Annotated[IPv4Address, BeforeValidator(_string)]
 
 
 class _Section(BaseModel):
@@ -89,7 +83,7 @@ class LimitSettings(_Section):
 class FirewallSettings(_Section):
     """The kernel interface that holds the mappings, and its options."""
 
-    backend: BackendName = "auto"
+    backend: Literal["auto", "nftables", "iptables", "pretend"] = "auto"
     mark: Annotated[int, AfterValidator(_one_bit)] = Field(MARK, ge=1, le=2**31, strict=True)
     hairpin: StrictBool = True
     preserve_source_port: StrictBool = False
@@ -114,8 +108,8 @@ class StoreSettings(_Section):
 class Config(_Section):
     """The whole configuration; every key has a working default."""
 
-    external_interface: Literal["auto"] | InterfaceName = "auto"
-    external_address: Literal["auto"] | IPv4AddressString = "auto"
+    external_interface: Literal["auto"] | Annotated[str, AfterValidator(interface_name)] = "auto"
+    external_address: Literal["auto"] | Annotated[IPv4Address, BeforeValidator(_string)] = "auto"
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)

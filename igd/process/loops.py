@@ -35,13 +35,7 @@ REPAIR_SECONDS = 0.5
 async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
     """Wake the maintenance whenever the ledger has something due: the daemon's one timer."""
     changed = asyncio.Event()
-    wake: float | None = None
-
-    def compare() -> None:
-        if ledger.next_wake() != wake:
-            changed.set()
-
-    ledger.on_change.append(compare)
+    ledger.on_change.append(changed.set)
     while True:
         wake = ledger.next_wake()
         try:
