@@ -12,14 +12,13 @@ import socket
 import struct
 from ipaddress import IPv4Address
 
+from pyroute2.netlink import NETLINK_SOCK_DIAG, NLM_F_REQUEST, NLMSG_ERROR
+
 from igd.core.mapping import TransportProtocol
 
 log = logging.getLogger(__name__)
 
-NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
-NLMSG_ERROR = 2
-NLM_F_REQUEST = 1
 
 # struct nlmsghdr; struct inet_diag_req_v2: family, protocol, states; struct inet_diag_sockid: ports and addresses of
 # source and destination, interface index, and the cookie of a known socket
