@@ -223,8 +223,8 @@ async def test_a_mapping_for_one_remote_is_read_and_closed_by_that_remote() -> N
     assert await harness.ask(GetMapping(*KEY)) == Refusal.NO_SUCH_MAPPING
     assert await harness.ask(GetMapping(*KEY, ONE)) == granted
     other = (Remote(IPv4Network("198.51.100.8")),)
-    assert await harness.ask(UnmapPorts(*KEY, 8043, other)) == Refusal.NO_SUCH_MAPPING
-    assert isinstance(await harness.ask(UnmapPorts(*KEY, 8043, ONE)), Unmapped)
+    assert await harness.ask(UnmapPorts(TransportProtocol.TCP, range(8043, 8044), other)) == Refusal.NO_SUCH_MAPPING
+    assert isinstance(await harness.ask(UnmapPorts(TransportProtocol.TCP, range(8043, 8044), ONE)), Unmapped)
 
 
 async def test_the_last_request_sets_the_remotes() -> None:
@@ -271,12 +271,12 @@ async def test_a_peer_closes_only_its_own_mappings() -> None:
     harness = await GatewayHarness().start()
     for port, source in ((2000, C1), (2001, C2), (2002, C1)):
         await harness.ask(map_port(port, source), source)
-    closed = await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2002))
+    closed = await harness.ask(UnmapPorts(TransportProtocol.TCP, range(2000, 2003)))
     assert isinstance(closed, Unmapped)
     assert [mapping.external_port for mapping in closed.mappings] == [2000, 2002]
     assert await ports(harness) == []
     assert await ports(harness, C2) == [2001]
-    assert await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2002)) == Refusal.NO_SUCH_MAPPING
+    assert await harness.ask(UnmapPorts(TransportProtocol.TCP, range(2000, 2003))) == Refusal.NO_SUCH_MAPPING
     assert await harness.ask(GetMapping(TransportProtocol.TCP, 2001)) == Refusal.NO_SUCH_MAPPING
     assert harness.all_equal()
 

@@ -79,7 +79,7 @@ class Failing(GatewayHarness):
 NO, YES = True, False  # whether a call of kernel or disk fails
 
 
-OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(TransportProtocol.TCP, 1024, 1024)
+OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(TransportProtocol.TCP, range(1024, 1025))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,11 @@ steps = st.one_of(
         lifetime=st.sampled_from([0, 60, 300]),
         any_port=st.booleans(),
     ),
-    st.builds(UnmapPorts, st.just(TransportProtocol.TCP), st.integers(1024, 1026), st.integers(1025, 1027)),
+    st.builds(
+        UnmapPorts,
+        st.just(TransportProtocol.TCP),
+        st.builds(range, st.integers(1024, 1026), st.integers(1026, 1028)).filter(len),
+    ),
     st.floats(0.0, 200.0),
     st.sampled_from([PEERS, PEERS[:1], ()]),
     st.sampled_from([EXTERNAL, OTHER]),
@@ -296,7 +300,7 @@ async def test_changes_of_one_peer_are_made_in_the_order_of_its_requests() -> No
     script: list[Request] = [
         map_port(2000),
         map_port(2000, lifetime=600),
-        UnmapPorts(TransportProtocol.TCP, 2000, 2000),
+        UnmapPorts(TransportProtocol.TCP, range(2000, 2001)),
     ]
     asking = [asyncio.ensure_future(harness.ask(step)) for step in script]
     await asyncio.to_thread(kernel.begun.wait, 10)
@@ -368,7 +372,7 @@ async def test_closing_is_saved_first_and_opening_last() -> None:
     order.clear()
     await harness.ask(map_port(2000))
     await harness.ask(map_port(2000, lifetime=600))
-    await harness.ask(UnmapPorts(TransportProtocol.TCP, 2000, 2000))
+    await harness.ask(UnmapPorts(TransportProtocol.TCP, range(2000, 2001)))
     assert order == ["kernel", "store", "kernel", "store", "store", "kernel"]
 
 

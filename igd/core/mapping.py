@@ -12,6 +12,11 @@ class TransportProtocol(enum.IntEnum):
     UDP = 17
 
 
+def ports_text(ports: range) -> str:
+    """Return "1024-65535", or "8080" for one port."""
+    return f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An address and a port (1 to 65535)."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from igd.core.mapping import Endpoint, Lease
+from igd.core.mapping import Endpoint, Lease, ports_text
 from igd.core.request import ENDLESS
 
 CANDIDATES = 256
@@ -61,7 +61,7 @@ class PortRule:
             "allow" if self.allow else "deny",
             f' "{self.description.pattern}"' if self.description else "",
         )
-        return f"{verdict} {_ports_text(self.external)} {self.network} {_ports_text(self.internal)}{pattern}"
+        return f"{verdict} {ports_text(self.external)} {self.network} {ports_text(self.internal)}{pattern}"
 
 
 def parse_ports(text: str) -> range:
@@ -72,10 +72,6 @@ def parse_ports(text: str) -> range:
         if first <= last <= 65535:
             return range(first, last + 1)
     raise ValueError(f"{text!r} is not a range of ports such as 1024-65535 or 8080")
-
-
-def _ports_text(ports: range) -> str:
-    return f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0])
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import BY_EXTERNAL_PORT, AnyMapping, Claim, Endpoint, Remote, TransportProtocol
+from igd.core.mapping import BY_EXTERNAL_PORT, AnyMapping, Claim, Endpoint, Remote, TransportProtocol, ports_text
 
 ENDLESS = 0
 """The lifetime that requests a lease without an end (UPnP's lease duration 0)."""
@@ -45,19 +45,17 @@ class MapPort:
 
 @dataclass(frozen=True, slots=True)
 class UnmapPorts:
-    """Close the peer's port mappings with external ports from `first_port` to `last_port`, both included.
+    """Close the peer's port mappings with external ports in `ports`, which is not empty.
 
     With `remotes`, only the mappings that admit exactly these.
     """
 
     protocol: TransportProtocol
-    first_port: int
-    last_port: int
+    ports: range
     remotes: tuple[Remote, ...] | None = None
 
     def __str__(self) -> str:
-        ports = f"{self.first_port}-{self.last_port}" if self.first_port != self.last_port else str(self.first_port)
-        return f"unmap {self.protocol.name} {ports}"
+        return f"unmap {self.protocol.name} {ports_text(self.ports)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class UnmapInternal:
 
     def __str__(self) -> str:
         protocol = self.protocol.name if self.protocol else "all"
-        ports = f"{self.port}-{self.port + self.count - 1}" if self.port and self.count > 1 else str(self.port or "any")
+        ports = ports_text(range(self.port, self.port + self.count)) if self.port else "any"
         return f"unmap {protocol} to {self.address} port {ports}"
 
 

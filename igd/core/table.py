@@ -95,17 +95,16 @@ class Table:
 
     def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change]:
         """Plan the removal of all the peer's port mappings that `request` names."""
-        first, last = request.first_port, request.last_port
-        if first == last:
-            found = [entry for entry in [self.find(public_key, (request.protocol, first))] if entry is not None]
-        else:
-            found = self.of_peer(public_key)
+        found = self.of_peer(public_key)
+        if len(request.ports) == 1:
+            held = self.find(public_key, (request.protocol, request.ports[0]))
+            found = [] if held is None else [held]
         return [
             Change(entry, None)
             for entry in found
             if isinstance(entry.mapping, PortMapping)
             and entry.mapping.protocol is request.protocol
-            and first <= entry.mapping.external_port <= last
+            and entry.mapping.external_port in request.ports
             and request.remotes in (None, entry.mapping.remotes)
         ]
 

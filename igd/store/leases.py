@@ -46,7 +46,6 @@ _SAVE = """
         nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
-_LOAD = "SELECT * FROM lease ORDER BY rowid"
 
 
 class StoreError(OSError):
@@ -101,7 +100,7 @@ class LeaseStore:
 
     def _read(self, database: sqlite3.Connection) -> list[Entry]:
         shift = self._clock() - self._wall_clock()
-        return [_entry(row, shift) for row in database.execute(_LOAD)]
+        return [_entry(row, shift) for row in database.execute("SELECT * FROM lease ORDER BY rowid")]
 
     def _rename(self) -> Path:
         """Rename the file. Its journal stays, and SQLite deletes it when it creates the new file."""

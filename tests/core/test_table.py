@@ -86,7 +86,7 @@ def test_the_same_port_of_the_other_protocol_is_another_mapping() -> None:
 def test_a_plan_changes_nothing() -> None:
     held = table(entry(1))
     held.plan_map(mapping(2), Lease(60.0), QUOTA)
-    held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 65535))
+    held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(1, 65536)))
     held.expired(1000.0)
     assert list(held) == [entry(1)]
 
@@ -396,7 +396,7 @@ PINHOLE = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1)
 
 def test_a_pinhole_and_a_port_mapping_of_one_port_have_different_keys() -> None:
     held = table(entry(1), Entry(PINHOLE, Lease(60.0)))
-    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 65535)) == [Change(entry(1), None)]
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(1, 65536))) == [Change(entry(1), None)]
     renewed = Entry(PINHOLE, Lease(90.0))
     assert held.plan_map(PINHOLE, Lease(90.0), QUOTA) == Change(Entry(PINHOLE, Lease(60.0)), renewed)
     assert held.plan_map(replace(PINHOLE, peer="c2"), Lease(90.0), QUOTA) is Refusal.CONFLICT
@@ -408,26 +408,28 @@ ONE = (Remote(IPv4Network("198.51.100.7")),)
 def test_closing_with_remotes_closes_the_mappings_that_admit_exactly_these() -> None:
     restricted = Entry(replace(mapping(1), remotes=ONE), Lease(60.0))
     held = table(restricted, entry(2))
-    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2, ONE)) == [Change(restricted, None)]
-    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2, ())) == [Change(entry(2), None)]
-    assert len(held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, 1, 2))) == 2
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(1, 3), ONE)) == [Change(restricted, None)]
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(1, 3), ())) == [Change(entry(2), None)]
+    assert len(held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(1, 3)))) == 2
 
 
 def test_entries_are_found_only_by_their_own_peer() -> None:
     held = table(entry(1), entry(2, peer="c2"))
     assert held.find("c1", (TransportProtocol.TCP, 1)) == entry(1)
     assert held.find("c2", (TransportProtocol.TCP, 1)) is None
-    assert held.plan_unmap("c2", UnmapPorts(TransportProtocol.TCP, 1, 65535)) == [Change(entry(2, peer="c2"), None)]
+    assert held.plan_unmap("c2", UnmapPorts(TransportProtocol.TCP, range(1, 65536))) == [
+        Change(entry(2, peer="c2"), None)
+    ]
     assert held.of_peer("c1") == [entry(1)]
 
 
 @pytest.mark.parametrize(("first", "last", "ports"), [(1, 3, [1, 3]), (2, 2, []), (3, 3, [3]), (4, 65535, [5])])
 def test_a_range_includes_both_ends(first: int, last: int, ports: list[int]) -> None:
     held = table(entry(1), entry(3), entry(5))
-    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, first, last)) == [
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.TCP, range(first, last + 1))) == [
         Change(entry(port), None) for port in ports
     ]
-    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.UDP, first, last)) == []
+    assert held.plan_unmap("c1", UnmapPorts(TransportProtocol.UDP, range(first, last + 1))) == []
 
 
 def test_a_renewal_keeps_the_place_in_the_lists() -> None:
@@ -543,7 +545,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         length=st.integers(0, 3),
     )
     def unmap(self, peer: str, protocol: TransportProtocol, first: int, length: int) -> None:
-        plan = self.table.plan_unmap(peer, UnmapPorts(protocol, first, first + length))
+        plan = self.table.plan_unmap(peer, UnmapPorts(protocol, range(first, first + length + 1)))
         assert plan == [
             Change(each, None)
             for each in self.of_peer(peer)

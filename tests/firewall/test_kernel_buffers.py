@@ -79,8 +79,8 @@ async def test_answers_for_which_there_is_no_room_are_not_waited_for(on_nftables
     _shrink(own_table(on_nftables), socket.SO_RCVBUF, 1)
     run("nft", "flush", "map", "inet", "igd_wg0", "mappings")  # an error for each that is to go
     began = time.monotonic()
-    assert await ask(on_nftables, UnmapPorts(UDP, 2000, 2059)) == REFUSED
+    assert await ask(on_nftables, UnmapPorts(UDP, range(2000, 2060))) == REFUSED
     on_nftables.check()
-    assert isinstance(await ask(on_nftables, UnmapPorts(UDP, 2000, 2059)), Unmapped)
+    assert isinstance(await ask(on_nftables, UnmapPorts(UDP, range(2000, 2060))), Unmapped)
     on_nftables.check()
     assert time.monotonic() - began < 5

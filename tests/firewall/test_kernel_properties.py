@@ -182,7 +182,7 @@ opening = st.one_of(
 )
 closing_requests = st.tuples(
     st.sampled_from([C1, C2]),
-    st.builds(UnmapPorts, protocols, st.integers(2000, 2002), st.integers(2002, 2003)),
+    st.builds(UnmapPorts, protocols, st.builds(range, st.integers(2000, 2002), st.integers(2003, 2004))),
 )
 FOREIGN: dict[Backend, list[str]] = {
     "nftables": [

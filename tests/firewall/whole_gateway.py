@@ -29,7 +29,7 @@ def pinhole(port: int) -> MapPort:
     return MapPort(UDP, Endpoint(C1_6, port), None, 300, any_port=True, claim=Claim(by_internal=True, nonce=NONCE))
 
 
-OPEN, RENEW, CLOSE = opening(2000), opening(1024, lifetime=4000), UnmapPorts(UDP, 1024, 1024)
+OPEN, RENEW, CLOSE = opening(2000), opening(1024, lifetime=4000), UnmapPorts(UDP, range(1024, 1025))
 OPEN_6, CLOSE_6 = pinhole(8081), UnmapInternal(UDP, C1_6, INSIDE, Claim(by_internal=True, nonce=NONCE))
 REFUSED = Refusal.SYSTEM_FAILURE
 

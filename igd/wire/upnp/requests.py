@@ -155,15 +155,15 @@ def get(inputs: Inputs, _parties: Parties) -> Exchange:
 def delete(inputs: Inputs, _parties: Parties) -> Exchange:
     """Close one mapping; without a remote host in the call, whatever its remotes are."""
     protocol, port, remotes = _key(inputs)
-    return Exchange(UnmapPorts(protocol, port, port, remotes or None))
+    return Exchange(UnmapPorts(protocol, range(port, port + 1), remotes or None))
 
 
-def _range(inputs: Inputs) -> tuple[TransportProtocol, int, int]:
-    """Return the protocol and the range, both ends included; a range that ends before it begins is refused (733)."""
+def _range(inputs: Inputs) -> tuple[TransportProtocol, range]:
+    """Return the protocol and the range, NewEndPort included; a range that ends before it begins is refused (733)."""
     first, last = inputs["NewStartPort"], inputs["NewEndPort"]
     if first > last:
         raise UPnPError(733, "InconsistentParameters: NewStartPort is above NewEndPort")
-    return inputs["NewProtocol"], first, last
+    return inputs["NewProtocol"], range(first, last + 1)
 
 
 def delete_range(inputs: Inputs, _parties: Parties) -> Exchange:
@@ -238,13 +238,13 @@ def get_at_index(inputs: Inputs, _parties: Parties) -> Exchange:
 
 def list_range(inputs: Inputs, _parties: Parties) -> Exchange:
     """List the peer's mappings in a range: at most NewNumberOfPorts, where 0 is no limit; none at all is 730."""
-    protocol, first, last = _range(inputs)
+    protocol, ports = _range(inputs)
 
     def values(reply: MappingList) -> Values:
         found = [
             _entry(mapped)
             for mapped in reply.mappings
-            if mapped.mapping.protocol is protocol and first <= mapped.mapping.external_port <= last
+            if mapped.mapping.protocol is protocol and mapped.mapping.external_port in ports
         ]
         if not found:
             raise UPnPError(730, "PortMappingNotFound")

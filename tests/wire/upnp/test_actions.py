@@ -106,18 +106,24 @@ def answered(called: tuple[Service, Call], reply: Reply | None) -> Arguments:
 ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
     ("AddPortMapping", ADD, MAP_PORT, mapped(8043), {}),
     ("AddAnyPortMapping", ADD, MAP_ANY, mapped(50000), {"NewReservedPort": "50000"}),
-    ("DeletePortMapping", KEY, UnmapPorts(TransportProtocol.TCP, 8043, 8043), Unmapped((mapped(8043).mapping,)), {}),
+    (
+        "DeletePortMapping",
+        KEY,
+        UnmapPorts(TransportProtocol.TCP, range(8043, 8044)),
+        Unmapped((mapped(8043).mapping,)),
+        {},
+    ),
     (
         "DeletePortMappingRange",
         RANGE,
-        UnmapPorts(TransportProtocol.TCP, 8000, 9000),
+        UnmapPorts(TransportProtocol.TCP, range(8000, 9001)),
         Unmapped((mapped(8043).mapping,)),
         {},
     ),
     (
         "DeletePortMapping",
         KEY | {"NewRemoteHost": "198.51.100.7"},
-        UnmapPorts(TransportProtocol.TCP, 8043, 8043, REMOTES),
+        UnmapPorts(TransportProtocol.TCP, range(8043, 8044), REMOTES),
         Unmapped((mapped(8043).mapping,)),
         {},
     ),
