@@ -148,6 +148,8 @@ class Gateway:
             return Refusal.SYSTEM_FAILURE
         finally:
             self._waiting[peer.public_key] -= 1
+            if not self._waiting[peer.public_key]:
+                del self._waiting[peer.public_key]
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
         if not await self._may_map(peer, source, request.internal.address):
