@@ -36,7 +36,7 @@ class Demo:
         A promise is a sentence, with _ for the spaces, and the words that keep it.
         """
         self._prompt(host, *command)
-        done = host.run(*command, check=False, timeout=30.0)
+        done = host.run(*command, check=False)
         output = f"{done.stdout}{done.stderr}"
         for line in output.splitlines():
             if line.strip():
@@ -50,7 +50,7 @@ class Demo:
         """Have a command run in the background, from when it has printed `until`."""
         self._prompt(host, *command, "&")
         with host.start(*command) as process:
-            process.wait_for(until, timeout=15.0)
+            process.wait_for(until)
             yield process
 
     def check(self, promise: str, *, kept: bool) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tests.e2e.serving import C1, GATEWAY
-from tests.lab import Host
+from tests.lab import PATIENCE, Host
 
 ADDRESS = (GATEWAY, 2869)
 SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
 PATH = "/control/WANIPConn1"
-PATIENCE = 5.0  # seconds
 
 Arguments = Mapping[str, object]
 NONE: Arguments = {}

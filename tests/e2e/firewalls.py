@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.e2e.serving import C2, PUBLIC
-from tests.lab import Host, Lab
+from tests.lab import PATIENCE, Host, Lab
 from tests.lab.wireguard import Forward, Iptables
 
 ALLOWED, FORGOTTEN = 80, 81
@@ -82,8 +82,8 @@ def _ufw(srv: Host, stack: ExitStack) -> None:
         f"route allow proto tcp to {C2} port {ALLOWED}",
         "--force enable",
     ):
-        srv.run("ufw", *words.split(), timeout=30)
-    stack.callback(srv.run, "ufw", "disable", timeout=30)
+        srv.run("ufw", *words.split())
+    stack.callback(srv.run, "ufw", "disable")
     _dnats("iptables-nft")(srv)
 
 
@@ -98,12 +98,11 @@ def _firewalld(srv: Host, stack: ExitStack) -> None:
         "--zone=public --add-port=51820/udp",
         f"--zone=public --add-forward-port=port={ALLOWED}:proto=tcp:toport={ALLOWED}:toaddr={C2}",
     ):
-        srv.run("firewall-offline-cmd", *words.split(), timeout=30)
+        srv.run("firewall-offline-cmd", *words.split())
     stack.enter_context(srv.start("firewalld", "--nofork", "--nopid"))
     # It answers once its rules are loaded.
-    wait = "gdbus wait --system --timeout 30 org.fedoraproject.FirewallD1".split()
-    srv.run(*wait, timeout=40)
-    srv.run("firewall-cmd", "--state", timeout=30)
+    srv.run(*f"gdbus wait --system --timeout {PATIENCE:.0f} org.fedoraproject.FirewallD1".split())
+    srv.run("firewall-cmd", "--state")
 
 
 _DOCKER = f"""*filter

@@ -11,7 +11,7 @@ from igd.wire.pcp import messages as pcp
 from igd.wire.pcp.opcodes import Announce, Map
 from igd.wire.pcp.options import NO_OPTIONS, Options
 from tests.e2e.serving import C1, GATEWAY
-from tests.lab import Host
+from tests.lab import PATIENCE, Host
 from tests.wire.pcp import client_codec
 from tests.wire.pcp.client_codec import AddressResponse, ErrorResponse, NatpmpResponse, PcpResponse, Response
 
@@ -20,23 +20,24 @@ C1_IPV6 = "2001:470:100::2"
 ANYCAST, ANYCAST6 = "192.0.0.9", "2001:1::1"
 """The anycast addresses of PCP servers (RFC 7723 §4)."""
 NONCE = b"twelve bytes"
-PATIENCE = 5.0  # seconds
 
 Message = PcpResponse | NatpmpResponse
 
 
-def exchange(client: Host, server: str, *datagrams: bytes, patience: float = PATIENCE) -> Iterator[bytes]:
-    """Send datagrams to a server and yield its responses, until none arrives for `patience` seconds."""
+@contextmanager
+def connected(client: Host, server: str) -> Iterator[socket.socket]:
+    """Connect a socket of the client to a server; a rejected datagram raises ConnectionRefusedError."""
     with client.socket(_family(server), socket.SOCK_DGRAM) as sock:
-        sock.settimeout(patience)
+        sock.settimeout(PATIENCE)
         sock.connect((server, pcp.SERVER_PORT))
-        for datagram in datagrams:
-            sock.send(datagram)
-        try:
-            while True:
-                yield sock.recv(2048)
-        except TimeoutError:
-            return
+        yield sock
+
+
+def exchange(client: Host, server: str, datagram: bytes) -> bytes:
+    """Send a datagram to a server and return its response; ConnectionRefusedError, or TimeoutError after PATIENCE."""
+    with connected(client, server) as sock:
+        sock.send(datagram)
+        return sock.recv(2048)
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -54,16 +55,13 @@ def map_port(  # noqa: PLR0913 - the fields of a request, by keyword
     lifetime: int = 7200,
     nonce: bytes = NONCE,
     options: Options = NO_OPTIONS,
-    patience: float = PATIENCE,
 ) -> PcpResponse:
-    """Request a mapping of this port of `source`, or with lifetime 0 its deletion; TimeoutError without a response."""
+    """Request a mapping of this port of `source`, or with lifetime 0 its deletion."""
     address = ipaddress.ip_address(source)
     unspecified, gateway = ("0.0.0.0", GATEWAY) if address.version == 4 else ("::", GATEWAY6)
     payload = Map(nonce, protocol, port, external_port, ipaddress.ip_address(unspecified))
     request = client_codec.encode(pcp.Request(lifetime, address, payload, options))
-    for response in exchange(client, server or gateway, request, patience=patience):
-        return client_codec.decode_pcp(response)
-    raise TimeoutError("no response")
+    return client_codec.decode_pcp(exchange(client, server or gateway, request))
 
 
 def granted(response: PcpResponse) -> Map:
@@ -85,9 +83,8 @@ class Listener:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
-    def receive(self, wanted: Callable[[Message], bool], patience: float = PATIENCE) -> Message:
-        """Return the next announcement that is wanted; TimeoutError if none at all arrives for `patience` seconds."""
-        self._socket.settimeout(patience)
+    def receive(self, wanted: Callable[[Message], bool]) -> Message:
+        """Return the next announcement that is wanted; TimeoutError if none at all arrives for PATIENCE."""
         return next(filter(wanted, (self._next() for _ in itertools.count())))
 
     def _next(self) -> Message:
@@ -100,6 +97,7 @@ def listening(client: Host, address: str = C1) -> Iterator[Listener]:
     """Listen for announcements at a client's address."""
     with client.socket(_family(address), socket.SOCK_DGRAM) as sock:
         sock.bind((address, pcp.CLIENT_PORT))
+        sock.settimeout(PATIENCE)
         yield Listener(sock)
 
 

@@ -1,19 +1,22 @@
 """igd as its operator runs it, in the lab's server, and what the server's kernel then holds."""
 
 import json
+import math
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.lab import Host, Lab, Process
 
 _SOURCES = Path(__file__).parents[2]
 IGD = ("env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m", "igd")
-READY_SECONDS = 15.0  # it takes one; two cores may have more to do
+
+ROUNDED = 1  # seconds: leases are stored and listed in whole seconds
 
 PUBLIC = "60.60.60.1"
 REMOTE = "60.60.60.2"  # net, as the server and its clients see it
@@ -26,7 +29,7 @@ def start(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Process:
     if config:
         lab.srv.write("/etc/igd/wg0.toml", config)
     process = lab.srv.start(*command, "run", "wg0")
-    process.wait_for("ready for", READY_SECONDS)
+    process.wait_for("ready for")
     return process
 
 
@@ -40,13 +43,43 @@ def serving(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Iterato
 
 def igd(lab: Lab, *words: str, check: bool = True) -> "CompletedProcess[str]":
     """Run one of igd's other commands to its end."""
-    return lab.srv.run(*IGD, *words, check=check, timeout=20)
+    return lab.srv.run(*IGD, *words, check=check)
+
+
+def decisions(lab: Lab) -> dict[str, int]:
+    """Return igd's counters of requests by what became of them."""
+    counters: dict[str, int] = json.loads(igd(lab, "status", "wg0", "--json").stdout)["decisions"]
+    return counters
 
 
 def mappings(lab: Lab) -> list[dict[str, Any]]:
     """Give what `igd list --json` prints."""
     listed: list[dict[str, Any]] = json.loads(igd(lab, "list", "wg0", "--json").stdout)
     return listed
+
+
+class Listed(NamedTuple):
+    """What `igd list --json` printed, and the monotonic times between which it did."""
+
+    mappings: list[dict[str, Any]]
+    begin: float
+    end: float
+
+
+def listed(lab: Lab) -> Listed:
+    """Return the mappings with the time at which their leases were these."""
+    begin = time.monotonic()
+    return Listed(mappings(lab), begin, time.monotonic())
+
+
+def assert_only_aged(before: Listed, after: Listed) -> None:
+    """Assert that the mappings are the same but for their leases, which are shorter by the time that has passed."""
+    passed = range(math.floor(after.begin - before.end) - ROUNDED, math.ceil(after.end - before.begin) + ROUNDED + 1)
+    ages = [old["lease"] - new["lease"] for old, new in zip(before.mappings, after.mappings, strict=True)]
+    assert [{**mapping, "lease": 0} for mapping in after.mappings] == [
+        {**mapping, "lease": 0} for mapping in before.mappings
+    ]
+    assert all(age in passed for age in ages), (ages, passed)
 
 
 def ports(lab: Lab) -> list[tuple[str, int]]:

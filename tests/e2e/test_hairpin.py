@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, serving, upnpc
-from tests.lab import Host, Lab, answering, ask
+from tests.lab import PATIENCE, Host, Lab, answering, ask
 from tests.lab.fixtures import requires_root
 from tests.lab.talk import Protocol
 
@@ -67,7 +67,7 @@ def _told_ports(host: Host, port: int) -> Iterator[Callable[[], tuple[str, int]]
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            yield lambda: sources.get(timeout=5)
+            yield lambda: sources.get(timeout=PATIENCE)
         finally:
             with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
                 last.sendto(b"", ("127.0.0.1", port))

@@ -5,14 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.happenings import Happenings
 from tests.e2e.serving import C1, PUBLIC, REMOTE, held, serving, upnpc
-from tests.lab import Lab, answering, ask
+from tests.lab import Lab, answering, ask, until
 from tests.lab.fixtures import requires_root
 
 pytestmark = requires_root
-
-REPAIRED_SECONDS = 5.0  # it takes a quarter of one; two cores may have more to do
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +30,21 @@ def jumps(lab: Lab) -> list[str]:
 
 
 def test_a_flushed_ruleset_gets_our_table_back_with_its_mappings(lab: Lab) -> None:
-    with serving(lab) as process, answering(lab.c1, 8043), Happenings(lab.srv) as happenings:
+    with serving(lab) as process, answering(lab.c1, 8043):
         upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
         lab.srv.run("nft", "flush", "ruleset")
-        happenings.until(lambda: "igd_wg0" in tables(lab) and held(lab) == [("TCP", 8043)], REPAIRED_SECONDS)
+        until(lambda: "igd_wg0" in tables(lab) and held(lab) == [("TCP", 8043)])
         assert ask(lab.net, PUBLIC, 8043).source == REMOTE
         process.wait_for("changed by nft")
 
 
 def test_a_reloaded_forward_gets_our_jump_back_once(dropping: Lab) -> None:
     reloaded = dropping.srv.run("iptables-nft-save", "-t", "filter").stdout
-    with serving(dropping) as process, answering(dropping.c1, 8043), Happenings(dropping.srv) as happenings:
+    with serving(dropping) as process, answering(dropping.c1, 8043):
         upnpc(dropping.c1, "-a", C1, "8043", "8043", "tcp", "300")
         assert len(jumps(dropping)) == 1
         dropping.srv.run("iptables-nft-restore", input=reloaded)
-        happenings.until(lambda: jumps(dropping), REPAIRED_SECONDS)
+        until(lambda: jumps(dropping))
         assert len(jumps(dropping)) == 1
         assert ask(dropping.net, PUBLIC, 8043).source == REMOTE
     assert jumps(dropping) == []

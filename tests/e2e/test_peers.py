@@ -6,9 +6,8 @@ import socket
 import pytest
 
 from tests.e2e import control
-from tests.e2e.happenings import Happenings
 from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start, upnpc
-from tests.lab import Lab, answering, ask
+from tests.lab import PATIENCE, Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -32,19 +31,18 @@ def programs() -> None:
 
 def test_a_removed_peer_loses_its_mappings(lab: Lab) -> None:
     key = lab.c1.run("sh", "-c", "wg show wg0 private-key | wg pubkey").stdout.strip()
-    with serving(lab), Happenings(lab.srv) as happenings:
+    with serving(lab):
         upnpc(lab.c1, "-r", "8043", "tcp")
         upnpc(lab.c2, "-r", "8044", "tcp")
         lab.srv.run("wg", "set", "wg0", "peer", key, "remove")
-        # it looks every five seconds, at what may be a second old
-        happenings.until(lambda: held(lab) == [("TCP", 8044)], timeout=6)
+        until(lambda: held(lab) == [("TCP", 8044)])
         assert ports(lab) == [("TCP", 8044)]
 
 
 def test_a_live_peer_is_told_of_coming_and_going(lab: Lab) -> None:
     with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearing:
         hearing.bind((C1, 1900))
-        hearing.settimeout(5)
+        hearing.settimeout(PATIENCE)
         with start(lab) as process:
             _assert_hears(hearing, "ssdp:alive")
             process.stop()
@@ -93,7 +91,7 @@ def _renumber(lab: Lab) -> None:
     _ip(lab, f"address delete {PUBLIC}/24 dev ens0", f"address add {RENUMBERED}/24 dev ens0")
     _ip(lab, f"route add default via {REMOTE}")
     endpoint = f"wg set wg0 peer $(wg show wg0 peers) endpoint {RENUMBERED}:51820"
-    lab.c1.run("sh", "-c", f"{endpoint} && ping -q -c1 {GATEWAY}")
+    lab.c1.run("sh", "-c", f"{endpoint} && ping -q -c1 -w{PATIENCE:.0f} {GATEWAY}")
 
 
 def _ip(lab: Lab, *commands: str) -> None:

@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,14 @@ from igd.core.mapping import TransportProtocol
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
 from tests.e2e.default_route import THROUGH_GATEWAY
-from tests.e2e.happenings import Happenings
 from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, mappings, ports, serving, upnpc
-from tests.lab import Answer, Host, Lab, answering, ask, call
+from tests.lab import PATIENCE, Answer, Host, Lab, answering, ask, call, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol as Word
 from tests.wire.pcp import client_codec
 
 pytestmark = requires_root
 
-TOLERANCE = 2  # seconds: leases are told in whole seconds, and commands take some time
 PY_NATPMP = (sys.executable, "-m", "natpmp.natpmp_client")
 WHO = "who am I?"
 
@@ -105,16 +104,23 @@ def test_natpmpc_deletes_all_of_a_protocol_and_nobody_elses(lab: Lab) -> None:
 def test_natpmpc_is_told_the_lifetime_that_it_gets(served: Lab, port: int, asked: tuple[str, ...], told: int) -> None:
     assert _natpmpc(served.c1, str(port), str(port), "udp", *asked) == (port, port, told)
     (mapping,) = (mapping for mapping in mappings(served) if mapping["external_port"] == port)
-    assert mapping["lease"] == pytest.approx(told, abs=TOLERANCE)
+    assert mapping["lease"] == pytest.approx(told, abs=PATIENCE)
 
 
 def test_what_natpmpc_maps_for_two_seconds_is_gone_afterwards(served: Lab) -> None:
-    with Happenings(served.srv) as happenings, answering(served.c1, 8340, "udp"):
-        _natpmpc(served.c1, "8340", "8340", "udp", "2")
-        assert ask(served.net, PUBLIC, 8340, "udp").source == REMOTE
-        happenings.until(lambda: ("UDP", 8340) not in held(served), timeout=5)
+    with answering(served.c1, 8340, "udp"):
+        assert any(_reached_during(served, lease) for lease in (2, 8, 32))  # the longer ones on a slow machine
+        until(lambda: ("UDP", 8340) not in held(served))
         with pytest.raises(ConnectionRefusedError):
             ask(served.net, PUBLIC, 8340, "udp")
+
+
+def _reached_during(lab: Lab, lease: int) -> bool:
+    """Map 8340 for so many seconds, and return whether a client was reached by it before it was gone."""
+    _natpmpc(lab.c1, "8340", "8340", "udp", str(lease))
+    with suppress(ConnectionRefusedError):
+        return ask(lab.net, PUBLIC, 8340, "udp").source == REMOTE
+    return False
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -156,13 +162,13 @@ def test_transmission_maps_its_port_where_upnp_finds_nothing(tmp_path: Path) -> 
     needs("nft", "transmission-daemon")
     settings = {"peer-port": 51413, "port-forwarding-enabled": True, "dht-enabled": False, "rpc-enabled": False}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab), Happenings(lab.srv) as happenings:
+    with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab):
         lab.c1.run("ip", "route", "add", "unreachable", "239.255.255.250")
         with lab.c1.start("transmission-daemon", "--foreground", "--config-dir", tmp_path):
-            happenings.until(lambda: held(lab), timeout=20)
+            until(lambda: held(lab))
             (mapping,) = mappings(lab)
             assert (mapping["protocol"], mapping["external_port"]) == ("TCP", 51413)
-            assert (mapping["description"], mapping["lease"]) == ("NAT-PMP", pytest.approx(3600, abs=TOLERANCE))
+            assert (mapping["description"], mapping["lease"]) == ("NAT-PMP", pytest.approx(3600, abs=PATIENCE))
             call(lab.net, PUBLIC, 51413).close()
 
 
@@ -171,7 +177,7 @@ def test_who_asks_from_the_port_of_announcements_is_answered_there(lab: Lab) -> 
     request = client_codec.encode(natpmp.MapRequest(TransportProtocol.TCP, 8043, 0, 600))
     with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, serving(lab):
         asking.bind(("", pcp.CLIENT_PORT))
-        asking.settimeout(5)
+        asking.settimeout(PATIENCE)
         asking.sendto(request, (GATEWAY, pcp.SERVER_PORT))
         received = (asking.recv(2048) for _ in range(20))
         heard = (client_codec.decode_natpmp(datagram) for datagram in received if natpmp.is_natpmp(datagram))

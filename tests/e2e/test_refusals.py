@@ -163,7 +163,6 @@ def test_expect_100_continue_is_answered(served: Lab) -> None:
 def test_who_sends_slowly_is_cut_off_and_delays_nobody(served: Lab, slow_senders: list[socket.socket]) -> None:
     assert post(served.c1, "GetExternalIPAddress", GET_ADDRESS).status == 200
     for connection in slow_senders:
-        connection.settimeout(12)  # seconds: the gateway allows 10
         with pytest.raises(ConnectionAbortedError):
             control.read(connection)
 

@@ -1,14 +1,13 @@
 """A mapping for one remote host: the kernel lets that one in and nobody else, and the client sees for whom it is."""
 
 import re
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e import control
 from tests.e2e.serving import C1, PUBLIC, REMOTE, flows, igd, mappings, serving, upnpc
-from tests.lab import Answer, Host, Lab, answering, put
+from tests.lab import Lab, answering, ask, call, put
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol
 
@@ -29,54 +28,35 @@ def served(root: None, request: pytest.FixtureRequest) -> Iterator[Lab]:  # noqa
         yield lab
 
 
-def call_from(host: Host, source: str, port: int, protocol: Protocol) -> socket.socket:
-    """Connect from this address of the host to the server's public one."""
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    calling = host.socket(socket.AF_INET, kind)
-    try:
-        calling.settimeout(2)
-        calling.bind((source, 0))
-        calling.connect((PUBLIC, port))
-    except OSError:
-        calling.close()
-        raise
-    return calling
-
-
-def ask_from(host: Host, source: str, port: int, protocol: Protocol) -> Answer:
-    with call_from(host, source, port, protocol) as calling:
-        return put(calling)
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_alone_gets_in(served: Lab, protocol: Protocol) -> None:
     upnpc(served.c1, "-a", C1, "8100", "9100", protocol, "300", REMOTE)
     with answering(served.c1, 8100, protocol):
         for _time in range(2):  # nor once there is a flow
-            assert ask_from(served.net, REMOTE, 9100, protocol).source == REMOTE
+            assert ask(served.net, PUBLIC, 9100, protocol, source=REMOTE).source == REMOTE
             with pytest.raises(ConnectionRefusedError):
-                ask_from(served.net, NEIGHBOUR, 9100, protocol)
+                ask(served.net, PUBLIC, 9100, protocol, source=NEIGHBOUR)
 
 
 def test_another_remote_host_takes_its_place_and_its_flows_end(served: Lab) -> None:
     """One mapping for each external port; whoever was let in before is so no more."""
     upnpc(served.c1, "-a", C1, "8200", "8200", "udp", "300", REMOTE)
-    with answering(served.c1, 8200, "udp"), call_from(served.net, REMOTE, 8200, "udp") as before:
+    with answering(served.c1, 8200, "udp"), call(served.net, PUBLIC, 8200, "udp", source=REMOTE) as before:
         assert put(before).source == REMOTE
         upnpc(served.c1, "-a", C1, "8200", "8200", "udp", "300", NEIGHBOUR)
-        assert ask_from(served.net, NEIGHBOUR, 8200, "udp").source == NEIGHBOUR
+        assert ask(served.net, PUBLIC, 8200, "udp", source=NEIGHBOUR).source == NEIGHBOUR
         with pytest.raises(ConnectionRefusedError):
             put(before)
         upnpc(served.c1, "-a", C1, "8200", "8200", "udp", "300")
         for source in (REMOTE, NEIGHBOUR):
-            assert ask_from(served.net, source, 8200, "udp").source == source
+            assert ask(served.net, PUBLIC, 8200, "udp", source=source).source == source
 
 
 def test_client_and_operator_see_for_whom_it_is(served: Lab) -> None:
     upnpc(served.c1, "-e", "my game", "-a", C1, "8300", "8301", "udp", "120", REMOTE)
     for option in ("-l", "-L"):
         assert re.search(
-            rf" UDP  8301->{C1}:8300 +'my game' '{re.escape(REMOTE)}' (120|119|118)\n", upnpc(served.c1, option)
+            rf" UDP  8301->{C1}:8300 +'my game' '{re.escape(REMOTE)}' (120|1[01]\d|[6-9]\d)\n", upnpc(served.c1, option)
         )
     (mapping,) = (mapping for mapping in mappings(served) if mapping["external_port"] == 8301)
     assert mapping["remotes"] == [f"{REMOTE}/32"]
@@ -91,12 +71,12 @@ def test_it_is_found_and_deleted_by_its_name(served: Lab) -> None:
     assert [control.ask(served.c1, "GetSpecificPortMappingEntry", other) for other in others] == [714, 714]
     assert control.ask(served.c1, "DeletePortMapping", others[0]) == 714
     with answering(served.c1, 9001, "udp"):
-        assert ask_from(served.net, REMOTE, 8400, "udp").source == REMOTE
+        assert ask(served.net, PUBLIC, 8400, "udp", source=REMOTE).source == REMOTE
         assert flows(served, 8400)
         upnpc(served.c1, "-d", "8400", "udp", REMOTE)
         assert flows(served, 8400) == []
         with pytest.raises(ConnectionRefusedError):
-            ask_from(served.net, REMOTE, 8400, "udp")
+            ask(served.net, PUBLIC, 8400, "udp", source=REMOTE)
     assert control.ask(served.c1, "GetSpecificPortMappingEntry", name) == 714
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from tests.e2e import bittorrent
 from tests.e2e.default_route import THROUGH_GATEWAY
-from tests.e2e.happenings import Happenings
 from tests.e2e.serving import PUBLIC, REMOTE, held, mappings, ports, serving
-from tests.lab import Lab, call
+from tests.lab import PATIENCE, Lab, call, until
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -44,12 +43,12 @@ def test_libtorrent_maps_its_port_and_is_fetched_from(seeded: Path, mappers: str
     with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab) as process:
         with lab.c1.start(*CLIENT, "seed", torrent, seeded, mappers) as client:
             wanted = {(protocol, mapper) for protocol in ("TCP", "UDP") for mapper in mappers.split(",")}
-            mapped = [client.wait_for(r"mapped (\w+) (\d+) by (\w+)", timeout=10) for _ in wanted]
+            mapped = [client.wait_for(r"mapped (\w+) (\d+) by (\w+)") for _ in wanted]
             assert {(match[1], match[3]) for match in mapped} == wanted
             port = mapped[0][2]
             assert sorted(ports(lab)) == [("TCP", int(port)), ("UDP", int(port))]
             assert any("('PCP')" in line for line in process.lines) == ("natpmp" in mappers)
-            assert lab.net.run(*CLIENT, "fetch", torrent, fetched, PUBLIC, port, timeout=30).stdout == "complete\n"
+            assert lab.net.run(*CLIENT, "fetch", torrent, fetched, PUBLIC, port).stdout == "complete\n"
             assert (fetched / "content").read_bytes() == CONTENT
             client.wait_for(f"visited by {REMOTE}")
             assert client.stop() == 0
@@ -60,10 +59,10 @@ def test_transmission_maps_its_port(lab: Lab, tmp_path: Path) -> None:
     needs("nft", "transmission-daemon")
     settings = {"peer-port": 51413, "port-forwarding-enabled": True, "dht-enabled": False, "rpc-enabled": False}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    with serving(lab), Happenings(lab.srv) as happenings:
+    with serving(lab):
         with lab.c1.start("transmission-daemon", "--foreground", "--config-dir", tmp_path):
-            happenings.until(lambda: held(lab) == [("TCP", 51413), ("UDP", 51413)], timeout=20)
+            until(lambda: held(lab) == [("TCP", 51413), ("UDP", 51413)])
             leases = [mapping["lease"] for mapping in mappings(lab)]
-            assert leases == [pytest.approx(604800, abs=10)] * 2  # it asked for no end
+            assert leases == [pytest.approx(604800, abs=PATIENCE)] * 2  # it asked for no end
             call(lab.net, PUBLIC, 51413).close()
         assert ports(lab) == held(lab) == []

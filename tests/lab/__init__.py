@@ -5,8 +5,21 @@ machine: every host has its own network, processes, /etc, /var and /run.
 """
 
 from .host import Host
-from .process import CommandFailed, Process
-from .talk import Answer, answering, ask, call, put
+from .process import PATIENCE, CommandFailed, Process, until
+from .talk import Answer, answering, ask, call, put, swallows
 from .topology import Lab
 
-__all__ = ["Answer", "CommandFailed", "Host", "Lab", "Process", "answering", "ask", "call", "put"]
+__all__ = [
+    "PATIENCE",
+    "Answer",
+    "CommandFailed",
+    "Host",
+    "Lab",
+    "Process",
+    "answering",
+    "ask",
+    "call",
+    "put",
+    "swallows",
+    "until",
+]

@@ -1,5 +1,6 @@
 """A host: network, mount, process and name namespaces of its own, held by one process."""
 
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -8,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .namespaces import joined
-from .process import CommandFailed, Process
+from .namespaces import SYSCTLS, joined
+from .process import PATIENCE, CommandFailed, Process
 
 # What the holder does before it reports. What programs write to /etc and /var stays in overlays, whose upper
 # layers lie in a tmpfs that the private /run then covers; the machine's own WireGuard keys are out of sight.
@@ -19,6 +20,7 @@ from .process import CommandFailed, Process
 _HOLDER = """
 set -e
 hostname "$1"
+shift
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 for tree in etc var; do
@@ -29,8 +31,8 @@ mkdir -p /etc/wireguard /etc/igd /var/lib/igd
 mount -t tmpfs -o mode=0700 tmpfs /etc/wireguard
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir /run/lock
-for which in all default; do  # without it, an IPv6 address may not be used for a second or two
-    echo 0 > /proc/sys/net/ipv6/conf/$which/accept_dad
+for setting in "$@"; do
+    echo "${setting#*=}" > "/proc/sys/net/${setting%%=*}"
 done
 ip link set lo up
 echo ready
@@ -47,7 +49,7 @@ class Host:
         unshare = ("unshare", *_NAMESPACES, "--pid", "--fork", "--kill-child", "--mount-proc")
         self._started: list[subprocess.Popen[str]] = []
         self._holder = subprocess.Popen(
-            (*unshare, "sh", "-c", _HOLDER, "sh", name),
+            (*unshare, "sh", "-c", _HOLDER, "sh", name, *SYSCTLS),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,7 +72,7 @@ class Host:
         self,
         *argv: str | Path,
         check: bool = True,
-        timeout: float = 10.0,
+        timeout: float = PATIENCE,
         input: str | None = None,  # noqa: A002  as subprocess.run calls it
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in /; CommandFailed if it takes longer, or fails while `check` is set."""
@@ -106,10 +108,10 @@ class Host:
         with joined(self.pid, "net"):
             yield
 
-    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
         """Make a socket that lives in the host's network, for use from anywhere."""
         with self.entered():
-            return socket.socket(family, kind)
+            return socket.socket(family, kind, protocol)
 
     def close(self) -> None:
         """End every process of the host, and wait until they are gone."""
@@ -140,6 +142,8 @@ class Host:
         raise OSError(f"cannot make the host {self.name!r}: {said}")
 
     def _spawn(self, argv: list[str], *, stdin: int, stderr: int) -> subprocess.Popen[str]:
+        # iptables' lock is in /run, which is the host's own.
+        environment = {name: value for name, value in os.environ.items() if name != "XTABLES_LOCKFILE"}
         # The child is born in the pid namespace, so nsenter need not fork, and signals reach the program itself.
         with joined(self.pid, "pid_for_children"):
             popen = subprocess.Popen(
@@ -149,6 +153,7 @@ class Host:
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
+                env=environment,
             )
             self._started = [old for old in self._started if old.poll() is None] + [popen]
         return popen

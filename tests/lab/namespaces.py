@@ -7,6 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+SYSCTLS = (
+    "ipv6/conf/all/accept_dad=0",  # or an IPv6 address cannot be used for a second or two
+    "ipv6/conf/default/accept_dad=0",
+    "ipv4/icmp_ratemask=0",  # or the kernel owes most of the errors that tell "rejected" from "swallowed"
+    "ipv6/icmp/ratemask=255",  # likewise; it must name a type, and this one is no error
+)
+"""What a network namespace of the tests needs, as FILE=VALUE in /proc/sys/net."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -4,11 +4,20 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+PATIENCE = 60.0  # seconds: only a hang takes longer, also on a slow and busy machine
+GRACE = PATIENCE  # between SIGTERM and SIGKILL
+
+
+def until(condition: Callable[[], object], interval: float = 0.05) -> None:
+    """Return once the condition holds, which is evaluated every `interval` seconds; AssertionError after PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s"
+        time.sleep(interval)
 
 
 class CommandFailed(Exception):  # noqa: N818  "failed" is what one says of a command
@@ -36,7 +45,7 @@ class Process:
         """Its process id as the test process sees it."""
         return self._popen.pid
 
-    def wait_for(self, pattern: str, timeout: float = 5.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Find the next line that matches, after the one found before; CommandFailed if none comes in time."""
         deadline = time.monotonic() + timeout
         with self._news:
@@ -47,7 +56,7 @@ class Process:
                     raise self._failure(f"no line like {pattern!r} within {timeout} s")
         return found
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for its end and return its exit status (-N: ended by signal N); CommandFailed if it goes on."""
         try:
             status = self._popen.wait(timeout)

@@ -5,7 +5,8 @@ import socket
 from typing import Literal, NamedTuple
 
 from .host import Host
-from .process import Process
+from .process import PATIENCE, Process
+from .swallowed import ALL_PACKETS, swallowed
 
 Protocol = Literal["tcp", "udp"]
 
@@ -28,15 +29,14 @@ def answering(host: Host, port: int, protocol: Protocol = "tcp", *, ipv6: bool =
     return listener
 
 
-def call(  # noqa: PLR0913  both ends of a connection
-    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source_port: int = 0, timeout: float = 2.0
+def call(  # noqa: PLR0913 - both ends of a connection
+    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source: str = "", source_port: int = 0
 ) -> socket.socket:
-    """Connect a socket that lives in `host`; ConnectionRefusedError or TimeoutError (seconds) if it cannot."""
-    ipv6 = ipaddress.ip_address(address).version == 6
-    remote = host.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, _KINDS[protocol])
+    """Connect a socket that lives in `host`; ConnectionRefusedError if rejected, TimeoutError after PATIENCE."""
+    remote = _new_socket(host, address, protocol)
     try:
-        remote.settimeout(timeout)
-        remote.bind(("::" if ipv6 else "0.0.0.0", source_port))
+        remote.settimeout(PATIENCE)
+        remote.bind((source, source_port))
         remote.connect((address, port))
     except OSError:
         remote.close()
@@ -44,12 +44,24 @@ def call(  # noqa: PLR0913  both ends of a connection
     return remote
 
 
-def ask(  # noqa: PLR0913  likewise
-    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source_port: int = 0, timeout: float = 2.0
+def ask(  # noqa: PLR0913 - both ends of a connection
+    host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source: str = "", source_port: int = 0
 ) -> Answer:
-    """Ask a listener once, from `host`; ConnectionRefusedError or TimeoutError (seconds) if none answers."""
-    with call(host, address, port, protocol, source_port=source_port, timeout=timeout) as remote:
+    """Ask a listener once, from `host`; ConnectionRefusedError if rejected, TimeoutError after PATIENCE."""
+    with call(host, address, port, protocol, source=source, source_port=source_port) as remote:
         return put(remote)
+
+
+def swallows(firewall: Host, caller: Host, address: str, port: int, protocol: Protocol = "tcp") -> bool:
+    """Return whether `firewall` drops what `caller` sends to this address: neither sends it on nor answers it."""
+    watching = firewall.socket(socket.AF_PACKET, socket.SOCK_DGRAM, ALL_PACKETS)
+    with watching, _new_socket(caller, address, protocol) as calling:
+        return swallowed(watching, calling, (address, port))
+
+
+def _new_socket(host: Host, address: str, protocol: Protocol) -> socket.socket:
+    ipv6 = ipaddress.ip_address(address).version == 6
+    return host.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, _KINDS[protocol])
 
 
 def put(remote: socket.socket, question: str = "who am I?") -> Answer:

@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from .host import Host
+from .process import PATIENCE
 from .wireguard import STATIC_RULES, Forward, Iptables, Peer, client_conf, make_keys, server_conf
-
-HANDSHAKE_TIMEOUT = "7"  # seconds: a handshake takes milliseconds; one whose packet was lost starts again after 5
 
 
 class _Cable(NamedTuple):
@@ -156,7 +155,8 @@ def _addresses(device: str, ipv4: str, ipv6: str) -> tuple[str, ...]:
 
 
 def _reach_server(client: Host) -> None:
-    client.run("ping", "-q", "-c1", f"-W{HANDSHAKE_TIMEOUT}", "10.100.0.1")
+    for address in ("10.100.0.1", "2001:470:100::1"):
+        client.run("ping", "-q", "-c1", f"-w{PATIENCE:.0f}", address)
 
 
 def _forget_session(client: Host) -> None:
