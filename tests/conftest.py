@@ -1,5 +1,7 @@
 """Shared by all tests: the lab's fixtures, the hypothesis profile, and the skipping of tests that need root."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +14,12 @@ settings.register_profile("igd", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("igd")
 
 ROOT_FIXTURES = {"root", "alone"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give each worker a lock of its own for the programs of iptables, and for igd: the machine's is one for all."""
+    os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("run") / "xtables.lock")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,10 +12,11 @@ from igd.firewall.backend import Backend
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
-from tests.firewall.calling import call, waiting
+from tests.firewall.calling import Transport, call, listener
+from tests.firewall.entries import entry
 from tests.firewall.listings import SITE, marks
-from tests.firewall.reaching import PATIENCE, Transport, entry
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEER6, REMOTE, REMOTE6, ThreeHosts, joined, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEER6, REMOTE, REMOTE6, ThreeHosts, await_ipv6, joined, run
+from tests.lab import PATIENCE
 
 PORT = 5351
 ANYCAST = replace(SITE, anycast=True)
@@ -54,13 +55,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote, the server, where the test is, and a peer."""
-    with three_hosts() as made:
-        yield made
-
-
 @contextlib.contextmanager
 def standing(kind: Callable[[Site], Backend], site: Site) -> Iterator[Backend]:
     """Give a backend with a mapping that would take the packets, were it asked."""
@@ -84,6 +78,7 @@ def stranger(family: Family, where: int, transport: Transport, port: int) -> soc
         run("ip", "link", "set", "lo", "up")
         nodad = ["nodad"] if family.kind == socket.AF_INET6 else []  # without it, it cannot be used at once
         run("ip", "address", "add", family.anycast, "dev", "lo", *nodad)
+        await_ipv6()
         made = socket.socket(family.kind, socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM)
     made.settimeout(PATIENCE)
     made.bind((family.anycast, port))
@@ -129,7 +124,7 @@ def test_the_same_port_of_others_stays_theirs(
 ) -> None:
     with joined(hosts.remote):
         run("ip", "route", "replace", family.peer, "via", family.outside)
-    with standing(kind, ANYCAST), waiting(hosts.remote, "udp", PORT, family=family.kind) as remote:
+    with standing(kind, ANYCAST), listener(hosts.remote, "udp", PORT, family=family.kind) as remote:
         source = (family.peer, 5000)
         assert call(hosts.peer, "udp", (family.remote, PORT), remote, source) == source
 
@@ -152,6 +147,7 @@ def test_of_several_addresses_the_kernels_first_is_the_servers(
     """The same as whoever asks rtnetlink is told first; what was added last, in IPv6."""
     nodad = ["nodad"] * (family is IPV6)
     run("ip", "address", "add", family.second, "dev", "wg0", *nodad)
+    await_ipv6()
     shown = json.loads(run("ip", "-j", "address", "show", "dev", "wg0", "scope", "global"))[0]["addr_info"]
     first = next(each["local"] for each in shown if each["family"] == ("inet" if family is IPV4 else "inet6"))
     assert first == family.first

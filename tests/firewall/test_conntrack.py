@@ -19,18 +19,20 @@ from igd.firewall.conntrack import Conntrack, Flow, Translation, parse
 from igd.firewall.netlink import Netlink, NetlinkError
 from igd.firewall.nfnetlink import Message, attribute, nested, u8, u32
 from igd.firewall.site import MARK
-from tests.firewall.reaching import PATIENCE, caller, entry, listener
+from tests.firewall.calling import caller, listener
+from tests.firewall.entries import entry
 from tests.firewall.three_hosts import (
     EXTERNAL,
     PEER,
     PEER6,
     REMOTE,
     ThreeHosts,
+    await_ipv6,
     joined,
     new_namespace,
     run,
-    three_hosts,
 )
+from tests.lab import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -124,13 +126,13 @@ def tracker() -> Iterator[Conntrack]:
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote, the server, where the test is, and a peer, who has the other peer's addresses as well."""
-    with three_hosts() as made:
-        with joined(made.peer):
-            run("ip", "address", "add", f"{OTHER_PEER}/24", "dev", "eth0")
-            run("ip", "address", "add", f"{OTHER_PEER6}/64", "dev", "eth0", "nodad")
-        yield made
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    """Return a remote, the server, where the test is, and a peer, who has the other peer's addresses as well."""
+    with joined(hosts.peer):
+        run("ip", "address", "add", f"{OTHER_PEER}/24", "dev", "eth0")
+        run("ip", "address", "add", f"{OTHER_PEER6}/64", "dev", "eth0", "nodad")
+        await_ipv6()
+    return hosts
 
 
 def make(flows: Iterable[Made]) -> None:

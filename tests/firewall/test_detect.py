@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, new_namespace, run, three_hosts
+from tests.firewall.calling import call_from_remote, listener
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, run, three_hosts
 
 
 def facts(*legacy: str, nf_tables: bool = True, nft: bool = False, library: bool = True) -> Facts:
@@ -76,12 +77,6 @@ def test_without_python_iptables_its_backend_is_refused(found: Facts) -> None:
 def test_without_nf_tables_and_without_python_iptables_no_backend_works(legacy: tuple[str, ...]) -> None:
     with pytest.raises(FirewallError, match=INSTALL):
         choose("auto", facts(*legacy, nf_tables=False, library=False))
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
 
 
 PROBES: list[tuple[str, list[str], Facts]] = [
@@ -176,12 +171,12 @@ def test_beside_rules_of_nftables_only_nftables_lets_the_operators_redirections_
     kind: Callable[[Site], firewall.Backend], winner: int
 ) -> None:
     """Of two nat chains with one priority the later comes first: so a host with rules of both kinds gets nftables."""
-    with three_hosts() as hosts, hosts.listening("udp", winner) as listener:
+    with three_hosts() as hosts, listener(hosts.peer, "udp", winner) as waiting:
         run(
             "iptables-nft", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-j", "DNAT", "--to-destination", f"{PEER}:22"
         )
         mapping = PortMapping(TransportProtocol.UDP, 8043, Endpoint(PEER, 8043), "peer")
         backend = kind(Site("ext0", "wg0", PEERS))
         backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
-        assert hosts.talk("udp", 8043, listener) == REMOTE
+        assert call_from_remote(hosts, "udp", 8043, waiting) == REMOTE
         backend.close()

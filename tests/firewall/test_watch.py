@@ -11,8 +11,9 @@ from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
 from igd.firewall.watch import UNKNOWN, ForeignChanges, Watch
-from tests.firewall.reaching import entry
+from tests.firewall.entries import entry
 from tests.firewall.three_hosts import PEERS, new_namespace, run
+from tests.lab import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +48,7 @@ def watch(backend: Nftables) -> Iterator[Watch]:
 )
 def test_what_others_do_is_told_apart(watch: Watch, command: str, heard: ForeignChanges) -> None:
     run(*command.split())
-    assert select.select([watch], [], [], 5)[0]
+    assert select.select([watch], [], [], PATIENCE)[0]
     found = watch.read()
     assert ForeignChanges(sorted(set(found.ours)), sorted(set(found.forward)), found.rules) == heard
     assert watch.read() == NOTHING

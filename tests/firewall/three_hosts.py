@@ -9,13 +9,16 @@ server's while the fixture lasts.
 
 import contextlib
 import ctypes
+import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+
+from tests.lab import PATIENCE, until
+from tests.lab.namespaces import SYSCTLS
 
 EXTERNAL = IPv4Address("60.60.60.1")
 REMOTE = "60.60.60.2"
@@ -25,6 +28,7 @@ PEER6 = IPv6Address("2001:470:100::2")
 PEERS = (IPv4Network("10.100.0.0/24"), IPv6Network("2001:470:100::/64"))
 
 CLONE_NEWNET = 0x40000000
+_MACS = "02:00:00:00:00:01", "02:00:00:00:00:02"  # of the server, and of the host at the other end
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,8 +52,8 @@ def new_namespace() -> Iterator[int]:
     before = _own_namespace()
     _checked(_libc.unshare(CLONE_NEWNET))
     inside = _own_namespace()
-    for which in ("all", "default"):  # without it, an IPv6 address may not be used for a second or two
-        Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
+    for name, _, value in (setting.partition("=") for setting in SYSCTLS):
+        Path("/proc/sys/net", name).write_text(value)
     try:
         yield inside
     finally:
@@ -72,7 +76,7 @@ def joined(namespace: int) -> Iterator[None]:
 
 def run(*command: str, text: str | None = None) -> str:
     """Give what a program printed; raise where it failed."""
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
 
@@ -83,59 +87,11 @@ def _ip(*lines: str) -> None:
 
 @dataclass(frozen=True)
 class ThreeHosts:
-    """The namespaces' descriptors, and sockets inside them."""
+    """The namespaces' descriptors."""
 
     remote: int
     server: int
     peer: int
-
-    def listening(self, protocol: str, port: int, where: int | None = None) -> socket.socket:
-        """Give a socket on the peer (or elsewhere) that waits for connections or datagrams."""
-        with joined(self.peer if where is None else where):
-            kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-            listener = socket.socket(socket.AF_INET, kind)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.settimeout(5)
-            listener.bind(("0.0.0.0", port))
-            if protocol == "tcp":
-                listener.listen()
-            return listener
-
-    def talk(self, protocol: str, port: int, listener: socket.socket, patience: float = 5) -> str | None:
-        """Send "hello" from the remote to the external address, answer it, and give the source address that was seen.
-
-        None: what was sent did not arrive, or its answer did not, within `patience` seconds.
-        """
-        with joined(self.remote):
-            kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-            caller = socket.socket(socket.AF_INET, kind)
-        listener.settimeout(patience)
-        caller.settimeout(patience)
-        with caller, contextlib.suppress(TimeoutError, ConnectionError, OSError):
-            caller.connect((str(EXTERNAL), port))
-            return _over_tcp(caller, listener) if protocol == "tcp" else _over_udp(caller, listener)
-        return None
-
-
-def _over_tcp(caller: socket.socket, listener: socket.socket) -> str:
-    answering, source = listener.accept()
-    with answering:
-        answering.settimeout(5)
-        caller.sendall(b"hello")
-        assert answering.recv(64) == b"hello"
-        answering.sendall(b"hello yourself")
-        assert caller.recv(64) == b"hello yourself"
-    return str(source[0])
-
-
-def _over_udp(caller: socket.socket, listener: socket.socket) -> str:
-    for _round in range(2):  # the second time the flow is no longer new
-        caller.send(b"hello")
-        data, source = listener.recvfrom(64)
-        assert data == b"hello"
-        listener.sendto(b"hello yourself", source)
-        assert caller.recv(64) == b"hello yourself"
-    return str(source[0])
 
 
 @contextlib.contextmanager
@@ -157,20 +113,49 @@ def _wire(remote: int, peer: int) -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     own = f"/proc/{os.getpid()}/fd"
+    # A link that has the same index as its other end is told of its carrier up to a second late (linkwatch).
     _ip(
-        f"link add ext0 type veth peer name eth0 netns {own}/{remote}",
-        f"link add wg0 type veth peer name eth0 netns {own}/{peer}",
+        f"link add ext0 index 10 address {_MACS[0]} type veth peer name eth0 address {_MACS[1]} netns {own}/{remote}",
+        f"link add wg0 index 11 address {_MACS[0]} type veth peer name eth0 address {_MACS[1]} netns {own}/{peer}",
         *_addresses("ext0", f"{EXTERNAL}/24", "2001:470:60::1/64"),
         *_addresses("wg0", "10.100.0.1/24", "2001:470:100::1/64"),
-        "link set lo up",
+        *_neighbours("ext0", _MACS[1], REMOTE, REMOTE6),
+        *_neighbours("wg0", _MACS[1], str(PEER), str(PEER6)),
     )
     with joined(remote):
-        _ip(*_addresses("eth0", f"{REMOTE}/24", f"{REMOTE6}/64"), "route add ::/0 via 2001:470:60::1")
+        _ip(
+            *_addresses("eth0", f"{REMOTE}/24", f"{REMOTE6}/64"),
+            *_neighbours("eth0", _MACS[0], str(EXTERNAL), "2001:470:60::1"),
+            "route add ::/0 via 2001:470:60::1",
+        )
     with joined(peer):
-        routes = ("route add default via 10.100.0.1", "route add ::/0 via 2001:470:100::1")
-        _ip(*_addresses("eth0", f"{PEER}/24", f"{PEER6}/64"), *routes)
+        _ip(
+            *_addresses("eth0", f"{PEER}/24", f"{PEER6}/64"),
+            *_neighbours("eth0", _MACS[0], "10.100.0.1", "2001:470:100::1"),
+            "route add default via 10.100.0.1",
+            "route add ::/0 via 2001:470:100::1",
+        )
+    # Until a link has its carrier, packets are lost. It is shown before it is complete, under a lock that `set` awaits.
+    until(lambda: run("ip", "-brief", "link", "show", "up").count(" UP ") == 2, 0.01)
+    _ip("link set lo up")
+    for namespace in (None, remote, peer):
+        with joined(namespace) if namespace else contextlib.nullcontext():
+            await_ipv6()
+
+
+def await_ipv6() -> None:
+    """Return once every IPv6 address of this namespace receives packets: the kernel adds the routes later."""
+    links = json.loads(run("ip", "-6", "-json", "address", "show"))
+    addresses = {info["local"] for link in links for info in link["addr_info"]}
+    show = "ip -6 -json route show table local".split()
+    until(lambda: addresses <= {route["dst"] for route in json.loads(run(*show))}, 0.01)
 
 
 def _addresses(link: str, ipv4: str, ipv6: str) -> tuple[str, ...]:
     # nodad: without it an IPv6 address cannot be used for a second or two
     return (f"address add {ipv4} dev {link}", f"address add {ipv6} dev {link} nodad", f"link set {link} up")
+
+
+def _neighbours(link: str, mac: str, *addresses: str) -> tuple[str, ...]:
+    """Nothing is delayed or lost while an address is resolved: what the server forwards leaves it at once."""
+    return tuple(f"neighbour add {address} lladdr {mac} dev {link} nud permanent" for address in addresses)

@@ -1,8 +1,6 @@
 """Marked flows, and no others, pass forward chains that drop: with real packets of both IP versions."""
 
-import contextlib
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -12,16 +10,14 @@ from igd.firewall.forward.forward import Forward
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
+from tests.firewall.calling import Transport, call, listener
 from tests.firewall.three_hosts import (
     EXTERNAL,
     PEER,
     PEER6,
     PEERS,
     ThreeHosts,
-    joined,
-    new_namespace,
     run,
-    three_hosts,
 )
 
 pytestmark = pytest.mark.root
@@ -79,46 +75,17 @@ def everything() -> list[str]:
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        run("nft", "-f", "-", text=MARKING)
-        yield hosts
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    run("nft", "-f", "-", text=MARKING)
+    return hosts
 
 
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
-
-
-def passes(hosts: ThreeHosts, version: Literal[4, 6], protocol: str, port: int, patience: float = 3) -> bool:
-    """Return whether what the remote sends to the port reaches the peer, and the answer the remote."""
+def passes(hosts: ThreeHosts, version: Literal[4, 6], protocol: Transport, port: int) -> bool:
+    """Return whether a call from the remote to the port reaches the peer, and its answer the remote, or is rejected."""
+    to, at = (str(EXTERNAL), "") if version == 4 else (str(PEER6), "::")
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with joined(hosts.peer):
-        listener = socket.socket(family, kind)
-    with joined(hosts.remote):
-        caller = socket.socket(family, kind)
-    with listener, caller:
-        listener.settimeout(patience)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        caller.settimeout(patience)
-        listener.bind(("", port))
-        with contextlib.suppress(OSError):
-            if protocol == "tcp":
-                listener.listen()
-            caller.connect((str(EXTERNAL if version == 4 else PEER6), port))
-            return _answered(caller, listener, protocol)
-    return False
-
-
-def _answered(caller: socket.socket, listener: socket.socket, protocol: str) -> bool:
-    caller.send(b"hello")
-    if protocol == "tcp":
-        with listener.accept()[0] as connection:
-            return connection.recv(64) == b"hello" and connection.send(b"answer") > 0 and caller.recv(64) == b"answer"
-    listener.sendto(b"answer", listener.recvfrom(64)[1])
-    return caller.recv(64) == b"answer"
+    with listener(hosts.peer, protocol, port, at, family=family) as peer:
+        return call(hosts.remote, protocol, (to, port), peer) is not None
 
 
 IPTABLES = ["iptables-nft", "ip6tables-nft"]
@@ -140,29 +107,33 @@ FIREWALLS: list[tuple[list[str], str | None]] = [
 @pytest.mark.parametrize(("firewalls", "forward_chain"), FIREWALLS)
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_marked_flows_get_in_and_nothing_else(
-    hosts: ThreeHosts, firewalls: list[str], forward_chain: str | None, protocol: str, caplog: pytest.LogCaptureFixture
+    hosts: ThreeHosts,
+    firewalls: list[str],
+    forward_chain: str | None,
+    protocol: Transport,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     load(firewalls)
     before = everything()
     forward = Forward(replace(SITE, forward_chain=forward_chain))
-    assert not passes(hosts, 4, protocol, MAPPED, patience=0.1)
-    assert not passes(hosts, 6, protocol, MAPPED, patience=0.1)
+    assert not passes(hosts, 4, protocol, MAPPED)
+    assert not passes(hosts, 6, protocol, MAPPED)
     forward.ensure()
     assert passes(hosts, 4, protocol, MAPPED)
     assert passes(hosts, 6, protocol, MAPPED)
-    assert not passes(hosts, 4, protocol, OTHER, patience=0.1)
-    assert not passes(hosts, 6, protocol, OTHER, patience=0.1)
+    assert not passes(hosts, 4, protocol, OTHER)
+    assert not passes(hosts, 6, protocol, OTHER)
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
     Forward(SITE).remove()  # another process, without `forward_chain`
-    assert not passes(hosts, 4, protocol, MAPPED, patience=0.1)
-    assert not passes(hosts, 6, protocol, MAPPED, patience=0.1)
+    assert not passes(hosts, 4, protocol, MAPPED)
+    assert not passes(hosts, 6, protocol, MAPPED)
     assert everything() == before
 
 
 @pytest.mark.parametrize(("family", "version"), [("ip", 4), ("ip6", 6)])
 def test_a_native_chain_of_one_family(hosts: ThreeHosts, family: str, version: Literal[4, 6]) -> None:
     load([family])
-    assert not passes(hosts, version, "udp", MAPPED, patience=0.1)
+    assert not passes(hosts, version, "udp", MAPPED)
     Forward(replace(SITE, forward_chain=f"{family} mine forward")).ensure()
     assert passes(hosts, version, "udp", MAPPED)
 

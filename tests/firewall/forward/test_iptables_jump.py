@@ -1,7 +1,7 @@
 """The jump in the operator's FORWARD, in the real kernel: what gets in, what stays out, and what is left behind."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, new_namespace, run, three_hosts
+from tests.firewall.calling import Transport, call_from_remote, listener
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, run
 
 pytestmark = pytest.mark.root
 
@@ -40,18 +41,6 @@ COMMIT
 """
 
 
-@pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        yield hosts
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
-
-
 def sh(command: str) -> None:
     run(*shlex.split(command))
 
@@ -74,7 +63,7 @@ def legacy_tables() -> tuple[str, str]:
 @pytest.mark.parametrize("kind", [Nftables, Iptables])
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_mapped_traffic_gets_in_and_nothing_else(
-    hosts: ThreeHosts, flavour: str, kind: Callable[[Site], Backend], protocol: str
+    hosts: ThreeHosts, flavour: str, kind: Callable[[Site], Backend], protocol: Transport
 ) -> None:
     """The operator's own redirection, which he did not accept, stays shut, and so does the way without any."""
     run(f"{flavour}-restore", text=REJECTING)
@@ -83,13 +72,13 @@ def test_mapped_traffic_gets_in_and_nothing_else(
     backend, jump = kind(SITE), ForwardJump(SITE)
     mapping = PortMapping(TransportProtocol[protocol.upper()], 8043, Endpoint(PEER, 8043), "peer")
     backend.replace_all([EXTERNAL], [Entry(mapping, Lease(60.0))], 0.0)
-    with hosts.listening(protocol, 8043) as mapped, hosts.listening(protocol, 9000) as operators:
-        assert hosts.talk(protocol, 8043, mapped, patience=0.1) is None
+    with listener(hosts.peer, protocol, 8043) as mapped, listener(hosts.peer, protocol, 9000) as operators:
+        assert call_from_remote(hosts, protocol, 8043, mapped) is None
         jump.ensure()
-        assert hosts.talk(protocol, 8043, mapped) == REMOTE
-        assert hosts.talk(protocol, 9000, operators, patience=0.1) is None
+        assert call_from_remote(hosts, protocol, 8043, mapped) == REMOTE
+        assert call_from_remote(hosts, protocol, 9000, operators) is None
         jump.remove()
-        assert hosts.talk(protocol, 8043, mapped, patience=0.1) is None
+        assert call_from_remote(hosts, protocol, 8043, mapped) is None
     backend.remove_all()
     backend.close()
     assert rules(flavour) == before
@@ -102,8 +91,8 @@ def test_a_packet_passes_both_flavours_so_both_get_the_jump(hosts: ThreeHosts) -
     for flavour in ("iptables-nft", "iptables-legacy"):
         run(f"{flavour}-restore", text=REJECTING)
     jump.ensure()
-    with hosts.listening("tcp", 8043) as mapped:
-        assert hosts.talk("tcp", 8043, mapped) == REMOTE
+    with listener(hosts.peer, "tcp", 8043) as mapped:
+        assert call_from_remote(hosts, "tcp", 8043, mapped) == REMOTE
     backend.close()
 
 
@@ -435,7 +424,8 @@ def test_a_failing_program_leaves_the_rules_as_they_were(
     before = rules("iptables-nft")
     put_in(tmp_path / "iptables-nft-restore", FAILING[what].replace("REAL", "/usr/sbin/iptables-nft-restore"))
     monkeypatch.setattr(xtables, "_PATH", f"{tmp_path}:{PROGRAMS}")
-    monkeypatch.setattr(xtables, "_TIMEOUT", 0.5)
+    if what == "endless":
+        monkeypatch.setattr(xtables, "_TIMEOUT", 3)
     with pytest.raises(FirewallError, match="iptables-nft-restore"):
         ForwardJump(SITE).ensure()
     assert rules("iptables-nft") == before

@@ -3,7 +3,6 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from igd.firewall.forward.nft_rule import ForwardRule, NftChain, named
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
 from igd.firewall.site import Site
-from tests.firewall.three_hosts import PEERS, new_namespace, run
+from tests.firewall.three_hosts import PEERS, run
 
 SITE = Site("ext0", "wg0", PEERS, forward_chain="inet filter forward")
 OTHER = replace(SITE, wireguard="wg1")
@@ -36,12 +35,6 @@ def accepts(interface: str = "wg0", mark: int = 0x1000_0000) -> list[str]:
         f'{way} "{interface}" ct mark & {mark:#010x} == {mark:#010x} accept comment "igd {interface}"'
         for way in ("oifname", "iifname")
     ]
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from igd.firewall.legacy import table
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.operator_rules.operators_dnat import OperatorsDnat
 from igd.firewall.site import Site
+from tests.firewall.calling import Transport, call_from_remote, listener
 from tests.firewall.legacy.test_iptables_traffic import from_remote, seen
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, joined, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, joined, run
 
 pytestmark = pytest.mark.root
 
@@ -49,12 +50,11 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        with joined(hosts.peer):
-            run("ip", "address", "add", f"{OTHER_PEER}/24", "dev", "eth0")
-        run("iptables-legacy-restore", "-w", text=OPERATOR)
-        yield hosts
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    with joined(hosts.peer):
+        run("ip", "address", "add", f"{OTHER_PEER}/24", "dev", "eth0")
+    run("iptables-legacy-restore", "-w", text=OPERATOR)
+    return hosts
 
 
 def mapped(external: int) -> list[Entry]:
@@ -83,35 +83,35 @@ def rules() -> str:
 
 
 @BOTH
-def test_mapped_flows_pass_and_the_remote_keeps_its_address(hosts: ThreeHosts, protocol: str) -> None:
+def test_mapped_flows_pass_and_the_remote_keeps_its_address(hosts: ThreeHosts, protocol: Transport) -> None:
     before = rules()
     with running():
         source = from_remote(hosts, protocol)
         assert source is not None
         assert source[0] == REMOTE
     assert rules() == before
-    assert from_remote(hosts, protocol, patience=0.3) is None
+    assert from_remote(hosts, protocol) is None
 
 
 @BOTH
 @pytest.mark.parametrize("external", [8043, 80])
-def test_the_operators_redirections_come_first(hosts: ThreeHosts, protocol: str, external: int) -> None:
+def test_the_operators_redirections_come_first(hosts: ThreeHosts, protocol: Transport, external: int) -> None:
     """Even for a mapping of the same port: the hook of legacy's nat has priority -100, ours -80."""
-    with running(external=external), hosts.listening(protocol, 8080) as operators:
-        assert hosts.talk(protocol, 80, operators) == REMOTE
+    with running(external=external), listener(hosts.peer, protocol, 8080) as operators:
+        assert call_from_remote(hosts, protocol, 80, operators) == REMOTE
 
 
 @BOTH
 @pytest.mark.parametrize("site", [SITE, PRESERVING], ids=["usual", "preserving"])
-def test_hairpin_and_masquerade_stand_beside_each_other(hosts: ThreeHosts, protocol: str, site: Site) -> None:
+def test_hairpin_and_masquerade_stand_beside_each_other(hosts: ThreeHosts, protocol: Transport, site: Site) -> None:
     with running(site):
-        listen, call = (hosts.peer, ("0.0.0.0", 9043)), (hosts.peer, (OTHER_PEER, 0))
-        hairpin = seen(protocol, listen=listen, call=call, to=(str(EXTERNAL), 8043))
+        listen, caller = (hosts.peer, ("0.0.0.0", 9043)), (hosts.peer, (OTHER_PEER, 0))
+        hairpin = seen(protocol, listen=listen, caller=caller, to=(str(EXTERNAL), 8043))
         assert hairpin is not None
         assert hairpin[0] == SERVER_INSIDE
         run("conntrack", "-F")
         out = (hosts.peer, (OTHER_PEER, 9044))
-        sent = seen(protocol, listen=(hosts.remote, ("0.0.0.0", 5000)), call=out, to=(REMOTE, 5000))
+        sent = seen(protocol, listen=(hosts.remote, ("0.0.0.0", 5000)), caller=out, to=(REMOTE, 5000))
         assert sent == (str(EXTERNAL), 9044), "the operator's MASQUERADE"
 
 
@@ -119,7 +119,7 @@ def test_a_preserved_source_port_is_chosen_before_the_operators_masquerade(hosts
     with running(PRESERVING):
         run("conntrack", "-F")
         out = (hosts.peer, (str(PEER), 9043))
-        assert seen("udp", listen=(hosts.remote, ("0.0.0.0", 5000)), call=out, to=(REMOTE, 5000)) == (
+        assert seen("udp", listen=(hosts.remote, ("0.0.0.0", 5000)), caller=out, to=(REMOTE, 5000)) == (
             str(EXTERNAL),
             8043,
         )

@@ -17,6 +17,7 @@ from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.xtables_lock import xtables_lock
 from igd.firewall.site import MARK, Site
+from tests.firewall.calling import Transport, call_from_remote, listener
 from tests.firewall.three_hosts import (
     EXTERNAL,
     PEER,
@@ -24,10 +25,9 @@ from tests.firewall.three_hosts import (
     REMOTE,
     ThreeHosts,
     joined,
-    new_namespace,
     run,
-    three_hosts,
 )
+from tests.lab import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -69,18 +69,6 @@ HELD = [
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        yield hosts
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
-
-
-@pytest.fixture
 def backend() -> Iterator[Iptables]:
     backend = Iptables(SITE)
     yield backend
@@ -89,26 +77,26 @@ def backend() -> Iterator[Iptables]:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_traffic_arrives_from_its_true_source_and_is_answered(
-    hosts: ThreeHosts, backend: Iptables, protocol: str
+    hosts: ThreeHosts, backend: Iptables, protocol: Transport
 ) -> None:
     backend.replace_all([EXTERNAL], [], 0.0)
-    with hosts.listening(protocol, 9043) as listener:
-        assert hosts.talk(protocol, 8043, listener, patience=0.2) is None
+    with listener(hosts.peer, protocol, 9043) as waiting:
+        assert call_from_remote(hosts, protocol, 8043, waiting) is None
         mapping = entry(TransportProtocol[protocol.upper()], 8043, inside=9043)
         run("conntrack", "-F")  # a packet sent too early has made a flow without translation
         backend.apply([opened(mapping)], 0.0)
-        assert hosts.talk(protocol, 8043, listener) == REMOTE
+        assert call_from_remote(hosts, protocol, 8043, waiting) == REMOTE
         backend.apply([closed(mapping)], 0.0)
         run("conntrack", "-F")
-        assert hosts.talk(protocol, 8043, listener, patience=0.2) is None
+        assert call_from_remote(hosts, protocol, 8043, waiting) is None
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_the_operators_own_redirection_wins(hosts: ThreeHosts, backend: Iptables, protocol: str) -> None:
+def test_the_operators_own_redirection_wins(hosts: ThreeHosts, backend: Iptables, protocol: Transport) -> None:
     nat("-A", "PREROUTING", "-p", protocol, "--dport", "8043", "-j", "DNAT", "--to-destination", f"{PEER}:22")
     backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
-    with hosts.listening(protocol, 22) as operators, hosts.listening(protocol, 8043):
-        assert hosts.talk(protocol, 8043, operators) == REMOTE
+    with listener(hosts.peer, protocol, 22) as operators, listener(hosts.peer, protocol, 8043):
+        assert call_from_remote(hosts, protocol, 8043, operators) == REMOTE
 
 
 def test_only_our_flows_carry_the_mark_and_marks_of_others_stay(hosts: ThreeHosts, backend: Iptables) -> None:
@@ -116,15 +104,15 @@ def test_only_our_flows_carry_the_mark_and_marks_of_others_stay(hosts: ThreeHost
     run("iptables-legacy", "-w", "-t", "mangle", "-A", "PREROUTING", "-j", "CONNMARK", "--set-xmark", "0x5/0xff")
     nat("-A", "PREROUTING", "-p", "tcp", "--dport", "8001", "-j", "DNAT", "--to-destination", str(PEER))
     backend.replace_all([EXTERNAL], [TCP_8043, UDP_8043], 0.0)
-    flows = [
+    flows: list[tuple[Transport, int, int]] = [
         ("tcp", 8043, hosts.peer),
         ("udp", 8043, hosts.peer),
         ("tcp", 8001, hosts.peer),
         ("tcp", 8002, hosts.server),
     ]
     for protocol, port, where in flows:
-        with hosts.listening(protocol, port, where) as listener:
-            assert hosts.talk(protocol, port, listener) == REMOTE
+        with listener(where, protocol, port) as waiting:
+            assert call_from_remote(hosts, protocol, port, waiting) == REMOTE
     with joined(hosts.peer), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outgoing:
         outgoing.sendto(b"forwarded, without translation", (REMOTE, 8003))
     assert marks() == {
@@ -294,7 +282,7 @@ def test_no_update_is_lost_beside_a_busy_operator(backend: Iptables) -> None:
 def assert_locked_out() -> None:
     """Exit status 4 is RESOURCE_PROBLEM; without -w 1 the program would wait for ever."""
     command = ["iptables-legacy", "-w", "1", "-t", "nat", "-L"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 4
     assert "xtables lock" in done.stderr
 
@@ -302,7 +290,7 @@ def assert_locked_out() -> None:
 @pytest.mark.usefixtures("alone")
 def test_the_lock_is_that_of_iptables_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XTABLES_LOCKFILE")
-    with xtables_lock(timeout=5):
+    with xtables_lock(timeout=PATIENCE):
         assert_locked_out()
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from igd.firewall.nft.nftables import Nftables
+from tests.firewall.entries import entry
 from tests.firewall.listings import ANYCAST, HAIRPIN, HEAD, LEADING, LISTING, NOT_LED, SITE, TAIL, listing
-from tests.firewall.reaching import entry
 from tests.firewall.three_hosts import EXTERNAL, new_namespace, run
 
 pytestmark = pytest.mark.root

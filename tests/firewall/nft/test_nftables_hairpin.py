@@ -2,33 +2,30 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from igd.firewall.nft.nftables import Nftables
-from tests.firewall.calling import call, waiting
+from tests.firewall.calling import TRANSPORTS, Transport, call, listener
+from tests.firewall.entries import entry
 from tests.firewall.listings import SITE, marks
-from tests.firewall.reaching import Transport, entry
-from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, joined, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, joined, run
 
 pytestmark = pytest.mark.root
 
-TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
 PUBLIC = str(EXTERNAL)
 ANOTHER = "10.100.0.3"  # as if of another peer, whose packets to the first would not take the tunnel
 SERVER = "10.100.0.1"
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote, the server, where the test is, and a peer with two addresses."""
-    with three_hosts() as made:
-        with joined(made.peer):
-            run("ip", "address", "add", f"{ANOTHER}/24", "dev", "eth0")
-        yield made
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    """Return a remote, the server, where the test is, and a peer with two addresses."""
+    with joined(hosts.peer):
+        run("ip", "address", "add", f"{ANOTHER}/24", "dev", "eth0")
+    return hosts
 
 
 @pytest.mark.parametrize("mark", [SITE.mark, 0x40])
@@ -38,7 +35,7 @@ def test_peers_are_led_and_the_answers_come_back_through_the_server(
 ) -> None:
     with contextlib.closing(Nftables(replace(SITE, mark=mark))) as gateway:
         gateway.replace_all([EXTERNAL], [entry(8043, 80, transport)], now=0)
-        with waiting(hosts.peer, transport, 80) as peer:
+        with listener(hosts.peer, transport, 80) as peer:
             for source in (str(PEER), ANOTHER):
                 seen = call(hosts.peer, transport, (PUBLIC, 8043), peer, (source, 5000))
                 assert seen is not None
@@ -49,14 +46,14 @@ def test_peers_are_led_and_the_answers_come_back_through_the_server(
 def test_who_comes_from_the_internet_is_seen_as_who_he_is(hosts: ThreeHosts, transport: Transport) -> None:
     with contextlib.closing(Nftables(SITE)) as gateway:
         gateway.replace_all([EXTERNAL], [entry(8043, 80, transport)], now=0)
-        with waiting(hosts.peer, transport, 80) as peer:
+        with listener(hosts.peer, transport, 80) as peer:
             assert call(hosts.remote, transport, (PUBLIC, 8043), peer, (REMOTE, 5000)) == (REMOTE, 5000)
 
 
 def test_what_is_not_ours_keeps_its_source(hosts: ThreeHosts) -> None:
     """A redirection of the operator's, from the tunnel into the tunnel."""
     run("iptables-nft", *"-t nat -A PREROUTING -p udp --dport 8044 -j DNAT --to 10.100.0.2:80".split())
-    with contextlib.closing(Nftables(SITE)) as gateway, waiting(hosts.peer, "udp", 80) as peer:
+    with contextlib.closing(Nftables(SITE)) as gateway, listener(hosts.peer, "udp", 80) as peer:
         gateway.replace_all([EXTERNAL], [entry(8043, 80)], now=0)
         with joined(hosts.peer):  # to which its own address comes from outside
             Path("/proc/sys/net/ipv4/conf/eth0/accept_local").write_text("1")
@@ -71,7 +68,7 @@ def test_what_is_not_ours_keeps_its_source(hosts: ThreeHosts) -> None:
 def test_without_hairpin_the_server_itself_answers_peers(hosts: ThreeHosts, transport: Transport) -> None:
     with contextlib.closing(Nftables(replace(SITE, hairpin=False))) as gateway:
         gateway.replace_all([EXTERNAL], [entry(8043, protocol=transport)], now=0)
-        with waiting(hosts.peer, transport, 8043) as peer:
+        with listener(hosts.peer, transport, 8043) as peer:
             assert call(hosts.peer, transport, (PUBLIC, 8043), peer, (ANOTHER, 0)) is None
             assert call(hosts.remote, transport, (PUBLIC, 8043), peer, (REMOTE, 5000)) == (REMOTE, 5000)
         assert set(marks().values()) <= {0, SITE.mark}

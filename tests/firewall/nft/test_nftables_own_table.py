@@ -13,22 +13,15 @@ from igd.core.mapping import Change
 from igd.firewall.backend import FirewallError
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.site import Site
-from tests.firewall.calling import call, waiting
+from tests.firewall.calling import call, listener
+from tests.firewall.entries import entry
 from tests.firewall.listings import LISTING, SITE, held, listing
-from tests.firewall.reaching import entry
-from tests.firewall.three_hosts import EXTERNAL, REMOTE, ThreeHosts, new_namespace, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, REMOTE, ThreeHosts, new_namespace, run
 
 pytestmark = pytest.mark.root
 
 OWN = replace(SITE, own_table=True)
 PUBLIC = str(EXTERNAL)
-
-
-@pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote, the server, where the test is, and a peer."""
-    with three_hosts() as made:
-        yield made
 
 
 @pytest.fixture
@@ -111,7 +104,7 @@ def test_it_outlives_its_owner_and_is_taken_over_with_all_that_is_in_it(hosts: T
         owner.send_signal(signal.SIGKILL)
         owner.wait()
     assert held() == {("udp", 8043): ("10.100.0.2", 80, 530)}
-    with waiting(hosts.peer, "udp", 80) as peer, contextlib.closing(Nftables(OWN)) as heir:
+    with listener(hosts.peer, "udp", 80) as peer, contextlib.closing(Nftables(OWN)) as heir:
         assert call(hosts.remote, "udp", (PUBLIC, 8043), peer, (REMOTE, 5000)) == (REMOTE, 5000)
         handles = run("nft", "-a", "list", "map", "inet", "igd_wg0", "mappings")
         heir.replace_all([EXTERNAL], [entry(8043, 80)], now=0)

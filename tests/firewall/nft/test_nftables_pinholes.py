@@ -2,24 +2,20 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Network
-from pathlib import Path
 
 import pytest
 
 from igd.core.mapping import Change, Endpoint, Entry, Lease, Pinhole, Remote, TransportProtocol
 from igd.firewall.nft import elements as elements_
 from igd.firewall.nft.nftables import Nftables
-from tests.firewall.calling import SocketAddress, call, waiting
+from tests.firewall.calling import TRANSPORTS, SocketAddress, Transport, call, listener
 from tests.firewall.listings import SITE, elements, listing, marks
-from tests.firewall.reaching import Transport
-from tests.firewall.three_hosts import EXTERNAL, PEER6, REMOTE6, ThreeHosts, joined, new_namespace, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER6, REMOTE6, ThreeHosts, await_ipv6, joined, run
 
 pytestmark = pytest.mark.root
 
-TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
 OTHER6 = "2001:470:60::4"  # the remote's second address
 
 FIREWALL = """
@@ -36,29 +32,13 @@ table ip6 filter {
 
 
 @pytest.fixture
-def backend() -> Iterator[Nftables]:
-    """Give a backend in a network namespace of its own; the test is in it too."""
-    with new_namespace(), contextlib.closing(Nftables(SITE)) as made:
-        yield made
-
-
-@pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote with two addresses, the server, where the test is and FORWARD refuses, and a peer."""
-    with three_hosts() as made:
-        with joined(made.remote):
-            run("ip", "address", "add", f"{OTHER6}/64", "dev", "eth0", "nodad")
-        run("nft", "-f", "-", text=FIREWALL)
-        Path("/proc/sys/net/ipv6/icmp/ratelimit").write_text("0")  # refusals come at once
-        yield made
-
-
-@pytest.fixture
-def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:
-    """Give a backend on the server."""
-    assert hosts
-    with contextlib.closing(Nftables(SITE)) as made:
-        yield made
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    """Return a remote with two addresses, the server, where the test is and FORWARD refuses, and a peer."""
+    with joined(hosts.remote):
+        run("ip", "address", "add", f"{OTHER6}/64", "dev", "eth0", "nodad")
+        await_ipv6()
+    run("nft", "-f", "-", text=FIREWALL)
+    return hosts
 
 
 def pinhole(port: int, transport: str = "udp", *remotes: Remote, until: float = 120) -> Entry:
@@ -73,7 +53,7 @@ def remote(network: str, port: int = 0) -> Remote:
 def reached(
     hosts: ThreeHosts, transport: Transport, port: int, source: SocketAddress = (REMOTE6, 0)
 ) -> SocketAddress | None:
-    with waiting(hosts.peer, transport, port, family=socket.AF_INET6) as peer:
+    with listener(hosts.peer, transport, port, family=socket.AF_INET6) as peer:
         return call(hosts.remote, transport, (str(PEER6), port), peer, source)
 
 
@@ -130,7 +110,7 @@ def test_a_flow_that_was_there_before_is_not_marked(hosts: ThreeHosts, gateway: 
 def test_a_service_of_the_servers_is_not_hidden(hosts: ThreeHosts, gateway: Nftables) -> None:
     gateway.replace_all([EXTERNAL], [pinhole(8043)], now=0)
     own = "2001:470:60::1"
-    with waiting(hosts.server, "udp", 8043, family=socket.AF_INET6) as server:
+    with listener(hosts.server, "udp", 8043, family=socket.AF_INET6) as server:
         assert call(hosts.remote, "udp", (own, 8043), server, (REMOTE6, 5000)) == (REMOTE6, 5000)
 
 

@@ -11,10 +11,10 @@ import pytest
 from igd.core.mapping import Change, Endpoint, Entry, Lease, PortMapping, Remote, TransportProtocol
 from igd.firewall.nft import elements as elements_
 from igd.firewall.nft.nftables import Nftables
-from tests.firewall.calling import SocketAddress, call, waiting
+from tests.firewall.calling import SocketAddress, Transport, call, listener
+from tests.firewall.entries import entry
 from tests.firewall.listings import SITE, elements, listing
-from tests.firewall.reaching import Transport, entry
-from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, REMOTE, ThreeHosts, run
 
 pytestmark = pytest.mark.root
 
@@ -29,11 +29,10 @@ _next_port = count(9000)
 
 
 @pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    """Give a remote, the server, where the test is and the operator masquerades, and a peer."""
-    with three_hosts() as made:
-        run("iptables-nft", *MASQUERADE)
-        yield made
+def hosts(hosts: ThreeHosts) -> ThreeHosts:
+    """Return a remote, the server, where the test is and the operator masquerades, and a peer."""
+    run("iptables-nft", *MASQUERADE)
+    return hosts
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:
 def leaves_from(hosts: ThreeHosts, inside: int = INSIDE, transport: Transport = "udp") -> SocketAddress:
     """Call from a port of the peer, each time another port of the remote, and give the source that it sees."""
     port = next(_next_port)
-    with waiting(hosts.remote, transport, port) as remote:
+    with listener(hosts.remote, transport, port) as remote:
         seen = call(hosts.peer, transport, (REMOTE, port), remote, (str(PEER), inside))
     assert seen is not None
     return seen
@@ -86,10 +85,10 @@ def test_without_the_option_the_operators_line_decides(hosts: ThreeHosts) -> Non
 
 def test_who_answers_comes_in_by_the_mapping_and_by_the_flow(hosts: ThreeHosts, gateway: Nftables) -> None:
     gateway.replace_all([EXTERNAL], [entry(8043, INSIDE)], now=0)
-    with waiting(hosts.peer, "udp", INSIDE) as peer:
+    with listener(hosts.peer, "udp", INSIDE) as peer:
         assert call(hosts.remote, "udp", (PUBLIC, 8043), peer, (REMOTE, 5000)) == (REMOTE, 5000)
     assert leaves_from(hosts) == (PUBLIC, 8043)
-    with waiting(hosts.peer, "udp", INSIDE) as peer:
+    with listener(hosts.peer, "udp", INSIDE) as peer:
         assert call(hosts.remote, "udp", (PUBLIC, 8043), peer, (REMOTE, 5001)) == (REMOTE, 5001)
 
 

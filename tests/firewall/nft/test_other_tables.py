@@ -11,8 +11,8 @@ from igd.core.mapping import Change, Entry, Remote, TransportProtocol
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.nft.other_tables import OtherTables
 from igd.firewall.operator_rules.xtables import nft_tables
+from tests.firewall.entries import entry
 from tests.firewall.listings import SITE
-from tests.firewall.reaching import entry
 from tests.firewall.three_hosts import EXTERNAL, new_namespace, run
 
 pytestmark = pytest.mark.root

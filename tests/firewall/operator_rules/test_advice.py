@@ -1,9 +1,6 @@
 """The lines that operators are told: where nothing is wrong none, and where one is followed the packets pass."""
 
-import contextlib
 import re
-import socket
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -15,8 +12,9 @@ from igd.firewall.operator_rules.advice import advice, forward_advice, input_adv
 from igd.firewall.operator_rules.nft_rules import parse
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.site import Site
+from tests.firewall.calling import Transport, call, call_from_remote, listener, swallows
 from tests.firewall.mapped_flows import MAPPED, PORT
-from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, joined, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEERS, REMOTE, ThreeHosts, run
 from tests.lab.host import Host
 
 SITE = Site("ext0", "wg0", PEERS)
@@ -60,32 +58,19 @@ table inet filter {
 """
 
 
-@pytest.fixture
-def hosts() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        yield hosts
-
-
 def lines_of(sentence: str) -> list[str]:
     """Take the lines out of a sentence, as an operator would copy them."""
     return re.split(r" and (?=ip|ufw|firewall-cmd|nft )", re.split(r"lets them in: |by hand: ", sentence)[-1])
 
 
 def gets_in(hosts: ThreeHosts, protocol: TransportProtocol, port: int) -> bool:
-    """Send something from the peer to the server, and say whether it arrives."""
-    kind = socket.SOCK_STREAM if protocol is TransportProtocol.TCP else socket.SOCK_DGRAM
-    with joined(hosts.peer):
-        caller = socket.socket(socket.AF_INET, kind)
-    caller.settimeout(0.3)
-    with caller, hosts.listening(protocol.name.lower(), port, hosts.server) as listener:
-        listener.settimeout(0.3)
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            caller.connect(("10.100.0.1", port))
-            if protocol is TransportProtocol.TCP:
-                return True  # the kernel shook hands
-            caller.send(b"hello")
-            return listener.recv(9) == b"hello"
-    return False
+    """Return whether the server accepts what the peer sends to it, and does not drop it."""
+    transport: Transport = "tcp" if protocol is TransportProtocol.TCP else "udp"
+    to = ("10.100.0.1", port)
+    if swallows(hosts.server, hosts.peer, transport, to):
+        return False
+    with listener(hosts.server, transport, port) as waiting:
+        return call(hosts.peer, transport, to, waiting) is not None
 
 
 @pytest.mark.root
@@ -152,7 +137,7 @@ def test_ipv6_is_of_no_interest_where_no_peer_has_it() -> None:
 @pytest.mark.root
 def test_ufw() -> None:
     with Host("ufw") as host:
-        host.run("ufw", "--force", "enable", timeout=30)
+        host.run("ufw", "--force", "enable")
         with host.entered():
             sentences = advice(SITE, PORTS, OWN)
         assert [lines_of(sentence) for sentence in sentences] == [
@@ -160,7 +145,7 @@ def test_ufw() -> None:
         ]
         for sentence in sentences:
             for line in lines_of(sentence):
-                host.run("sh", "-c", line, timeout=30)
+                host.run("sh", "-c", line)
         with host.entered():
             assert advice(SITE, PORTS, OWN) == []
 
@@ -195,15 +180,15 @@ def test_mapped_flows_pass_by_the_line(hosts: ThreeHosts) -> None:
     run("nft", "-f", "-", text=MAPPED + SERVER)
     (sentence,) = advice(SITE, PORTS, OWN)
     assert 'forward_chain = "inet filter forward"' in sentence
-    with hosts.listening("udp", PORT) as listener:
-        assert hosts.talk("udp", PORT, listener, patience=0.3) is None
+    with listener(hosts.peer, "udp", PORT) as waiting:
+        assert swallows(hosts.server, hosts.remote, "udp", (str(EXTERNAL), PORT))
         for line in lines_of(sentence):
             assert line == "nft insert rule inet filter forward ct mark and 0x10000000 == 0x10000000 accept"
             run("sh", "-c", line)
         assert advice(SITE, PORTS, OWN) == []
-        assert hosts.talk("udp", PORT, listener) == REMOTE
-    with hosts.listening("tcp", PORT) as listener:
-        assert hosts.talk("tcp", PORT, listener) == REMOTE
+        assert call_from_remote(hosts, "udp", PORT, waiting) == REMOTE
+    with listener(hosts.peer, "tcp", PORT) as waiting:
+        assert call_from_remote(hosts, "tcp", PORT, waiting) == REMOTE
 
 
 @pytest.mark.root

@@ -12,8 +12,9 @@ from igd.firewall.operator_rules.nft_rules import Table, parse
 from igd.firewall.operator_rules.packet import Version, packets
 from igd.firewall.operator_rules.verdict import Obstacle, find_obstacle
 from igd.firewall.site import Site
+from tests.firewall.calling import call_from_remote, listener
 from tests.firewall.mapped_flows import MAPPED, PORT
-from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, new_namespace, run, three_hosts
+from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run, three_hosts
 
 SITE = Site("ext0", "wg0", PEERS, hairpin=False)
 CAPTURES = Path(__file__).parents[2] / "captures" / "firewalld"
@@ -60,12 +61,6 @@ CASES: list[tuple[str, str, str, str | None]] = [
     ("by protocol", "drop", "meta l4proto vmap { tcp : accept, udp : accept }", None),
     ("IPv6 alone", "accept", "meta nfproto ipv6 drop", None),
 ]
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        yield
 
 
 def load(policy: str, rules: str) -> None:
@@ -206,5 +201,5 @@ def test_what_is_said_to_pass_passes(mapped: ThreeHosts, policy: str, forward: s
         event("may not pass")
         return
     for protocol in ("tcp", "udp"):
-        with mapped.listening(protocol, PORT) as listener:
-            assert mapped.talk(protocol, PORT, listener) == REMOTE
+        with listener(mapped.peer, protocol, PORT) as waiting:
+            assert call_from_remote(mapped, protocol, PORT, waiting) == REMOTE

@@ -1,7 +1,6 @@
 """Which ports the operator's own redirections have: lines as he has them, random ones, and the kernel's."""
 
 import shlex
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
@@ -14,7 +13,7 @@ from igd.firewall.operator_rules.nft_rules import parse as parse_native
 from igd.firewall.operator_rules.operators_dnat import OperatorsDnat, taken
 from igd.firewall.operator_rules.saved_rules import parse
 from igd.firewall.site import Site
-from tests.firewall.three_hosts import EXTERNAL, PEERS, new_namespace, run
+from tests.firewall.three_hosts import EXTERNAL, PEERS, run
 
 SITE = Site("ext0", "wg0", PEERS)
 ALL = [(1, 65535)]
@@ -101,10 +100,8 @@ def test_taken(rules: str, tcp: list[tuple[int, int]], udp: list[tuple[int, int]
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    with new_namespace():
-        run("ip", "link", "set", "lo", "up")
-        yield
+def alone(alone: None) -> None:  # noqa: ARG001 - in that namespace
+    run("ip", "link", "set", "lo", "up")
 
 
 def load_native(rule: str) -> None:

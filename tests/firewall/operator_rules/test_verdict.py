@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from igd.firewall.operator_rules.saved_rules import parse
 from igd.firewall.operator_rules.verdict import find_obstacle, packets
 from igd.firewall.site import Site
+from tests.firewall.calling import call_from_remote, listener
 from tests.firewall.mapped_flows import MAPPED, PORT
 from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run, three_hosts
 
@@ -255,5 +256,5 @@ def test_what_is_said_to_pass_passes(
         event("may not pass")
         return
     for protocol in ("tcp", "udp"):
-        with mapped.listening(protocol, PORT) as listener:
-            assert mapped.talk(protocol, PORT, listener) == REMOTE
+        with listener(mapped.peer, protocol, PORT) as waiting:
+            assert call_from_remote(mapped, protocol, PORT, waiting) == REMOTE
