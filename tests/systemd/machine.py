@@ -9,12 +9,11 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from tests.lab import CommandFailed, Host, Process
+from tests.lab import PATIENCE, CommandFailed, Host, Process
 
 from .tree import CHECKOUT
 
 UNITS = CHECKOUT / "systemd"
-BOOT_TIMEOUT = 30.0
 _ROOT = "/run/machine/root"
 
 # All of it lies in the host's mount namespace and ends with it, but for the cgroup: a machine whose owner was killed
@@ -97,7 +96,7 @@ class Machine:
             building.callback(self._remove_cgroup)
             ready = building.enter_context(self._host.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             ready.bind(f"\0{_READY_SOCKET}")
-            ready.settimeout(BOOT_TIMEOUT)
+            ready.settimeout(PATIENCE)
             nspawn = building.enter_context(
                 self._host.start("env", *_NSPAWN_ENVIRONMENT, "sh", "-c", _BOOT, "sh", self._cgroup, *_NSPAWN, *_INIT)
             )
@@ -115,7 +114,7 @@ class Machine:
         self,
         *argv: str,
         check: bool = True,
-        timeout: float = 15.0,
+        timeout: float = PATIENCE,
         input: str | None = None,  # noqa: A002
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end as root; CommandFailed as Host.run does."""
@@ -131,11 +130,11 @@ class Machine:
         found = dict(line.split("=", 1) for line in lines)
         return tuple(found[name] for name in properties)
 
-    def await_state(self, unit: str, state: str, timeout: float = 15.0) -> None:
+    def await_state(self, unit: str, state: str) -> None:
         """Return when the unit is in this ActiveState and nothing more is to be done about it; CommandFailed."""
         settled = f'[ "$(systemctl show --property=ActiveState,Job --value {unit} | xargs)" = {state} ]'
         try:
-            self.run("timeout", str(timeout), "sh", "-c", f"until {settled}; do sleep 0.05; done", timeout=timeout + 5)
+            self.run("sh", "-c", f"until {settled}; do sleep 0.05; done")
         except CommandFailed as late:
             raise AssertionError(f"{unit} is not {state}:\n{self.log(unit)}") from late
 

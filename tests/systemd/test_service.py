@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.e2e.serving import PUBLIC, REMOTE, rules, upnpc
-from tests.lab import Answer, Lab, answering, ask
+from tests.lab import PATIENCE, Answer, Lab, answering, ask
 from tests.lab.fixtures import requires_root
 from tests.lab.wireguard import Forward, Iptables
 from tests.systemd.booted import (
@@ -28,7 +28,7 @@ _NO_CAPABILITIES = "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n"
 
 def _connect_client(lab: Lab) -> None:
     lab.wg_up(lab.c1)
-    lab.c1.run("ping", "-q", "-c1", "-W7", "10.100.0.1")
+    lab.c1.run("ping", "-q", "-c1", f"-w{PATIENCE:.0f}", "10.100.0.1")
 
 
 def _capabilities(machine: Machine, process: int) -> int:
@@ -66,7 +66,7 @@ def test_traffic_before_and_after_a_crash(  # noqa: PLR0913
             with machine.start("journalctl", "--follow", "--lines=0", "--output=cat", f"--unit={SERVICE}") as journal:
                 machine.run("systemctl", "kill", "--signal=KILL", SERVICE)
                 assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
-                journal.wait_for("ready for the peers of wg0", 20)
+                journal.wait_for("ready for the peers of wg0")
             assert assert_serves(machine) != first
             assert "8043" in machine.run("/opt/igd/bin/igd", "list", "wg0").stdout
             assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
