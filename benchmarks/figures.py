@@ -18,7 +18,7 @@ class Series:
         return statistics.median(self.values)
 
     def shown(self, scale: float = 1.0, digits: int = 2) -> str:
-        """Give the median and, in brackets, the quartiles."""
+        """Return the median and, in brackets, the quartiles."""
         low, _, high = (
             statistics.quantiles(self.values, n=4, method="inclusive") if self.values[1:] else self.values * 3
         )

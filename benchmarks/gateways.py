@@ -105,7 +105,7 @@ class Gateway:
     control: Control
 
     def processor_seconds(self) -> float:
-        """Give the processor time of all its threads (see clock_getcpuclockid(3)), and of its children that ended."""
+        """Return the processor time of all its threads (see clock_getcpuclockid(3)), and of its children that ended."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         children = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")  # cutime and cstime of proc(5)
         return time.clock_gettime((~self.pid << 3) | 2) + children
@@ -182,7 +182,7 @@ def _forget_requests(lab: Lab) -> None:
 
 
 def filled(number: int) -> tuple[TransportProtocol, int]:
-    """Give protocol and port of a mapping by its number, from 0."""
+    """Return protocol and port of a mapping by its number, from 0."""
     return (TransportProtocol.UDP if number % 2 else TransportProtocol.TCP), _FIRST_FILLED_PORT + number // 2
 
 

@@ -108,6 +108,6 @@ def _talk(outside: socket.socket, inside: socket.socket) -> None:
 
 
 def _arrived(lab: Lab) -> int:
-    """Give how many packets the client's end of the cable has received (the second column of /proc/net/dev)."""
+    """Return how many packets the client's end of the cable has received (the second column of /proc/net/dev)."""
     lines = Path(f"/proc/{lab.c1.pid}/net/dev").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[2]) for line in lines if line.split()[0] == f"{_CABLE}:")

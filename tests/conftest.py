@@ -1,4 +1,4 @@
-"""Shared by all tests: the lab's fixtures, the hypothesis profile, and the skipping of tests that need root."""
+"""Shared by all tests: the lab, a lock of iptables' for each worker, the hypothesis profile, and the need for root."""
 
 import os
 
@@ -18,7 +18,7 @@ ROOT_FIXTURES = {"root", "alone"}
 
 @pytest.fixture(scope="session", autouse=True)
 def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give each worker a lock of its own for the programs of iptables, and for igd: the machine's is one for all."""
+    """Let iptables' programs and igd use a lock of this worker's: for the machine's own they would wait, or fail."""
     os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("run") / "xtables.lock")
 
 

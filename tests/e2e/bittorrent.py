@@ -3,9 +3,9 @@
     bittorrent.py seed TORRENT DIRECTORY [upnp|natpmp|upnp,natpmp]
     bittorrent.py fetch TORRENT DIRECTORY ADDRESS PORT
 
-It knows no tracker, no DHT and no local discovery. `seed` maps its port, by UPnP unless told otherwise (libtorrent's
-"natpmp" is PCP, where the gateway knows that), and goes on until SIGTERM; `fetch` connects to the one peer that it is
-told, and ends when it has everything.
+It uses no tracker, no DHT and no local discovery. `seed` maps its port, by UPnP unless other protocols are given
+(libtorrent's "natpmp" is PCP, where the gateway supports that), and runs until SIGTERM; `fetch` connects to this one
+peer, and ends when it has everything.
 """
 
 import signal
@@ -34,14 +34,14 @@ def _session(torrent: str, directory: str, mappers: Collection[str]) -> tuple[An
     return session, session.add_torrent(wanted)
 
 
-def _alerts(session: Any) -> Iterator[Any]:  # noqa: ANN401  libtorrent has no types
+def _alerts(session: Any) -> Iterator[Any]:  # noqa: ANN401 - libtorrent has no types
     while True:
         session.wait_for_alert(_ALERT_MILLISECONDS)
         yield None
         yield from session.pop_alerts()
 
 
-def _tell(*words: object) -> None:
+def _print(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
@@ -56,11 +56,11 @@ def seed(torrent: str, directory: str, mappers: str = "upnp") -> None:
             return  # the session's end waits until the ports are closed
         if isinstance(alert, libtorrent.portmap_alert):
             mapper = str(alert.map_transport)
-            _tell("mapped", str(alert.map_protocol).upper(), alert.external_port, "by", mapper)
+            _print("mapped", str(alert.map_protocol).upper(), alert.external_port, "by", mapper)
         elif isinstance(alert, libtorrent.portmap_error_alert):
-            _tell(alert.message())
+            _print(alert.message())
         elif isinstance(alert, libtorrent.incoming_connection_alert):
-            _tell("visited by", alert.endpoint[0])
+            _print("visited by", alert.endpoint[0])
 
 
 def fetch(torrent: str, directory: str, address: str, port: str) -> None:
@@ -69,7 +69,7 @@ def fetch(torrent: str, directory: str, address: str, port: str) -> None:
     handle.connect_peer((address, int(port)))
     for alert in _alerts(session):
         if isinstance(alert, libtorrent.torrent_finished_alert):
-            _tell("complete")
+            _print("complete")
             return
 
 

@@ -18,7 +18,7 @@ NONE: Arguments = {}
 
 
 class Response(NamedTuple):
-    """What came back: the status of HTTP, and all bytes after the status line."""
+    """A response: the HTTP status, and all bytes after the status line."""
 
     status: int
     rest: bytes
@@ -53,7 +53,7 @@ def exchange(client: Host, request: bytes, *, source: str = "") -> Response:
 
 
 def head(action: str, headers: Mapping[str, object]) -> bytes:
-    """Give request line and headers of a control request; these headers are added, or left out where they are None."""
+    """Return request line and headers of a control request; these headers are added, or left out if None."""
     fields: dict[str, object] = {
         "Host": f"{GATEWAY}:2869",
         "Content-Type": 'text/xml; charset="utf-8"',
@@ -65,7 +65,7 @@ def head(action: str, headers: Mapping[str, object]) -> bytes:
 
 
 def body(action: str, arguments: Arguments = NONE) -> bytes:
-    """Give a control request's envelope; each argument is named without its "New"."""
+    """Return a control request's envelope; each argument is named without its "New"."""
     inside = "".join(f"<New{name}>{value}</New{name}>" for name, value in arguments.items())
     return (
         '<?xml version="1.0"?>\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" '
@@ -80,7 +80,7 @@ def post(client: Host, action: str, content: bytes, *, source: str = "") -> Resp
 
 
 def ask(client: Host, action: str, arguments: Arguments = NONE, *, source: str = "") -> int:
-    """Ask for an action; give 200, or the error's code where the answer is one (UPnP Device Architecture §3.2.5)."""
+    """Invoke an action; return 200, or the code of a UPnP error (UPnP Device Architecture §3.2.5)."""
     response = post(client, action, body(action, arguments), source=source)
     if response.status != 500:
         return response.status
@@ -90,7 +90,7 @@ def ask(client: Host, action: str, arguments: Arguments = NONE, *, source: str =
 
 
 def add(client: Host, arguments: Arguments = NONE, *, source: str = "") -> int:
-    """Ask for AddPortMapping, with these arguments instead of good ones for c1; give what `ask` gives."""
+    """Invoke AddPortMapping, with these arguments instead of valid ones for c1; return what `ask` returns."""
     good: Arguments = {
         "RemoteHost": "",
         "ExternalPort": 9001,
@@ -105,5 +105,5 @@ def add(client: Host, arguments: Arguments = NONE, *, source: str = "") -> int:
 
 
 def key(external_port: int, protocol: str = "TCP") -> Arguments:
-    """Give the arguments that name a mapping."""
+    """Return the arguments that name a mapping."""
     return {"RemoteHost": "", "ExternalPort": external_port, "Protocol": protocol}

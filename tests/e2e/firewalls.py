@@ -14,9 +14,9 @@ ALLOWED, FORGOTTEN = 80, 81
 
 @dataclass(frozen=True)
 class Firewall:
-    """How a server is made, and what its operator then loads; `igd` is what he tells igd about it.
+    """How a server is built, and what its operator then loads; `igd` is the operator's configuration for it.
 
-    `forgets`: what he forgot to let through is dropped, and not just let through with all else.
+    `forgets`: FORWARD drops the DNAT that the operator did not accept, instead of accepting everything.
     """
 
     name: str
@@ -156,7 +156,7 @@ FIREWALLS = (
 
 @contextmanager
 def loaded(firewall: Firewall, lab: Lab) -> Iterator[None]:
-    """Have the server behind this firewall."""
+    """Load this firewall on the server, and undo at the end what outlives its host."""
     with ExitStack() as stack:
         firewall.load(lab.srv, stack)
         yield

@@ -35,7 +35,7 @@ def start(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Process:
 
 @contextmanager
 def serving(lab: Lab, config: str = "", command: Sequence[str] = IGD) -> Iterator[Process]:
-    """Let igd serve meanwhile, and see that it ends with 0."""
+    """Run igd, and assert that it ends with exit status 0."""
     with start(lab, config, command) as process:
         yield process
         assert process.stop() == 0, process.lines
@@ -53,7 +53,7 @@ def decisions(lab: Lab) -> dict[str, int]:
 
 
 def mappings(lab: Lab) -> list[dict[str, Any]]:
-    """Give what `igd list --json` prints."""
+    """Return what `igd list --json` prints."""
     listed: list[dict[str, Any]] = json.loads(igd(lab, "list", "wg0", "--json").stdout)
     return listed
 
@@ -83,17 +83,17 @@ def assert_only_aged(before: Listed, after: Listed) -> None:
 
 
 def ports(lab: Lab) -> list[tuple[str, int]]:
-    """Give protocol and external port of all mappings in igd's table."""
+    """Return protocol and external port of all mappings in igd's table."""
     return [(mapping["protocol"], mapping["external_port"]) for mapping in mappings(lab)]
 
 
 def upnpc(client: Host, *words: str) -> str:
-    """Run upnpc without its two seconds of discovery; CommandFailed shows what it said."""
+    """Run upnpc without its two seconds of discovery; CommandFailed shows what it printed."""
     return client.run("upnpc", "-u", f"http://{GATEWAY}:2869/1/device.xml", *words).stdout
 
 
 def held(lab: Lab) -> list[tuple[str, int]]:
-    """Give protocol and external port of all mappings in the kernel's map."""
+    """Return protocol and external port of all mappings in the kernel's map."""
     listing = json.loads(lab.srv.run("nft", "-j", "list", "map", "inet", "igd_wg0", "mappings").stdout)
     (found,) = (item["map"] for item in listing["nftables"] if "map" in item)
     keys = (element["elem"]["val"]["concat"] for element, _ in found.get("elem", ()))
@@ -101,27 +101,27 @@ def held(lab: Lab) -> list[tuple[str, int]]:
 
 
 def rules(lab: Lab) -> str:
-    """Give all rules of the server, as the three programs print them, without what changes by itself."""
+    """Return all rules of the server, as the three programs print them, without what changes by itself."""
     nftables = lab.srv.run("nft", "-s", "list", "ruleset").stdout
     nftables = re.sub(r"elements = \{ ([^}]*) \}", _one_a_line, nftables)
     nft_save = lab.srv.run("iptables-nft-save").stdout
-    # Who asks about a table of iptables-legacy creates it, and nobody can take it away: an empty one counts as none.
+    # Listing a table of iptables-legacy creates it, and it cannot be deleted: an empty one counts as none.
     legacy_save = re.sub(r"(?m)^(:\w+ ACCEPT|\*|COMMIT).*\n", "", lab.srv.run("iptables-legacy-save").stdout)
     return nftables + re.sub(r"(?m)^#.*\n| \[\d+:\d+\]", "", nft_save + legacy_save)
 
 
 def _one_a_line(elements: re.Match[str]) -> str:
-    """Give the elements without their timeouts; their order means nothing."""
+    """Return the elements without their timeouts; their order means nothing."""
     return "\n".join(sorted(re.sub(r" timeout [^:]*", "", element) for element in re.split(r",\s*", elements[1])))
 
 
 def operators_rules(lab: Lab) -> str:
-    """Give the server's rules without those of igd."""
+    """Return the server's rules without those of igd."""
     blocks = re.sub(r"(?ms)^(\t?)(table inet|chain) igd_wg0 \{$.*?^\1\}\n", "", rules(lab))
     return "\n".join(line for line in blocks.splitlines() if line and "igd" not in line)
 
 
 def flows(lab: Lab, port: int) -> list[str]:
-    """Give the flows to this port of the public address that connection tracking knows."""
+    """Return the flows to this port of the public address that connection tracking knows."""
     known = lab.srv.run("conntrack", "-L", "--orig-dst", PUBLIC).stdout.splitlines()
     return [flow for flow in known if re.search(rf" dport={port} (\[UNREPLIED\] )?src=", flow)]

@@ -1,4 +1,4 @@
-"""What an igd that is not running has kept of its leases, changed for the next one to find."""
+"""Edit the leases that a stopped igd has stored, for the next one to load."""
 
 import sys
 

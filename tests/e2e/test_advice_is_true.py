@@ -1,4 +1,4 @@
-"""What igd's log tells an operator to do about his firewall is exactly what helps."""
+"""The commands that igd's log advises for a firewall are exactly what is needed."""
 
 import re
 
@@ -12,8 +12,8 @@ from tests.lab.fixtures import needs, requires_root
 pytestmark = requires_root
 
 
-def told_behind(process: Process, introduction: str) -> list[str]:
-    """Give what the log says helps; it has said so when igd is ready."""
+def advice_after(process: Process, introduction: str) -> list[str]:
+    """Return the advice in the log after this introduction; it is complete when igd is ready."""
     return [line.partition(introduction)[2] for line in process.lines if introduction in line]
 
 
@@ -24,17 +24,17 @@ def test_the_lines_for_ufw_let_peers_in() -> None:
             lab.srv.run("ufw", *words.split())
         try:
             with serving(lab) as process, answering(lab.c1, 8043):
-                told = told_behind(process, "this lets them in: ")
+                advised = advice_after(process, "this lets them in: ")
                 ports = ("1900 proto udp", "2869 proto tcp", "5351 proto udp")
-                assert told == [f"ufw allow in on wg0 to any port {port}" for port in ports]
+                assert advised == [f"ufw allow in on wg0 to any port {port}" for port in ports]
                 assert swallows(lab.srv, lab.c1, GATEWAY, 2869)
-                for line in told:
+                for line in advised:
                     lab.srv.run(*line.split())
-                said = lab.c1.run("upnpc", *f"-a {C1} 8043 8043 tcp 300".split()).stdout
-                assert f"Found valid IGD : http://{GATEWAY}:2869/" in said
-                assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043" in said
-                said = lab.c1.run("natpmpc", *f"-g {GATEWAY} -a 8044 8043 tcp 300".split()).stdout
-                assert "Mapped public port 8044 protocol TCP to local port 8043" in said
+                printed = lab.c1.run("upnpc", *f"-a {C1} 8043 8043 tcp 300".split()).stdout
+                assert f"Found valid IGD : http://{GATEWAY}:2869/" in printed
+                assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043" in printed
+                printed = lab.c1.run("natpmpc", *f"-g {GATEWAY} -a 8044 8043 tcp 300".split()).stdout
+                assert "Mapped public port 8044 protocol TCP to local port 8043" in printed
                 for port in (8043, 8044):
                     assert ask(lab.net, PUBLIC, port).source == REMOTE
         finally:
@@ -51,7 +51,7 @@ def test_the_line_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped(back
         answering(lab.c1, 8043),
         serving(lab, f'[firewall]\nbackend = "{backend}"\n') as process,
     ):
-        (line,) = told_behind(process, "or by hand: ")
+        (line,) = advice_after(process, "or by hand: ")
         assert line == "nft insert rule inet filter forward ct mark and 0x10000000 == 0x10000000 accept"
         upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
         assert swallows(lab.srv, lab.net, PUBLIC, 8043)
@@ -60,14 +60,14 @@ def test_the_line_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped(back
 
 
 def test_the_setting_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped() -> None:
-    """The other of the two remedies that the same line of the log tells."""
+    """The other of the two remedies in the same line of the log."""
     needs("nft", "upnpc")
     native = next(firewall for firewall in FIREWALLS if firewall.name == "native-drop")
     with Lab(forward=native.forward) as lab, loaded(native, lab), answering(lab.c1, 8043):
         with serving(lab) as process:
-            told = re.search(r"what helps is (forward_chain = .*) under (\[firewall\]),", "\n".join(process.lines))
-            assert told
-        with serving(lab, f"{told[2]}\n{told[1]}\n") as process:
-            assert told_behind(process, "what helps is ") == []
+            advised = re.search(r"what helps is (forward_chain = .*) under (\[firewall\]),", "\n".join(process.lines))
+            assert advised
+        with serving(lab, f"{advised[2]}\n{advised[1]}\n") as process:
+            assert advice_after(process, "what helps is ") == []
             upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
             assert ask(lab.net, PUBLIC, 8043).source == REMOTE

@@ -1,4 +1,4 @@
-"""Mapped traffic passes whatever firewall the server has, and its operator's own rules mean what they meant."""
+"""Mapped traffic passes whatever firewall the server has, and its operator's own rules keep their effect."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -45,16 +45,16 @@ def test_who_does_not_want_it_keeps_peers_from_what_is_mapped(backend: str) -> N
 @BACKENDS
 def test_a_mapped_port_is_the_source_of_what_is_sent_from_inside(backend: str) -> None:
     config = f'[firewall]\nbackend = "{backend}"\npreserve_source_port = true\n'
-    with Lab(forward="drop") as lab, serving(lab, config), _told_ports(lab.net, 9000) as told:
+    with Lab(forward="drop") as lab, serving(lab, config), _sources(lab.net, 9000) as next_source:
         upnpc(lab.c1, "-a", C1, "3074", "50000", "udp", "300")
         for source_port, seen in ((3074, 50000), (3075, 3075)):
             ask(lab.c1, REMOTE, 9000, "udp", source_port=source_port)
-            assert told() == (PUBLIC, seen)
+            assert next_source() == (PUBLIC, seen)
 
 
 @contextmanager
-def _told_ports(host: Host, port: int) -> Iterator[Callable[[], tuple[str, int]]]:
-    """Answer datagrams; tell where the last one seemed to come from."""
+def _sources(host: Host, port: int) -> Iterator[Callable[[], tuple[str, int]]]:
+    """Answer datagrams; yield a function that returns the source of the next one."""
     sources: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("0.0.0.0", port))

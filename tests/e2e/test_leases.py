@@ -1,4 +1,4 @@
-"""A lease ends when it ends, everywhere; a renewed one goes on; and none is lost by a crash or a stop."""
+"""A lease ends everywhere at the same time; a renewed one goes on; and none is lost by a crash or a stop."""
 
 import signal
 import socket
@@ -105,10 +105,10 @@ def _crash(process: Process) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def _echoes(remote: socket.socket, said: bytes) -> bool:
-    """Tell whether socat repeats what it is told on a connection on which it has told the source before."""
-    remote.sendall(said)
-    return remote.recv(4096) == said
+def _echoes(remote: socket.socket, sent: bytes) -> bool:
+    """Return whether socat echoes this on a connection on which it has sent the source already."""
+    remote.sendall(sent)
+    return remote.recv(4096) == sent
 
 
 def test_what_ended_during_a_crash_stays_ended(lab: Lab) -> None:

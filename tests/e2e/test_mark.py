@@ -1,4 +1,4 @@
-"""An operator who uses the default mark bit himself gives another one, and all that depends on it follows."""
+"""An operator who uses the default mark bit configures another one, and everything that depends on it follows."""
 
 import pytest
 
@@ -35,5 +35,5 @@ def test_another_bit_lets_in_what_is_mapped_and_nothing_that_bears_the_default_o
 
 
 def _marks(lab: Lab, port: int) -> set[int]:
-    """Give the marks of the flows to this port of the public address."""
+    """Return the marks of the flows to this port of the public address."""
     return {int(flow.partition(" mark=")[2].split()[0]) for flow in flows(lab, port)}

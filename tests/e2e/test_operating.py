@@ -1,4 +1,4 @@
-"""What an operator does: start, look, stop, make mistakes, and take wg0 down."""
+"""What an operator does: start igd, query it, stop it, make mistakes in its configuration, and take wg0 down."""
 
 import re
 import signal
@@ -21,8 +21,8 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="module")
-def idle(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
-    """A lab without igd, to which each test gives it back; leases may be left in the store."""
+def idle(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+    """Return a lab in which igd does not run before or after a test; leases may be left in the store."""
     with Lab() as lab:
         yield lab
 
@@ -65,9 +65,9 @@ def test_a_port_that_is_taken_is_named(idle: Lab) -> None:
     before = rules(idle)
     with idle.srv.start("socat", "-d", "-d", "TCP4-LISTEN:2869,reuseaddr", "STDOUT") as other:
         other.wait_for("listening on")
-        said = igd(idle, "run", "wg0", check=False)
-    assert said.returncode == 1
-    assert "igd: wg0: [Errno 98] TCP 10.100.0.1:2869: Address already in use\n" in said.stderr
+        printed = igd(idle, "run", "wg0", check=False)
+    assert printed.returncode == 1
+    assert "igd: wg0: [Errno 98] TCP 10.100.0.1:2869: Address already in use\n" in printed.stderr
     assert rules(idle) == before
 
 
@@ -126,9 +126,9 @@ def test_check_names_file_key_and_value_of_each_mistake(tmp_path: Path) -> None:
         'http_prot = 80\nexternal_address = "nowhere"\nallow = ["1024-70000 10.100.0.0/16 1024-65535"]\n'
         '[leases]\nmax = 5\n[firewall]\nbackend = "pf"\n'
     )
-    said = subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stdout) == (2, "")
-    lines = sorted(said.stderr.splitlines())
+    printed = subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=False)
+    assert (printed.returncode, printed.stdout) == (2, "")
+    lines = sorted(printed.stderr.splitlines())
     for line, key, value in zip(
         lines,
         ("allow", "external_address", "firewall.backend", "http_prot", "leases.max"),
@@ -142,20 +142,20 @@ def test_check_names_file_key_and_value_of_each_mistake(tmp_path: Path) -> None:
 def test_run_refuses_the_same_mistakes(idle: Lab, tmp_path: Path) -> None:
     path = tmp_path / "wg0.toml"
     path.write_text("http_prot = 80\n")
-    said = igd(idle, "run", "wg0", "--config", str(path), check=False)
-    assert said.returncode == 2
-    assert said.stderr.startswith(f"igd: {path}: http_prot: unknown key")
+    printed = igd(idle, "run", "wg0", "--config", str(path), check=False)
+    assert printed.returncode == 2
+    assert printed.stderr.startswith(f"igd: {path}: http_prot: unknown key")
 
 
 def test_check_shows_what_would_be_used(tmp_path: Path) -> None:
     path = tmp_path / "wg0.toml"
     path.write_text('[firewall]\nbackend = "iptables"\n')
-    said = subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=True)
-    assert 'backend = "iptables"\n' in said.stdout
-    assert "http_port = 2869\n" in said.stdout
-    assert "allow 1024-65535 0.0.0.0/0 1024-65535" in said.stdout
-    path.write_text(said.stdout)
-    assert subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=True).stdout == said.stdout
+    printed = subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=True)
+    assert 'backend = "iptables"\n' in printed.stdout
+    assert "http_port = 2869\n" in printed.stdout
+    assert "allow 1024-65535 0.0.0.0/0 1024-65535" in printed.stdout
+    path.write_text(printed.stdout)
+    assert subprocess.run((*IGD, "check", path), capture_output=True, text=True, check=True).stdout == printed.stdout
 
 
 def test_the_configuration_is_obeyed(lab: Lab) -> None:
@@ -169,15 +169,15 @@ def test_the_configuration_is_obeyed(lab: Lab) -> None:
         mappings_per_peer = 2
     """
     with serving(lab, config):
-        said = [
+        printed = [
             lab.c1.run("upnpc", "-u", f"http://{GATEWAY}:5000/1/device.xml", "-r", port, "tcp", check=False).stdout
             for port in ("22", "8043", "9000", "8044", "8045")
         ]
-        assert "22 TCP is redirected" in said[0]
-        assert "failed with code 606" in said[1]
-        assert "failed with code 606" in said[2]
-        assert "8044 TCP is redirected to internal 10.100.0.2:8044 (duration=60)" in said[3]
-        assert "failed with code 728" in said[4]
+        assert "22 TCP is redirected" in printed[0]
+        assert "failed with code 606" in printed[1]
+        assert "failed with code 606" in printed[2]
+        assert "8044 TCP is redirected to internal 10.100.0.2:8044 (duration=60)" in printed[3]
+        assert "failed with code 728" in printed[4]
         assert ports(lab) == [("TCP", 22), ("TCP", 8044)]
 
 

@@ -1,4 +1,4 @@
-"""Somebody else loads, flushes or rewrites the server's firewall while igd runs."""
+"""Another program loads, flushes or rewrites the server's firewall while igd runs."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ pytestmark = requires_root
 
 
 @pytest.fixture(scope="module")
-def dropping(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def dropping(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A server whose FORWARD drops."""
     with Lab(forward="drop") as lab:
         yield lab
@@ -48,5 +48,5 @@ def test_a_reloaded_forward_gets_our_jump_back_once(dropping: Lab) -> None:
         assert len(jumps(dropping)) == 1
         assert ask(dropping.net, PUBLIC, 8043).source == REMOTE
     assert jumps(dropping) == []
-    told = [line for line in process.lines if "was changed by" in line]
-    assert len(told) == 1, "not of our own edits, at the start or later"
+    logged = [line for line in process.lines if "was changed by" in line]
+    assert len(logged) == 1, "not of our own edits, at the start or later"

@@ -53,7 +53,7 @@ def test_a_pinhole_is_open_until_it_is_deleted(backend: str) -> None:
 
 
 def _marked_flows(lab: Lab) -> list[str]:
-    """Give the IPv6 flows that bear our mark."""
+    """Return the IPv6 flows that bear our mark."""
     mark = f"{MARK:#x}/{MARK:#x}"
     return lab.srv.run("conntrack", "-L", "-f", "ipv6", "--mark", mark).stdout.splitlines()
 

@@ -1,4 +1,4 @@
-"""Peers come, are told of the gateway, and go; the server's address changes under them."""
+"""Peers come, receive announcements, and go; the server's address changes meanwhile."""
 
 import re
 import socket
@@ -40,25 +40,25 @@ def test_a_removed_peer_loses_its_mappings(lab: Lab) -> None:
 
 
 def test_a_live_peer_is_told_of_coming_and_going(lab: Lab) -> None:
-    with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearing:
-        hearing.bind((C1, 1900))
-        hearing.settimeout(PATIENCE)
+    with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((C1, 1900))
+        sock.settimeout(PATIENCE)
         with start(lab) as process:
-            _assert_hears(hearing, "ssdp:alive")
+            _assert_receives(sock, "ssdp:alive")
             process.stop()
-        _assert_hears(hearing, "ssdp:byebye")
+        _assert_receives(sock, "ssdp:byebye")
 
 
-def _assert_hears(hearing: socket.socket, kind: str) -> None:
+def _assert_receives(sock: socket.socket, kind: str) -> None:
     """Receive until everything has been announced; TimeoutError if something is missing."""
-    heard: set[str] = set()
-    while not heard >= ANNOUNCED:
-        text = hearing.recv(4096).decode()
+    received: set[str] = set()
+    while not received >= ANNOUNCED:
+        text = sock.recv(4096).decode()
         assert text.startswith("NOTIFY * HTTP/1.1\r\n")
         assert f"\r\nNTS: {kind}\r\n" in text
         match = re.search(r"\r\nNT: (.*)\r\n", text)
         assert match
-        heard.add(match[1])
+        received.add(match[1])
 
 
 def test_a_new_public_address_is_told_and_works(lab: Lab) -> None:

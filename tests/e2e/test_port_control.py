@@ -1,4 +1,4 @@
-"""What PCP and NAT-PMP open is open to whom it is meant for, is one with what UPnP opens, and ends when it should."""
+"""Mappings by PCP and NAT-PMP admit whom they should, are the same as those by UPnP, and end when they should."""
 
 import math
 import select
@@ -53,7 +53,7 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A lab with igd in it, in which every test has ports of its own.
 
     c1 has the address THIRD too, and net sends what it has for the VPN to srv.
@@ -144,9 +144,9 @@ def test_ports_in_a_row(served: Lab, server: str) -> None:
 
 def test_three_protocols_and_one_mapping(served: Lab) -> None:
     wish = client_codec.encode(natpmp.MapRequest(TransportProtocol.UDP, 8200, 9200, 300))
-    told = client_codec.decode_natpmp(exchange(served.c1, GATEWAY, wish))
-    assert isinstance(told, client_codec.MapResponse)
-    assert (told.external_port, told.lifetime) == (9200, 300)
+    response = client_codec.decode_natpmp(exchange(served.c1, GATEWAY, wish))
+    assert isinstance(response, client_codec.MapResponse)
+    assert (response.external_port, response.lifetime) == (9200, 300)
     answer = map_port(served.c1, 8200, TransportProtocol.UDP, external_port=9201)
     assert (granted(answer).external_port, answer.lifetime) == (9200, 7200)
     assert f"UDP  9200->{C1}:8200" in upnpc(served.c1, "-l")
@@ -196,9 +196,9 @@ def test_the_internet_asks_in_vain(served: Lab, address: str) -> None:
 
 def test_the_server_itself_is_no_peer(served: Lab) -> None:
     assert refused(map_port(served.srv, 8240, source=GATEWAY)) is pcp.Result.NOT_AUTHORIZED
-    told = client_codec.decode_natpmp(exchange(served.srv, GATEWAY, GET_ADDRESS))
-    assert isinstance(told, client_codec.AddressResponse)
-    assert (told.result, str(told.address)) == (natpmp.Result.NOT_AUTHORIZED, "0.0.0.0")
+    response = client_codec.decode_natpmp(exchange(served.srv, GATEWAY, GET_ADDRESS))
+    assert isinstance(response, client_codec.AddressResponse)
+    assert (response.result, str(response.address)) == (natpmp.Result.NOT_AUTHORIZED, "0.0.0.0")
 
 
 def test_who_asks_too_often_is_not_heard_and_disturbs_nobody(lab: Lab) -> None:

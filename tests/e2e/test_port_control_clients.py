@@ -27,7 +27,7 @@ WHO = "who am I?"
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A lab with igd in it, whose clients' default routes name it; every test has ports of its own."""
     needs("nft", "natpmpc", "upnpc", "conntrack")
     with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab):
@@ -35,15 +35,15 @@ def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it chec
 
 
 def _natpmpc(client: Host, *words: str, gateway: str = "") -> tuple[int, int, int]:
-    """Let natpmpc map, and give the public port, the private port and the lifetime (seconds) that it was told."""
-    said = client.run("natpmpc", *(("-g", gateway) if gateway else ()), "-a", *words).stdout
-    match = re.search(r"Mapped public port (\d+) protocol \w+ to local port (\d+) (?:liftime|lifetime) (\d+)", said)
-    assert match, said
+    """Map by natpmpc, and return the public port, the private port and the lifetime (seconds) that it prints."""
+    printed = client.run("natpmpc", *(("-g", gateway) if gateway else ()), "-a", *words).stdout
+    match = re.search(r"Mapped public port (\d+) protocol \w+ to local port (\d+) (?:liftime|lifetime) (\d+)", printed)
+    assert match, printed
     return int(match[1]), int(match[2]), int(match[3])
 
 
 def _internal(lab: Lab, client: str) -> set[tuple[str, int]]:
-    """Give protocol and internal port of all that leads to this address."""
+    """Return protocol and internal port of all that leads to this address."""
     listed = (mapping for mapping in mappings(lab) if mapping["internal_address"] == client)
     return {(mapping["protocol"], mapping["internal_port"]) for mapping in listed}
 
@@ -173,7 +173,7 @@ def test_transmission_maps_its_port_where_upnp_finds_nothing(tmp_path: Path) -> 
 
 
 def test_who_asks_from_the_port_of_announcements_is_answered_there(lab: Lab) -> None:
-    """As nat-port-mapper (npm) does: what it asks for and what it hears come to one socket."""
+    """As nat-port-mapper (npm) does: its requests and the announcements use one socket."""
     request = client_codec.encode(natpmp.MapRequest(TransportProtocol.TCP, 8043, 0, 600))
     with lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, serving(lab):
         asking.bind(("", pcp.CLIENT_PORT))

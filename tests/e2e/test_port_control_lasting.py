@@ -1,4 +1,4 @@
-"""What PCP and NAT-PMP tell of lasts through restarts; who is concerned hears what has changed, and nobody else."""
+"""PCP's and NAT-PMP's ports and epoch survive restarts, and changes are announced to the clients concerned alone."""
 
 import re
 import select
@@ -31,9 +31,9 @@ def programs() -> None:
 
 def _natpmpc(client: Host, *words: str) -> tuple[int, int]:
     """Map by natpmpc and give the public port and the epoch (seconds)."""
-    said = client.run("natpmpc", "-g", GATEWAY, "-a", *words).stdout
-    match = re.search(r"Mapped public port (\d+) .*\nepoch = (\d+)\n", said)
-    assert match, said
+    printed = client.run("natpmpc", "-g", GATEWAY, "-a", *words).stdout
+    match = re.search(r"Mapped public port (\d+) .*\nepoch = (\d+)\n", printed)
+    assert match, printed
     return int(match[1]), int(match[2])
 
 

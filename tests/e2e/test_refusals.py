@@ -1,4 +1,4 @@
-"""What nobody may have is refused with the right error, and changes nothing."""
+"""Requests that are not allowed are refused with the right error, and change nothing."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A lab with igd in it, where c1 has TCP 9100 and c2 TCP 9200; no test changes anything."""
     needs("upnpc", "nft")
     with Lab() as lab, serving(lab):
@@ -41,7 +41,7 @@ def slow_senders(served: Lab) -> Iterator[list[socket.socket]]:
 
 @pytest.fixture(scope="module")
 def state(served: Lab) -> object:
-    """What igd's table and the kernel hold before any test."""
+    """Return the content of igd's table and of the kernel before any test."""
     return _state(served)
 
 
@@ -53,8 +53,8 @@ def unchanged(served: Lab, state: object) -> Iterator[Lab]:
 
 
 def _state(lab: Lab) -> object:
-    told = [{**mapping, "lease": None} for mapping in mappings(lab)]
-    return told, held(lab), rules(lab)
+    results = [{**mapping, "lease": None} for mapping in mappings(lab)]
+    return results, held(lab), rules(lab)
 
 
 def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
@@ -78,8 +78,8 @@ def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
         ("a name as address", {"InternalClient": "localhost"}, 600),
     ]
     with answering(unchanged.srv, 9300):
-        told = {name: add(unchanged.c1, arguments) for name, arguments, _ in cases}
-    assert told == {name: code for name, _, code in cases}
+        results = {name: add(unchanged.c1, arguments) for name, arguments, _ in cases}
+    assert results == {name: code for name, _, code in cases}
 
 
 def test_other_peers_mappings_are_not_seen(unchanged: Lab) -> None:
@@ -98,7 +98,7 @@ def test_actions_that_are_none(unchanged: Lab) -> None:
 
 
 def _bomb() -> bytes:
-    """Give the billion laughs: ten entities, each ten times the one before."""
+    """Return the billion laughs: ten entities, each ten times the one before."""
     entities = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     return _with_doctype(f'[<!ENTITY l0 "ha">{entities}]', "&l9;")
 
@@ -121,8 +121,8 @@ def test_bodies_that_are_not_read(unchanged: Lab) -> None:
         ("a DTD from elsewhere", _with_doctype('SYSTEM "http://10.100.0.2/x.dtd"', ""), 400),
         ("too large", delete + b" " * LARGE, 413),
     ]
-    told = {name: post(unchanged.c1, "DeletePortMapping", content).status for name, content, _ in cases}
-    assert told == {name: status for name, _, status in cases}
+    results = {name: post(unchanged.c1, "DeletePortMapping", content).status for name, content, _ in cases}
+    assert results == {name: status for name, _, status in cases}
 
 
 def test_requests_that_are_not_served(unchanged: Lab) -> None:
@@ -138,8 +138,8 @@ def test_requests_that_are_not_served(unchanged: Lab) -> None:
         ("GET instead of POST", f"GET {control.PATH} HTTP/1.1\r\nHost: 10.100.0.1:2869\r\n\r\n".encode(), 405),
         ("no HTTP", b"EHLO there\r\n\r\n", 400),
     ]
-    told = {name: exchange(unchanged.c1, request).status for name, request, _ in cases}
-    assert told == {name: status for name, _, status in cases}
+    results = {name: exchange(unchanged.c1, request).status for name, request, _ in cases}
+    assert results == {name: status for name, _, status in cases}
 
 
 def _chunked(content: bytes, size: int = 1000) -> bytes:

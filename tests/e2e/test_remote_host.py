@@ -1,4 +1,4 @@
-"""A mapping for one remote host: the kernel lets that one in and nobody else, and the client sees for whom it is."""
+"""A mapping for one remote host: the kernel admits that one alone, and the client sees which one it is."""
 
 import re
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
 
 @pytest.fixture(scope="module", params=["nftables", "iptables"])
-def served(root: None, request: pytest.FixtureRequest) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
-    """A lab with igd in it, shared: each test keeps to ports of its own."""
+def served(root: None, request: pytest.FixtureRequest) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+    """Return a lab with igd in it, shared: each test uses ports of its own."""
     needs("upnpc", "conntrack")
     with Lab() as lab, serving(lab, f'[firewall]\nbackend = "{request.param}"\n'):
         lab.net.run("ip", "address", "add", f"{NEIGHBOUR}/24", "dev", "srv")
@@ -39,7 +39,7 @@ def test_it_alone_gets_in(served: Lab, protocol: Protocol) -> None:
 
 
 def test_another_remote_host_takes_its_place_and_its_flows_end(served: Lab) -> None:
-    """One mapping for each external port; whoever was let in before is so no more."""
+    """There is one mapping for each external port; the remote host before is no longer admitted."""
     upnpc(served.c1, "-a", C1, "8200", "8200", "udp", "300", REMOTE)
     with answering(served.c1, 8200, "udp"), call(served.net, PUBLIC, 8200, "udp", source=REMOTE) as before:
         assert put(before).source == REMOTE

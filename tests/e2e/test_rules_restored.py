@@ -1,4 +1,4 @@
-"""Rule sets that somebody flushes, or restores as they once were: what clients were told stays true."""
+"""Rule sets that are flushed, or restored from an older copy: the mappings that clients were granted stay."""
 
 import signal
 
@@ -16,7 +16,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
 
 def legacy_nat(lab: Lab) -> list[str]:
-    """Give the rules that igd keeps in iptables-legacy, with the jumps to them."""
+    """Return the rules that igd keeps in iptables-legacy, with the jumps to them."""
     saved = lab.srv.run("iptables-legacy-save", "-t", "nat").stdout
     return [line for line in saved.splitlines() if line.startswith("-A") and "igd_wg0" in line]
 
@@ -61,7 +61,7 @@ def test_a_restored_save_of_iptables_legacy_neither_opens_nor_closes_a_port(lega
 
 
 def test_a_rule_set_that_is_saved_and_loaded_while_igd_is_dead_goes_on_and_is_taken_over(lab: Lab) -> None:
-    """As an operator does who keeps his firewall in a file, with ours in it."""
+    """As an operator does who keeps the firewall in a file, with our rules in it."""
     needs("nft", "upnpc")
     with start(lab) as doomed, answering(lab.c1, 8043), answering(lab.c1, 8043, "udp"):
         upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "200")
@@ -101,5 +101,5 @@ def test_with_an_own_table_a_flush_of_everything_is_not_felt(lab: Lab) -> None:
 
 
 def _handle(lab: Lab) -> str:
-    """Give the line by which the table is known from one that was made anew."""
+    """Return the line by which the table is known from one that was made anew."""
     return lab.srv.run("nft", "-a", "list", "table", "inet", "igd_wg0").stdout.splitlines()[0]

@@ -1,4 +1,4 @@
-"""What else leads ports of the public address elsewhere: the operator's own redirections, and another gateway."""
+"""Ports of the public address that are taken: by the operator's own DNATs, and by another gateway."""
 
 import re
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ pytestmark = requires_root
 
 
 def any_port(client: Host, address: str, wanted: int, *options: str) -> int:
-    """Have upnpc ask for this external port or another (AddAnyPortMapping), and give the one that it got."""
+    """Request this external port or any other by upnpc (AddAnyPortMapping), and return the one that is granted."""
     asked = ("-n", address, "8043", str(wanted), "tcp", "300")
-    said = client.run("upnpc", *options, *asked).stdout if options else upnpc(client, *asked)
-    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {address}:8043 ", said)
-    assert granted, said
+    printed = client.run("upnpc", *options, *asked).stdout if options else upnpc(client, *asked)
+    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {address}:8043 ", printed)
+    assert granted, printed
     return int(granted[1])
 
 
@@ -34,7 +34,7 @@ def dnat(lab: Lab, edit: str, port: int) -> None:
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
 def test_the_operators_redirections_stay_his(lab: Lab, backend: str) -> None:
-    """Those that he had before, and those that he makes while clients are served; until he takes them out."""
+    """Those that are there before igd starts, and those that are added while it runs, until they are deleted."""
     needs("upnpc")
     dnat(lab, "-A", 8080)
     with (
@@ -66,7 +66,7 @@ WG1_URL = ("-u", "http://10.101.0.1:2869/1/device.xml")
 
 
 def _lay_wg1(lab: Lab) -> None:
-    """Have c2 leave wg0 and connect to the server's wg1."""
+    """Move c2 from wg0 to the server's wg1."""
     server, client = make_keys(), make_keys()
     head = "[Interface]\nAddress = {}\nPrivateKey = {}\nPostUp = ip link set %i multicast off\n{}\n"
     head += "[Peer]\nPublicKey = {}\n"
@@ -81,7 +81,7 @@ def _lay_wg1(lab: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_tunnels(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def two_tunnels(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A server with c1 on wg0 and c2 on wg1, whose FORWARD drops."""
     needs("upnpc")
     with Lab(forward="drop") as lab:
@@ -91,7 +91,7 @@ def two_tunnels(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it
 
 @contextmanager
 def both_serving(lab: Lab, backend: str) -> Iterator[tuple[Process, Process]]:
-    """Let a gateway serve each tunnel meanwhile, without leases of an earlier test."""
+    """Run a gateway for each tunnel, without leases of an earlier test."""
     lab.srv.run("rm", "-rf", "/var/lib/igd")
     config = f'[firewall]\nbackend = "{backend}"\n'
     with start(lab, config) as on_wg0:
@@ -102,9 +102,9 @@ def both_serving(lab: Lab, backend: str) -> Iterator[tuple[Process, Process]]:
 
 
 def _have_them_look(lab: Lab, gateways: tuple[Process, Process]) -> None:
-    """Make a change that they tell of: what the other has is known to them within a second, which tests need not wait.
+    """Make a change that both log: each has then read what the other holds, which otherwise takes up to a second.
 
-    Between two that start together, or through iptables-legacy, one may be late by so much, and a port be given twice.
+    Before that, between two that start together or that use iptables-legacy, a port may be granted twice.
     """
     dnat(lab, "-A", 7)
     for gateway in gateways:
@@ -156,7 +156,7 @@ def test_the_end_of_one_is_not_felt_by_the_others_peers(two_tunnels: Lab, backen
 
 
 def _rules_of(lab: Lab, number: int) -> list[str]:
-    """Give the lines of the server's rules that name one gateway: its table, chains, jumps and comments."""
+    """Return the lines of the server's rules that name one gateway: its table, chains, jumps and comments."""
     saved = (
         lab.srv.run(*words.split()).stdout for words in ("nft list tables", "iptables-nft-save", "iptables-legacy-save")
     )

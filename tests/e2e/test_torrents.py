@@ -17,17 +17,17 @@ from tests.lab.fixtures import needs, requires_root
 pytestmark = requires_root
 
 CLIENT = (sys.executable, bittorrent.__file__)
-CONTENT = random.Random(1).randbytes(1_000_000)  # noqa: S311  nobody guesses it
+CONTENT = random.Random(1).randbytes(1_000_000)  # noqa: S311 - it need not be secret
 PIECE = 2**16  # bytes
 
 
 @pytest.fixture
 def seeded(tmp_path: Path) -> Path:
-    """Give a directory with CONTENT in it, and beside it content.torrent."""
+    """Return a directory with CONTENT in it, and beside it content.torrent."""
     (tmp_path / "seeded").mkdir()
     (tmp_path / "seeded/content").write_bytes(CONTENT)
     pieces = (CONTENT[start : start + PIECE] for start in range(0, len(CONTENT), PIECE))
-    hashes = b"".join(hashlib.sha1(piece).digest() for piece in pieces)  # noqa: S324  the format's choice
+    hashes = b"".join(hashlib.sha1(piece).digest() for piece in pieces)  # noqa: S324 - the format demands SHA-1
     # BEP 3: a dictionary of dictionaries, keys in order, strings with their lengths before them
     sizes = (len(CONTENT), PIECE, len(hashes), hashes)
     info = b"d6:lengthi%de4:name7:content12:piece lengthi%de6:pieces%d:%se" % sizes

@@ -1,4 +1,4 @@
-"""What comes to a mapped port reaches its program, from its true source, whatever firewall the server has."""
+"""Packets to a mapped port reach the client's program with their true source, whatever firewall the server has."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -13,8 +13,8 @@ pytestmark = requires_root
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
-    """A lab with igd in it, shared: each test keeps to ports of its own."""
+def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+    """Return a lab with igd in it, shared: each test uses ports of its own."""
     needs("upnpc", "external-ip", "nft", "conntrack")
     with Lab() as lab, serving(lab):
         yield lab
@@ -25,30 +25,30 @@ def test_external_ip_prints_the_public_address(served: Lab) -> None:
 
 
 def test_upnpc_finds_the_gateway_and_shows_its_state(served: Lab) -> None:
-    said = served.c1.run("upnpc", "-s").stdout
-    assert re.search(r"Found valid IGD : http://10\.100\.0\.1:2869/", said)
-    assert f"Local LAN ip address : {C1}\n" in said
-    assert re.search(r"Status : Connected, uptime=\d+s, LastConnectionError : ERROR_NONE", said)
-    assert f"ExternalIPAddress = {PUBLIC}\n" in said
-    assert re.search(r"Bytes:\s+Sent:\s+[1-9]\d*\s+Recv:\s+[1-9]", said)
+    printed = served.c1.run("upnpc", "-s").stdout
+    assert re.search(r"Found valid IGD : http://10\.100\.0\.1:2869/", printed)
+    assert f"Local LAN ip address : {C1}\n" in printed
+    assert re.search(r"Status : Connected, uptime=\d+s, LastConnectionError : ERROR_NONE", printed)
+    assert f"ExternalIPAddress = {PUBLIC}\n" in printed
+    assert re.search(r"Bytes:\s+Sent:\s+[1-9]\d*\s+Recv:\s+[1-9]", printed)
 
 
 def test_upnpc_n_gets_the_port_it_asks_for(served: Lab) -> None:
-    said = upnpc(served.c1, "-n", C1, "8043", "8043", "tcp", "300")
-    assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043 (duration=300)" in said
+    printed = upnpc(served.c1, "-n", C1, "8043", "8043", "tcp", "300")
+    assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043 (duration=300)" in printed
 
 
 def test_upnpc_n_gets_another_port_where_that_one_is_taken(served: Lab) -> None:
     upnpc(served.c2, "-a", C2, "8100", "8100", "tcp", "300")
-    said = upnpc(served.c1, "-n", C1, "8100", "8100", "tcp", "300")
-    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {C1}:8100 \(duration=300\)", said)
+    printed = upnpc(served.c1, "-n", C1, "8100", "8100", "tcp", "300")
+    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {C1}:8100 \(duration=300\)", printed)
     assert granted
     assert granted[1] != "8100"
 
 
 def test_upnpc_a_adds_and_l_lists_it(served: Lab) -> None:
-    said = upnpc(served.c1, "-e", "my game", "-a", C1, "8200", "8201", "udp", "120")
-    assert f"external {PUBLIC}:8201 UDP is redirected to internal {C1}:8200 (duration=120)" in said
+    printed = upnpc(served.c1, "-e", "my game", "-a", C1, "8200", "8201", "udp", "120")
+    assert f"external {PUBLIC}:8201 UDP is redirected to internal {C1}:8200 (duration=120)" in printed
     listed = upnpc(served.c1, "-l")
     assert re.search(rf" UDP  8201->{C1}:8200 +'my game' '' (120|1[01]\d|[6-9]\d)\n", listed)
 
@@ -60,9 +60,9 @@ def test_upnpc_l_shows_a_peer_its_own_mappings_alone(served: Lab) -> None:
 
 
 def test_upnpc_r_maps_several_ports_to_its_own_address_for_a_week(served: Lab) -> None:
-    said = upnpc(served.c1, "-r", "8400", "8401", "tcp", "8402", "udp")
-    assert f"external {PUBLIC}:8401 TCP is redirected to internal {C1}:8400 (duration=604800)" in said
-    assert f"external {PUBLIC}:8402 UDP is redirected to internal {C1}:8402 (duration=604800)" in said
+    printed = upnpc(served.c1, "-r", "8400", "8401", "tcp", "8402", "udp")
+    assert f"external {PUBLIC}:8401 TCP is redirected to internal {C1}:8400 (duration=604800)" in printed
+    assert f"external {PUBLIC}:8402 UDP is redirected to internal {C1}:8402 (duration=604800)" in printed
 
 
 def test_upnpc_d_deletes(served: Lab) -> None:

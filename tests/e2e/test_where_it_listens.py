@@ -1,4 +1,4 @@
-"""Only wg0 is served: the internet does not get a word, nor does the server itself get a mapping."""
+"""Only wg0 is served: the internet gets no answer, and the server itself gets no mapping."""
 
 import socket
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SEARCH = f'M-SEARCH * HTTP/1.1\r\nHOST: {GROUP}:1900\r\nMAN: "ssdp:discover"\r\n
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """A lab with igd and a mapping in it, in which net sends what it has for the VPN to the server."""
     needs("upnpc", "nft")
     with Lab() as lab, serving(lab):

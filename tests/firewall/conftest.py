@@ -16,6 +16,6 @@ def hosts() -> Iterator[ThreeHosts]:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """Let the test be in a network namespace of its own."""
+    """Run the test in a network namespace of its own."""
     with new_namespace():
         yield

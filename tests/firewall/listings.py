@@ -1,4 +1,4 @@
-"""What nft and conntrack say about the server, and the site that the tests of the nftables backend are about."""
+"""The server's state as nft and conntrack print it, and the site of the nftables backend's tests."""
 
 import json
 import re
@@ -88,24 +88,24 @@ LISTING = HEAD + LEADING + HAIRPIN + TAIL
 
 
 def listing() -> str:
-    """Give the whole ruleset, without what changes by itself."""
+    """Return the whole ruleset, without what changes by itself."""
     return run("nft", "-s", "list", "ruleset")
 
 
 def elements(name: str, kind: str = "map") -> list[Any]:
-    """Give what nft's JSON says is in the map or set."""
+    """Return what nft's JSON says is in the map or set."""
     objects: list[dict[str, Any]] = json.loads(run("nft", "-j", "list", kind, *TABLE, name))["nftables"]
     found: list[Any] = next(item[kind] for item in objects if kind in item).get("elem", [])
     return found
 
 
 def held() -> dict[tuple[str, int], tuple[str, int, int]]:
-    """Give what nft says `mappings` holds: endpoint and timeout by protocol and port."""
+    """Return what nft says `mappings` holds: endpoint and timeout by protocol and port."""
     found = elements("mappings")
     return {tuple(key["elem"]["val"]["concat"]): (*data["concat"], key["elem"]["timeout"]) for key, data in found}
 
 
 def marks(family: str = "ipv4") -> dict[int, int]:
-    """Give the conntrack marks by the port that a flow was first sent to."""
+    """Return the conntrack marks by the port that a flow was first sent to."""
     flows = run("conntrack", "-L", "-f", family).splitlines()
     return {int(re.findall(r"dport=(\d+)", flow)[0]): int(re.findall(r"mark=(\d+)", flow)[0]) for flow in flows}

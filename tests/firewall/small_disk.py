@@ -26,11 +26,11 @@ class SmallDisk:
         self._filling = os.open(directory / "filling", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
 
     def leave(self, size: int) -> None:
-        """Have room for so many bytes, in pages of 4 KiB, and no more."""
+        """Leave this many bytes free, in pages of 4 KiB."""
         os.ftruncate(self._filling, 0)
         rest = os.fstatvfs(self._filling)
         os.posix_fallocate(self._filling, 0, rest.f_bfree * rest.f_frsize - size)
 
     def close(self) -> None:
-        """Give it back."""
+        """Return it back."""
         os.close(self._filling)

@@ -57,14 +57,14 @@ pytestmark = [
 
 @contextlib.contextmanager
 def standing(kind: Callable[[Site], Backend], site: Site) -> Iterator[Backend]:
-    """Give a backend with a mapping that would take the packets, were it asked."""
+    """Return a backend with a mapping that would take the packets, were it asked."""
     with contextlib.closing(kind(site)) as made:
         made.replace_all([EXTERNAL], [entry(PORT)], 0.0)
         yield made
 
 
 def daemon(family: Family, address: str) -> socket.socket:
-    """Give a socket of the server as the daemon has one."""
+    """Return a socket of the server as the daemon has one."""
     made = socket.socket(family.kind, socket.SOCK_DGRAM)
     made.settimeout(PATIENCE)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wg0")
@@ -73,7 +73,7 @@ def daemon(family: Family, address: str) -> socket.socket:
 
 
 def stranger(family: Family, where: int, transport: Transport, port: int) -> socket.socket:
-    """Give a socket of the host `where` at the anycast address, as if that were its own."""
+    """Return a socket of the host `where` at the anycast address, as if that were its own."""
     with joined(where):
         run("ip", "link", "set", "lo", "up")
         nodad = ["nodad"] if family.kind == socket.AF_INET6 else []  # without it, it cannot be used at once

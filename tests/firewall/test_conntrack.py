@@ -66,7 +66,7 @@ class Made(NamedTuple):
         return Translation(self.protocol, outside, self.inside or outside)
 
     def message(self, source_port: int) -> Message:
-        """Give the message that makes it; no two with the same source port."""
+        """Return the message that makes it; no two with the same source port."""
         remote = Endpoint(REMOTES[self.address.version], source_port)
         protocol, outside, inside = self.translation
         tuples = _tuple(1, protocol, remote, outside) + _tuple(2, protocol, inside, remote)
@@ -109,7 +109,7 @@ LEFT_ALONE = [
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the test be with each kind of kernel."""
+    """Run the test as if on each kind of kernel."""
     for name, value in KERNELS[request.param].items():
         monkeypatch.setattr(conntrack, name, value)
     return str(request.param)
@@ -120,7 +120,7 @@ every_kernel = pytest.mark.usefixtures("kernel")
 
 @pytest.fixture
 def tracker() -> Iterator[Conntrack]:
-    """Give a Conntrack in a network namespace of its own; the test is in it too."""
+    """Return a Conntrack in a network namespace of its own; the test is in it too."""
     with new_namespace(), contextlib.closing(Conntrack(MARK)) as made:
         yield made
 
@@ -166,7 +166,7 @@ def test_end_flows_ends_just_what_the_lost_mappings_let_in(tracker: Conntrack, k
 
 @every_kernel
 def test_end_flows_again_ends_as_much(tracker: Conntrack) -> None:
-    """What a refusal taught is kept."""
+    """A kernel's refusal is remembered."""
     for _time in range(2):
         make([OURS, OURS6])
         tracker.end_flows(LOST, [], [EXTERNAL])
@@ -297,7 +297,7 @@ def test_another_mark_bit_is_anothers(tracker: Conntrack) -> None:
 
 
 def test_the_criteria_are_the_kernels(tracker: Conntrack) -> None:
-    """What verification here would hide: that the kernel hands out nothing but what was asked for."""
+    """The kernel returns nothing but what was requested, which a check in our code would hide."""
     make([OURS, OURS, OURS6, *LEFT_ALONE])
     udp = TransportProtocol.UDP
     for family, criteria, expected in (
@@ -404,7 +404,7 @@ def rules(text: str, **values: object) -> None:
 @every_kernel
 @pytest.mark.parametrize("masquerade", ["", "oifname wg0 masquerade"], ids=["", "source translated too"])
 def test_only_a_lost_mappings_packets_no_longer_arrive(hosts: ThreeHosts, masquerade: str) -> None:
-    """What the remote goes on sending comes to the server's own socket.
+    """Later packets of the remote come to the server's own socket.
 
     8044 is another mapping to the same endpoint, 8045 one to another peer, and 9043 the operator's own redirection.
     """
@@ -454,7 +454,7 @@ def test_only_a_lost_pinholes_packets_no_longer_arrive(hosts: ThreeHosts) -> Non
 
 @every_kernel
 def test_a_closed_ports_connection_is_reset(hosts: ThreeHosts) -> None:
-    """What the remote goes on sending comes to the server itself."""
+    """Later packets of the remote come to the server itself."""
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
     with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts) as (remote, end):
         run("nft", "flush", "chain", "ip", "test", "arriving")
@@ -507,7 +507,7 @@ def test_the_flows_of_a_mapping_are_kept_over_a_restart(hosts: ThreeHosts) -> No
 
 
 def _udp(where: int, port: int, address: IPv6Address | str = "::") -> socket.socket:
-    """Give an IPv6 socket, which takes IPv4 as well."""
+    """Return an IPv6 socket, which takes IPv4 as well."""
     with joined(where):
         made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     made.settimeout(PATIENCE)
@@ -517,7 +517,7 @@ def _udp(where: int, port: int, address: IPv6Address | str = "::") -> socket.soc
 
 @contextlib.contextmanager
 def _connection(hosts: ThreeHosts) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give both ends of a TCP connection from the remote through port 8043 to the peer's port 80."""
+    """Return both ends of a TCP connection from the remote through port 8043 to the peer's port 80."""
     with listener(hosts.peer, "tcp", 80) as waiting, caller(hosts.remote, "tcp", 8043) as remote:
         end, _source = waiting.accept()
         with end:

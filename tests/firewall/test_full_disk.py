@@ -39,7 +39,7 @@ def _begin_on(directory: Path) -> tuple[SmallDisk, Running]:
 
 @pytest.fixture
 async def on_a_small_disk(tmp_path: Path) -> AsyncIterator[tuple[SmallDisk, Running]]:
-    """Give a gateway as of `on_nftables`, and the disk on which its store is."""
+    """Return a gateway as of `on_nftables`, and the disk on which its store is."""
     with new_namespace(), ThreadPoolExecutor(1) as doomed:
         disk, gateway = doomed.submit(_begin_on, tmp_path).result()
         with contextlib.closing(disk):

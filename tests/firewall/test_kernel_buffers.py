@@ -31,7 +31,7 @@ TRY = 10  # seconds that Netlink waits for an answer
 
 @pytest.fixture
 async def on_nftables() -> AsyncIterator[Running]:
-    """Give a gateway with a port mapping and a pinhole, in a network namespace of its own."""
+    """Return a gateway with a port mapping and a pinhole, in a network namespace of its own."""
     with running("nftables") as gateway:
         async with serving(gateway):
             yield gateway

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(autouse=True)
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be alone with iptables' lock."""
+    """Return the test an iptables lock of its own."""
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
 
 

@@ -111,7 +111,7 @@ class Running:
         self.harness.peers.all = EVERYBODY
 
     async def start(self) -> None:
-        """Take over what is stored."""
+        """Load what is stored."""
         await self.harness.maintenance.start(self.store.load(), EXTERNAL, [EXTERNAL])
 
     async def kill(self) -> None:

@@ -39,7 +39,7 @@ INET = 1
 
 @pytest.fixture
 def netlink() -> Iterator[Netlink]:
-    """Give a socket in a network namespace of its own; the test is in it too."""
+    """Return a socket in a network namespace of its own; the test is in it too."""
     with new_namespace():
         made = Netlink()
         yield made

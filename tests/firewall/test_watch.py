@@ -1,4 +1,4 @@
-"""What others do to the tables that we depend on is heard, and what we do ourselves is not."""
+"""Changes by others to the tables that we depend on are noticed, and our own are not."""
 
 import select
 from collections.abc import Iterator

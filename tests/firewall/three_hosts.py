@@ -48,7 +48,7 @@ def _join(namespace: int) -> None:
 
 @contextlib.contextmanager
 def new_namespace() -> Iterator[int]:
-    """Let the calling thread be in a new, empty network namespace; give its descriptor."""
+    """Move the calling thread into a new, empty network namespace, and return its descriptor."""
     before = _own_namespace()
     _checked(_libc.unshare(CLONE_NEWNET))
     inside = _own_namespace()
@@ -64,7 +64,7 @@ def new_namespace() -> Iterator[int]:
 
 @contextlib.contextmanager
 def joined(namespace: int) -> Iterator[None]:
-    """Let the calling thread be in another namespace for a while."""
+    """Move the calling thread into another namespace for a while."""
     before = _own_namespace()
     _join(namespace)
     try:
@@ -75,7 +75,7 @@ def joined(namespace: int) -> Iterator[None]:
 
 
 def run(*command: str, text: str | None = None) -> str:
-    """Give what a program printed; raise where it failed."""
+    """Return what a program printed; raise where it failed."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout

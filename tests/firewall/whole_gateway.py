@@ -20,12 +20,12 @@ Trouble = Callable[[Running], AbstractContextManager[object]]
 
 
 def opening(port: int, source: IPv4Address = C1, lifetime: int = 300) -> MapPort:
-    """Ask for a port mapping to INSIDE."""
+    """Return a request for a port mapping to INSIDE."""
     return MapPort(UDP, Endpoint(source, INSIDE), port, lifetime)
 
 
 def pinhole(port: int) -> MapPort:
-    """Ask for a pinhole, as PCP does."""
+    """Return a request for a pinhole, as PCP makes it."""
     return MapPort(UDP, Endpoint(C1_6, port), None, 300, any_port=True, claim=Claim(by_internal=True, nonce=NONCE))
 
 
@@ -35,13 +35,13 @@ REFUSED = Refusal.SYSTEM_FAILURE
 
 
 async def ask(gateway: Running, request: Changing) -> Reply:
-    """Ask as the peer of the address that is to be mapped; to close, as c1."""
+    """Send a request as the peer whose address is to be mapped, or as c1 to delete a mapping."""
     return await gateway.harness.ask(request, request.internal.address if isinstance(request, MapPort) else C1)
 
 
 @asynccontextmanager
 async def serving(gateway: Running) -> AsyncIterator[Running]:
-    """Let it serve, with a port mapping and a pinhole."""
+    """Start the gateway, with a port mapping and a pinhole."""
     await gateway.start()
     for request in (opening(1024), pinhole(INSIDE)):
         assert isinstance(await ask(gateway, request), Mapped)
@@ -55,7 +55,7 @@ async def serving(gateway: Running) -> AsyncIterator[Running]:
 
 @asynccontextmanager
 async def during(trouble: Trouble, gateway: Running) -> AsyncIterator[None]:
-    """Have this trouble in the thread that changes kernel and store."""
+    """Cause this trouble in the thread that changes kernel and store."""
     ledger = gateway.harness.ledger
     with ExitStack() as stack:
         await ledger.in_worker(lambda: stack.enter_context(trouble(gateway)))
@@ -66,13 +66,13 @@ async def during(trouble: Trouble, gateway: Running) -> AsyncIterator[None]:
 
 
 def parts(gateway: Running) -> Kernel:
-    """Give what its backend is made of."""
+    """Return what its backend is made of."""
     assert isinstance(gateway.backend, Kernel)
     return gateway.backend
 
 
 def own_table(gateway: Running) -> Nftables:
-    """Give its backend for nftables."""
+    """Return its backend for nftables."""
     mappings = parts(gateway).mappings
     assert isinstance(mappings, Nftables)
     return mappings
@@ -82,10 +82,10 @@ CROWD: Sequence[IPv4Address] = [IPv4Address("10.100.1.0") + number for number in
 
 
 def invite(gateway: Running) -> None:
-    """Have so many peers that one transaction of all their mappings is large."""
+    """Add so many peers that one transaction of all their mappings is large."""
     gateway.harness.peers.all = (*OWNERS, *(peer(str(address), f"{address}/32") for address in CROWD))
 
 
 async def ask_together(gateway: Running) -> list[Reply]:
-    """Have one change begin, and all others wait behind it."""
+    """Begin one change, with all others waiting behind it."""
     return await asyncio.gather(*(ask(gateway, opening(2000 + n, each)) for n, each in enumerate(CROWD)))

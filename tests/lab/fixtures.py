@@ -26,7 +26,7 @@ def root() -> None:
 
 
 @pytest.fixture
-def lab(root: None) -> Iterator[Lab]:  # noqa: ARG001  asked for what it checks
+def lab(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
     """Build a lab with its tunnels up."""
     with Lab() as lab:
         yield lab
@@ -45,7 +45,7 @@ def _give_up(reason: str) -> None:
 
 
 def _obstacle() -> str:
-    """Tell why no lab can be built here; empty if one can."""
+    """Return why no lab can be built here; empty if one can."""
     if os.geteuid() != 0:
         return "the lab needs root"
     if missing := _missing(_PROGRAMS):

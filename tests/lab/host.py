@@ -73,7 +73,7 @@ class Host:
         *argv: str | Path,
         check: bool = True,
         timeout: float = PATIENCE,
-        input: str | None = None,  # noqa: A002  as subprocess.run calls it
+        input: str | None = None,  # noqa: A002 - as subprocess.run calls it
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in /; CommandFailed if it takes longer, or fails while `check` is set."""
         words = [str(word) for word in argv]
@@ -81,8 +81,8 @@ class Host:
             try:
                 out, err = popen.communicate(input, timeout)
             except subprocess.TimeoutExpired as late:
-                said = [(output or b"").decode(errors="replace") for output in (late.output, late.stderr)]
-                raise CommandFailed(self.name, words, f"still running after {timeout} s", *said) from None
+                printed = [(output or b"").decode(errors="replace") for output in (late.output, late.stderr)]
+                raise CommandFailed(self.name, words, f"still running after {timeout} s", *printed) from None
             finally:
                 popen.kill()  # for whatever else may interrupt the test; what has ended is not touched
         if check and popen.returncode != 0:
@@ -132,14 +132,14 @@ class Host:
 
     def _await_holder(self) -> None:
         assert self._holder.stdout is not None
-        said = ""
+        printed = ""
         with self._holder.stdout as output:
             for line in output:
                 if line == "ready\n":
                     return
-                said += line
+                printed += line
         self.close()
-        raise OSError(f"cannot make the host {self.name!r}: {said}")
+        raise OSError(f"cannot make the host {self.name!r}: {printed}")
 
     def _spawn(self, argv: list[str], *, stdin: int, stderr: int) -> subprocess.Popen[str]:
         # iptables' lock is in /run, which is the host's own.

@@ -1,4 +1,4 @@
-"""Bring the calling thread into another namespace and back (os.setns came only with Python 3.12)."""
+"""Move the calling thread into another namespace and back (os.setns came only with Python 3.12)."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def joined(pid: int, kind: Literal["net", "pid_for_children"]) -> Iterator[None]:
-    """Let the calling thread alone be in process `pid`'s namespace of that kind; raise OSError if it cannot."""
+    """Move only the calling thread into process `pid`'s namespace of that kind; raise OSError if it cannot."""
     # thread-self: /proc/self shows the main thread's namespaces, whichever thread asks
     with (
         Path(f"/proc/thread-self/ns/{kind}").open("rb") as own,

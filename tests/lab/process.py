@@ -20,7 +20,7 @@ def until(condition: Callable[[], object], interval: float = 0.05) -> None:
         time.sleep(interval)
 
 
-class CommandFailed(Exception):  # noqa: N818  "failed" is what one says of a command
+class CommandFailed(Exception):  # noqa: N818 - commands fail, and this is no error of a program
     """A command in a host ended badly, too late or not as expected; the text shows all that it printed."""
 
     def __init__(self, host: str, argv: Sequence[str], why: str, *outputs: str) -> None:

@@ -1,4 +1,4 @@
-"""Prove that traffic passes, both ways, and whom the listener saw."""
+"""Prove that traffic passes, both ways, and from which source."""
 
 import ipaddress
 import socket
@@ -15,14 +15,14 @@ _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 class Answer(NamedTuple):
-    """What a listener told: the address that the question came from, and the question."""
+    """What a listener sends back: the address that the question came from, and the question."""
 
     source: str
     echo: str
 
 
 def answering(host: Host, port: int, protocol: Protocol = "tcp", *, ipv6: bool = False) -> Process:
-    """Start a socat that tells each caller its source address and then repeats what it says."""
+    """Start a socat that sends each caller its source address, and then echoes."""
     address = f"{_SOCAT_LISTEN[protocol].format(6 if ipv6 else 4)}:{port},reuseaddr,fork"
     listener = host.start("socat", "-d", "-d", address, "SYSTEM:echo $SOCAT_PEERADDR; cat")
     listener.wait_for("listening on|receiving on")
@@ -65,7 +65,7 @@ def _new_socket(host: Host, address: str, protocol: Protocol) -> socket.socket:
 
 
 def put(remote: socket.socket, question: str = "who am I?") -> Answer:
-    """Ask over a connected socket (of TCP only once: the source is told at the beginning); OSError as by `ask`."""
+    """Ask over a connected socket (of TCP only once: the source is sent at the beginning); OSError as by `ask`."""
     remote.sendall(f"{question}\n".encode())
     received = b""
     while received.count(b"\n") < 2:

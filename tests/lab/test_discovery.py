@@ -16,8 +16,8 @@ uuid=00000000-0000-4000-8000-000000000001
 
 def test_without_a_gateway_the_client_says_so(lab: Lab) -> None:
     needs("external-ip")
-    said = lab.c1.run("external-ip")  # eight seconds: four searches
-    assert (said.stdout, said.stderr) == ("", "No IGD UPnP Device found on the network !\n")
+    printed = lab.c1.run("external-ip")  # eight seconds: four searches
+    assert (printed.stdout, printed.stderr) == ("", "No IGD UPnP Device found on the network !\n")
 
 
 def test_a_gateway_is_found_through_the_tunnel(lab: Lab) -> None:

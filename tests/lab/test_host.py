@@ -1,4 +1,4 @@
-"""A host runs commands, tells all about failures, and leaves nothing behind."""
+"""A host runs commands, shows all output of those that fail, and leaves nothing behind."""
 
 import os
 import select
@@ -17,7 +17,7 @@ from .process import CommandFailed
 
 pytestmark = requires_root
 
-# Makes a lab with a program of its own in it, tells its network namespaces, and goes on until it is killed.
+# Makes a lab with a program in it, prints its network namespaces, and runs until it is killed.
 _DOOMED = """
 import os, sys
 from tests.lab import Lab
@@ -77,7 +77,7 @@ def test_stop_ends_even_the_stubborn(host: Host, monkeypatch: pytest.MonkeyPatch
 
 
 def test_orphans_leave_no_zombies(host: Host) -> None:
-    host.run("sh", "-c", "sleep 0.05 &")  # run() waits until nobody holds the output any more: the orphan's end
+    host.run("sh", "-c", "sleep 0.05 &")  # run() waits until the output is closed: until the orphan has ended
     assert "Z" not in host.run("ps", "-eo", "stat=").stdout
 
 

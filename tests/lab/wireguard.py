@@ -45,7 +45,7 @@ class Peer(NamedTuple):
 
 
 def make_keys() -> Keys:
-    """Ask wg for a new pair."""
+    """Generate a new pair by wg."""
     private = _wg("genkey")
     return Keys(private, _wg("pubkey", private))
 

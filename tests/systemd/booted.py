@@ -24,7 +24,7 @@ class Booted(NamedTuple):
 
 
 @contextmanager
-def booted(  # noqa: PLR0913  each is a choice of the test, made by name
+def booted(  # noqa: PLR0913 - each is a choice of the test, made by name
     layers: Layers,
     *,
     lines: Sequence[str] = (),
@@ -44,7 +44,7 @@ def booted(  # noqa: PLR0913  each is a choice of the test, made by name
 
 
 def rules_without_tunnel(lab: Lab) -> str:
-    """Give the server's rules as wg-quick's own lines leave them, with the empty chains that they make."""
+    """Return the server's rules as wg-quick's own lines leave them, with the empty chains that they make."""
     for rule in (("filter", "FORWARD"), ("nat", "POSTROUTING")):
         for verb in ("-A", "-D"):
             lab.srv.run("iptables-nft", "-t", rule[0], verb, rule[1], "-j", "ACCEPT")
@@ -59,7 +59,7 @@ def assert_serves(machine: Machine) -> int:
 
 
 def assert_ended_well(booted: Booted, rules_before: str) -> None:
-    """Wait until igd has ended, and see that it ended well each time, without another try, and left nothing."""
+    """Wait until igd has ended, and assert that it ended well each time, was not restarted, and left nothing."""
     machine = booted.machine
     machine.await_state(SERVICE, "inactive")
     log = machine.log(SERVICE)  # all that is left once systemd has forgotten the unit

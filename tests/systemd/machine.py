@@ -66,14 +66,14 @@ _CLEAN = ("env", "--ignore-environment", "PATH=/usr/local/sbin:/usr/local/bin:/u
 
 
 class Machine:
-    """What runs in `host`, in its network and with its /etc/wireguard; the `with` boots it and ends it.
+    """A machine in `host`, with its network and its /etc/wireguard; the `with` boots it and ends it.
 
     `layers`: its files, uppermost first. `userspace`: WireGuard is a program of root's, and not like the kernel's.
     `drop_ins`: files of systemd/ for igd@.service.d. `enabled`: units. `files`: path -> text, for what else must be
     there before it boots.
     """
 
-    def __init__(  # noqa: PLR0913  each is a choice of the test, made by name
+    def __init__(  # noqa: PLR0913 - each is a choice of the test, made by name
         self,
         host: Host,
         layers: tuple[Path, Path],
@@ -125,7 +125,7 @@ class Machine:
         return self._host.start(*self._inside(), *argv)
 
     def shows(self, unit: str, *properties: str) -> tuple[str, ...]:
-        """Give what `systemctl show` has for these properties, in their order."""
+        """Return what `systemctl show` has for these properties, in their order."""
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties)).stdout.splitlines()
         found = dict(line.split("=", 1) for line in lines)
         return tuple(found[name] for name in properties)
@@ -139,7 +139,7 @@ class Machine:
             raise AssertionError(f"{unit} is not {state}:\n{self.log(unit)}") from late
 
     def log(self, unit: str) -> str:
-        """Give the lines that a unit has written."""
+        """Return the lines that a unit has written."""
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
 
     def _inside(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""igd@ comes and goes with wg-quick, whoever runs it; nobody waits for ever, and nothing is left behind."""
+"""igd@ starts and stops with wg-quick, whoever runs that; nothing hangs, and nothing is left behind."""
 
 import pytest
 

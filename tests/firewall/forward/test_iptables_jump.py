@@ -46,7 +46,7 @@ def sh(command: str) -> None:
 
 
 def rules(flavour: str) -> list[str]:
-    """Give the whole rule set of a flavour, without counters of chains and times."""
+    """Return the whole rule set of a flavour, without counters of chains and times."""
     lines = run(f"{flavour}-save").splitlines()
     return [line.partition(" [")[0] for line in lines if not line.startswith("#")]
 
@@ -297,7 +297,7 @@ def test_the_operators_rules_keep_their_comments_and_counters(flavour: str, plac
 
 
 def counted(flavour: str) -> list[str]:
-    """Give the rule set with its counters; of policies iptables-legacy itself forgets them with every edit."""
+    """Return the rule set with its counters; of policies iptables-legacy itself forgets them with every edit."""
     lines = run(f"{flavour}-save", "-c").splitlines()
     kept = " [" if flavour.endswith("legacy") else "\n"
     return [line.partition(kept)[0] if line.startswith(":") else line for line in lines if not line.startswith("#")]

@@ -79,7 +79,7 @@ def test_options_are_rules_of_their_own(
 
 
 def nft(*arguments: str, text: bytes = b"") -> bytes:
-    """Give what nft prints, which is not always UTF-8."""
+    """Return what nft prints, which is not always UTF-8."""
     return subprocess.run(["nft", *arguments], input=text, capture_output=True, check=True).stdout
 
 
@@ -333,7 +333,7 @@ def test_a_renewal_sets_the_new_timeout(backend: Nftables) -> None:
 
 @pytest.fixture
 def short_lived(backend: Nftables, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """Give an entry that the kernel's timeout has just taken out of the map; two others are still there."""
+    """Return an entry that the kernel's timeout has just taken out of the map; two others are still there."""
     gone = entry(8043)
     with monkeypatch.context() as patch:
         patch.setattr(elements, "kernel_timeout", lambda *_: 20)

@@ -26,7 +26,7 @@ PUBLIC = str(EXTERNAL)
 
 @pytest.fixture
 def backend() -> Iterator[Nftables]:
-    """Give a backend with one mapping in a network namespace of its own; the test is in it too."""
+    """Return a backend with one mapping in a network namespace of its own; the test is in it too."""
     with new_namespace(), contextlib.closing(Nftables(OWN)) as made:
         made.replace_all([EXTERNAL], [entry(8043)], now=0)
         yield made

@@ -115,7 +115,7 @@ def test_a_service_of_the_servers_is_not_hidden(hosts: ThreeHosts, gateway: Nfta
 
 
 def timeouts() -> dict[int, int]:
-    """Give the timeout of each pinhole, restricted or not, by port."""
+    """Return the timeout of each pinhole, restricted or not, by port."""
     found = [*elements("pinholes", "set"), *elements("restricted_pinholes", "set")]
     return {each["elem"]["val"]["concat"][2]: each["elem"]["timeout"] for each in found}
 

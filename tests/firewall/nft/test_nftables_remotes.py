@@ -41,7 +41,7 @@ def restricted(port: int, *remotes: Remote, protocol: str = "udp", until: float 
 
 
 def bounds(value: str | int | dict[str, Any]) -> tuple[Any, Any]:
-    """Give the first and the last of a part of a key."""
+    """Return the first and the last of a part of a key."""
     if not isinstance(value, dict):
         return value, value
     if "range" in value:
@@ -51,7 +51,7 @@ def bounds(value: str | int | dict[str, Any]) -> tuple[Any, Any]:
 
 
 def intervals() -> dict[tuple[Any, ...], tuple[str, int]]:
-    """Give what nft says `restricted` holds: endpoint by protocol, port, and the bounds of addresses and ports."""
+    """Return what nft says `restricted` holds: endpoint by protocol, port, and the bounds of addresses and ports."""
     found = [(key["elem"]["val"]["concat"], data["concat"]) for key, data in elements("restricted")]
     return {(*key[:2], *bounds(key[2]), *bounds(key[3])): tuple(data) for key, data in found}
 
@@ -145,7 +145,7 @@ def test_whatever_changes_come_both_maps_are_what_they_say(
 
 @pytest.fixture
 def short_lived(backend: Nftables, monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """Give an entry whose intervals the kernel's timeout has just ended; another one is still there."""
+    """Return an entry whose intervals the kernel's timeout has just ended; another one is still there."""
     gone = restricted(8043, remote("10.0.0.0/8", 5), remote("10.1.0.0/16"))
     with monkeypatch.context() as patch:
         patch.setattr(elements_, "kernel_timeout", lambda *_: 20)

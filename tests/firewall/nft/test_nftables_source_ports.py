@@ -37,7 +37,7 @@ def hosts(hosts: ThreeHosts) -> ThreeHosts:
 
 @pytest.fixture
 def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:
-    """Give a backend on the server."""
+    """Return a backend on the server."""
     assert hosts
     with contextlib.closing(Nftables(PRESERVING)) as made:
         yield made
@@ -53,7 +53,7 @@ def leaves_from(hosts: ThreeHosts, inside: int = INSIDE, transport: Transport = 
 
 
 def outbound() -> dict[int, tuple[str, int, int]]:
-    """Give address, port and timeout that the peer's ports have outside."""
+    """Return address, port and timeout that the peer's ports have outside."""
     found = elements("outbound")
     return {key["elem"]["val"]["concat"][1]: (*data["concat"], key["elem"]["timeout"]) for key, data in found}
 

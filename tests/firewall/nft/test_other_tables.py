@@ -34,14 +34,14 @@ def restricted(port: int) -> Entry:
 
 @pytest.fixture
 def others() -> Iterator[OtherTables]:
-    """Give the view of wg0 in a network namespace of its own; the test is in it too."""
+    """Return the view of wg0 in a network namespace of its own; the test is in it too."""
     with new_namespace():
         yield OtherTables("wg0")
 
 
 @pytest.fixture
 def neighbour(others: OtherTables) -> Iterator[Nftables]:
-    """Give the backend of wg1."""
+    """Return the backend of wg1."""
     assert others
     with contextlib.closing(Nftables(replace(SITE, wireguard="wg1"))) as made:
         yield made

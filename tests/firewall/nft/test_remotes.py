@@ -15,7 +15,7 @@ PORTS = (1, 2, 65535)
 
 @st.composite
 def networks(draw: st.DrawFn) -> IPv4Network:
-    """Give BASE or a part of it."""
+    """Return BASE or a part of it."""
     prefix = draw(st.integers(BASE.prefixlen, 32))
     return IPv4Network((int(BASE[draw(st.integers(0, 15))]), prefix), strict=False)
 

@@ -59,7 +59,7 @@ table inet filter {
 
 
 def lines_of(sentence: str) -> list[str]:
-    """Take the lines out of a sentence, as an operator would copy them."""
+    """Return the commands in a sentence, as an operator would copy them."""
     return re.split(r" and (?=ip|ufw|firewall-cmd|nft )", re.split(r"lets them in: |by hand: ", sentence)[-1])
 
 

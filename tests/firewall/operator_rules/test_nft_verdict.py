@@ -1,4 +1,4 @@
-"""What is said of nft's own forward chains: rule sets as operators have them, and random ones, tried out."""
+"""Verdicts on nft's own forward chains: rule sets as operators have them, and random ones tried with packets."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is said of a FORWARD: rule sets as operators have them, and random ones, tried out in the kernel."""
+"""Verdicts on a FORWARD chain: rule sets as operators have them, and random ones tried with packets."""
 
 from collections.abc import Iterator
 from dataclasses import replace
