@@ -3,11 +3,11 @@
 import fcntl
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,13 @@ from igd.firewall.backend import FirewallError
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.xtables_lock import xtables_lock
 from igd.firewall.site import MARK, Site
-from tests.firewall.calling import Transport, call_from_remote, listener
+from tests.firewall.calling import Transport, call_from_remote, caller, listener
 from tests.firewall.three_hosts import (
     EXTERNAL,
     PEER,
     PEERS,
     REMOTE,
     ThreeHosts,
-    joined,
     run,
 )
 from tests.lab import PATIENCE
@@ -113,8 +112,12 @@ def test_only_our_flows_carry_the_mark_and_marks_of_others_stay(hosts: ThreeHost
     for protocol, port, where in flows:
         with listener(where, protocol, port) as waiting:
             assert call_from_remote(hosts, protocol, port, waiting) == REMOTE
-    with joined(hosts.peer), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outgoing:
-        outgoing.sendto(b"forwarded, without translation", (REMOTE, 8003))
+    with (
+        listener(hosts.remote, "udp", 8003) as waiting,
+        caller(hosts.peer, "udp", 8003, IPv4Address(REMOTE)) as outgoing,
+    ):
+        outgoing.send(b"hello")
+        assert waiting.recv(64) == b"hello", "forwarded, without translation"
     assert marks() == {
         ("tcp", 8043): MARK | 5,
         ("udp", 8043): MARK | 5,
