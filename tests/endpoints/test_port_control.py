@@ -28,7 +28,7 @@ from igd.wire.pcp.natpmp import AddressRequest, MapRequest
 from igd.wire.pcp.opcodes import Announce, Map
 from igd.wire.pcp.options import Address, Filter, Options, PortSet
 from tests.gateway_harness import C1, C1_HOST, C2, EXTERNAL, SERVER, GatewayHarness, peer
-from tests.lab import Host
+from tests.lab import PATIENCE, Host, await_ipv6
 from tests.wire.pcp import client_codec
 from tests.wire.pcp.client_codec import (
     AddressResponse,
@@ -69,7 +69,7 @@ class Client:
 
     async def receive(self) -> bytes:
         """Wait for a datagram from the server's address and port."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             datagram, source = await asyncio.get_running_loop().sock_recvfrom(self._socket, 4096)
         assert source[:2] == self._server
         return datagram
@@ -126,7 +126,9 @@ class Client:
 @pytest.fixture(scope="module", autouse=True)
 def ipv6(loopback: Host) -> None:
     for address in (SERVER6, C1_IPV6, C2_IPV6):
-        loopback.run("ip", "addr", "add", f"{address}/128", "dev", "lo")
+        loopback.run("ip", "addr", "add", f"{address}/128", "dev", "lo", "nodad")
+    with loopback.entered():
+        await_ipv6()
 
 
 async def started(harness: GatewayHarness | None = None) -> GatewayHarness:
@@ -183,7 +185,7 @@ served = pytest.mark.usefixtures("control")
 
 async def counted(harness: GatewayHarness, what: str, count: int) -> None:
     """Wait until the counter `what` has reached `count`."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while harness.gateway.counters["port control", what] < count:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.001)
 
@@ -872,7 +874,7 @@ async def test_close_cancels_requests_under_way(c1: Client, monkeypatch: pytest.
     monkeypatch.setattr(harness.peers, "peers", endless)
     async with serving(harness):
         c1.send(client_codec.encode(AddressRequest()))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await started_reading.wait()
     assert c1.unread() == []
 
@@ -934,7 +936,7 @@ async def fuzzed(sent: list[bytes]) -> None:
                 client.send(datagram)
             with contextlib.closing(Client(C2)) as last:
                 assert await last.by_natpmp(AddressRequest()) == AddressResponse(0, EPOCH, EXTERNAL)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while control._tasks:  # noqa: SLF001, ASYNC110 - the end of a request has no event
                     await asyncio.sleep(0)
             responses = client.unread()
@@ -993,7 +995,7 @@ async def test_live_peers_get_ten_announcements(
         for _ in range(10):
             assert await listener.receive() == RESTARTED
             assert address_of(await listener.receive()) == EXTERNAL
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(pauses) < 10:  # noqa: ASYNC110 - a list has no event
                 await asyncio.sleep(0)
         assert pauses == [0.25 * 2**number for number in range(10)]
@@ -1049,7 +1051,7 @@ async def test_a_second_announcement_replaces_the_first(
     control.announce(lost=True)
     assert await listener.receive() == RESTARTED
     control.announce(lost=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while pauses.count(0.25 * 2**9) < 1:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     assert pauses.count(0.25 * 2**9) == 1
@@ -1062,7 +1064,7 @@ async def test_an_announcement_that_fails_does_not_end_the_others(
     harness.peers.shaken = {"c1": harness.clock.now}
     harness.peers.trouble = OSError("no such device")
     control.announce(lost=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not pauses:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     harness.peers.trouble = None
@@ -1077,7 +1079,7 @@ async def test_an_announcement_to_a_closed_port_is_not_an_error(
     """The client answers with ICMP "port unreachable"."""
     harness.peers.shaken = {"c1": harness.clock.now}
     control.announce(lost=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len(pauses) < 5:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     assert (await c1.map(pmp(5000))).result == 0

@@ -15,8 +15,8 @@ from igd.firewall.site import Site
 from tests.firewall.calling import Transport, call, listener
 from tests.firewall.entries import entry
 from tests.firewall.listings import SITE, marks
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEER6, REMOTE, REMOTE6, ThreeHosts, await_ipv6, joined, run
-from tests.lab import PATIENCE
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEER6, REMOTE, REMOTE6, ThreeHosts, joined, run
+from tests.lab import PATIENCE, await_ipv6
 
 PORT = 5351
 ANYCAST = replace(SITE, anycast=True)

@@ -27,12 +27,11 @@ from tests.firewall.three_hosts import (
     PEER6,
     REMOTE,
     ThreeHosts,
-    await_ipv6,
     joined,
     new_namespace,
     run,
 )
-from tests.lab import PATIENCE
+from tests.lab import PATIENCE, await_ipv6
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,6 @@ server's while the fixture lasts.
 
 import contextlib
 import ctypes
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
-from tests.lab import PATIENCE, until
+from tests.lab import PATIENCE, await_ipv6, until
 from tests.lab.namespaces import SYSCTLS
 
 EXTERNAL = IPv4Address("60.60.60.1")
@@ -141,14 +140,6 @@ def _wire(remote: int, peer: int) -> None:
     for namespace in (None, remote, peer):
         with joined(namespace) if namespace else contextlib.nullcontext():
             await_ipv6()
-
-
-def await_ipv6() -> None:
-    """Return once every IPv6 address of this namespace receives packets: the kernel adds the routes later."""
-    links = json.loads(run("ip", "-6", "-json", "address", "show"))
-    addresses = {info["local"] for link in links for info in link["addr_info"]}
-    show = "ip -6 -json route show table local".split()
-    until(lambda: addresses <= {route["dst"] for route in json.loads(run(*show))}, 0.01)
 
 
 def _addresses(link: str, ipv4: str, ipv6: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ machine: every host has its own network, processes, /etc, /var and /run.
 """
 
 from .host import Host
+from .namespaces import await_ipv6
 from .process import PATIENCE, CommandFailed, Process, until
 from .talk import Answer, answering, ask, call, put, swallows
 from .topology import Lab
@@ -18,6 +19,7 @@ __all__ = [
     "Process",
     "answering",
     "ask",
+    "await_ipv6",
     "call",
     "put",
     "swallows",

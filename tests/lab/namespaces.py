@@ -1,11 +1,15 @@
-"""Move the calling thread into another namespace and back (os.setns came only with Python 3.12)."""
+"""Namespaces: move the calling thread into another and back (os.setns came only with Python 3.12); what they need."""
 
 import ctypes
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from .process import until
 
 SYSCTLS = (
     "ipv6/conf/all/accept_dad=0",  # or an IPv6 address cannot be used for a second or two
@@ -38,3 +42,13 @@ def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), "setns")
+
+
+def await_ipv6() -> None:
+    """Return once every IPv6 address of this network namespace receives packets: the kernel adds the routes later."""
+    addresses = {info["local"] for link in _ip("address", "show") for info in link["addr_info"]}
+    until(lambda: addresses <= {route["dst"] for route in _ip("route", "show", "table", "local")}, 0.01)
+
+
+def _ip(*command: str) -> Any:  # noqa: ANN401 - JSON
+    return json.loads(subprocess.run(("ip", "-6", "-json", *command), capture_output=True, check=True).stdout)

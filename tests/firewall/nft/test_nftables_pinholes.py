@@ -12,7 +12,8 @@ from igd.firewall.nft import elements as elements_
 from igd.firewall.nft.nftables import Nftables
 from tests.firewall.calling import TRANSPORTS, SocketAddress, Transport, call, listener
 from tests.firewall.listings import SITE, elements, listing, marks
-from tests.firewall.three_hosts import EXTERNAL, PEER6, REMOTE6, ThreeHosts, await_ipv6, joined, run
+from tests.firewall.three_hosts import EXTERNAL, PEER6, REMOTE6, ThreeHosts, joined, run
+from tests.lab import await_ipv6
 
 pytestmark = pytest.mark.root
 
