@@ -62,9 +62,9 @@ class PeerSource(Protocol):
 class Gateway:
     """Answers the requests of all protocols; changes of one peer are made one after another.
 
-    `clock` is monotonic, in seconds. `taken` returns whether an external port leads elsewhere already, or to the server
-    itself; such ports are not mapped. If the kernel or the store fails, the request is refused. `announced` is the
-    external address as clients see it, `counters` counts by request and outcome.
+    `clock` is monotonic, in seconds. `taken` returns whether another rule translates an external port already, or the
+    server itself listens on it; such ports are not mapped. If the kernel or the store fails, the request is refused.
+    `announced` is the external address as clients see it, `counters` counts by request and outcome.
     """
 
     policy: Policy
@@ -135,7 +135,7 @@ class Gateway:
             return Refusal.TOO_MANY_REQUESTS
         self._waiting[peer.public_key] += 1
         try:
-            async with self.ledger.turn(peer.public_key):
+            async with self.ledger.peer_lock(peer.public_key):
                 match request:
                     case MapPort():
                         return await self._map(peer, source, request)

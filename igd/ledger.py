@@ -55,7 +55,7 @@ class Ledger:
         self._backend = backend
         self._store = store
         self._clock = clock
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._peer_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._queue: list[_Pending] = []
         self._writing = asyncio.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="firewall")
@@ -63,12 +63,12 @@ class Ledger:
         self._dirty = False  # the kernel may differ from the table
         self._retry_at: float | None = None
 
-    def turn(self, peer: str) -> asyncio.Lock:
-        """Return the lock under which this peer's changes are planned and made."""
-        return self._turns.setdefault(peer, asyncio.Lock())
+    def peer_lock(self, peer: str) -> asyncio.Lock:
+        """Return the lock that serialises this peer's changes."""
+        return self._peer_locks.setdefault(peer, asyncio.Lock())
 
     async def commit(self, changes: Sequence[Change], *, imposed: bool = False) -> None:
-        """Make changes that were planned on the present table in their peer's turn.
+        """Carry out changes that were planned on the current table; the caller holds the peer's lock.
 
         On FirewallError or OSError nothing has changed. `imposed` changes were requested by no client: if the store
         fails, they are made, and saved later.
@@ -82,7 +82,7 @@ class Ledger:
             if pending in self._queue:  # else the transaction before has included it
                 batch, self._queue = self._queue, []
                 await self._write(batch)
-        assert pending.done, "what leaves the queue is written"
+        assert pending.done, "a change taken from the queue has been written"
         if pending.error is not None:
             raise pending.error
 
@@ -104,11 +104,11 @@ class Ledger:
         async with self._writing:
             await self._repair_or_retry()
 
-    async def let_pass(self) -> None:
+    async def ensure_forward(self) -> None:
         """Let mapped flows through the operator's forward chains; a failure is retried."""
         async with self._writing:
             try:
-                await self.in_worker(self._backend.let_pass)
+                await self.in_worker(self._backend.ensure_forward)
             except FirewallError as error:
                 self._dirty = True
                 log.error("mapped flows may be dropped, retrying: %s", error)
@@ -137,12 +137,12 @@ class Ledger:
     def next_wake(self) -> float | None:
         """Return when to retry or, if nothing is to be retried, when the next lease runs out.
 
-        A lease that has run out and could not be ended would wake the timer without pause.
+        A pending retry comes first: an expired lease that cannot be ended would wake the timer in a tight loop.
         """
         return self.table.next_expiry() if self._retry_at is None else self._retry_at
 
     def retry_later(self) -> None:
-        """Let `next_wake` return a moment soon, unless a change succeeds before."""
+        """Schedule a retry in RETRY_SECONDS, unless a change succeeds first."""
         self._retry_at = self._clock() + RETRY_SECONDS
         self._notify()
 

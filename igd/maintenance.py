@@ -140,7 +140,7 @@ class Maintenance:
         self, peer: str, decide: Callable[[Entry], Change | None], why: str
     ) -> FirewallError | OSError | None:
         try:
-            async with self._ledger.turn(peer):
+            async with self._ledger.peer_lock(peer):
                 decided = map(decide, self._ledger.table.of_peer(peer))
                 changes = [change for change in decided if change is not None]
                 await self._ledger.commit(changes, imposed=True)

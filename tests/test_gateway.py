@@ -328,7 +328,7 @@ async def test_a_local_network_of_the_server_inside_a_peers_allowed_ips_is_not_m
 
 async def test_the_concurrent_changes_of_one_peer_are_limited() -> None:
     harness = await GatewayHarness().start()
-    async with harness.ledger.turn("c1"):
+    async with harness.ledger.peer_lock("c1"):
         greedy = [
             asyncio.create_task(harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, port), port, 300)))
             for port in range(2000, 2000 + MAX_WAITING + 3)

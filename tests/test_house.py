@@ -1,4 +1,4 @@
-"""Names in the house say something; that its imports point one way, import-linter checks (pyproject.toml)."""
+"""Module names are specific. The direction of imports is checked by import-linter (pyproject.toml)."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ MODULES = sorted(path.relative_to(IGD).with_suffix("") for path in IGD.rglob("*.
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_every_module_has_a_name_that_says_something(module: Path) -> None:
+def test_module_names_are_specific(module: Path) -> None:
     assert VAGUE.isdisjoint(module.parts)

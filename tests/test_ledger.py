@@ -380,7 +380,7 @@ async def test_listeners_are_notified_of_every_change() -> None:
     ledger = Ledger(Pretend(), MemoryStore(), Clock())
     wakes: list[float | None] = []
     ledger.on_change.append(lambda: wakes.append(ledger.next_wake()))
-    async with ledger.turn("c1"):
+    async with ledger.peer_lock("c1"):
         await ledger.commit([Change(None, entry(1, 1500.0))])
         await ledger.commit([Change(entry(1, 1500.0), None)])
         await ledger.commit([], imposed=True)

@@ -168,7 +168,7 @@ async def test_mappings_end_when_their_peer_no_longer_owns_the_address(
 async def test_a_change_in_progress_when_its_peer_was_removed_is_closed_too() -> None:
     harness = await GatewayHarness().start(entry(2002, internal=C2))
     asked = map_port(2000)
-    async with harness.ledger.turn("c1"):
+    async with harness.ledger.peer_lock("c1"):
         asking = asyncio.create_task(harness.ask(asked))
         await asyncio.sleep(0)  # the request is admitted and waits
         harness.peers.all = PEERS[1:]

@@ -14,14 +14,14 @@ RESERVED_PORTS = {(TransportProtocol.UDP, 5350), (TransportProtocol.UDP, 5351)}
 """External ports that are never mapped: NAT-PMP and PCP use them (RFC 6887 §11.3)."""
 
 MORE_STARTS = 2
-"""How many other places are tried for a port set: most have room, and every attempt plans all of its ports."""
+"""How many other first ports are tried for a port set. Few suffice: most have enough free ports after them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
     """Plans what one peer requests at one moment; the peer must own the internal address.
 
-    `taken` returns whether an external port leads elsewhere already.
+    `taken` returns whether an external port is already translated by another rule.
     """
 
     policy: Policy

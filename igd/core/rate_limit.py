@@ -8,7 +8,7 @@ class RateLimit:
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        # The moment at which a bucket will be full again is its whole state.
+        # A bucket is stored only as the time at which it is full again.
         self._full_at: dict[Hashable, float] = {}
         self._swept_at = 0.0
 

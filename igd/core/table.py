@@ -31,7 +31,9 @@ class Table:
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
-        self._by_internal: dict[tuple[str, TransportProtocol, Endpoint], Key] = {}  # claimed by internal endpoint
+        self._by_internal: dict[
+            tuple[str, TransportProtocol, Endpoint], Key
+        ] = {}  # of mappings that are named by internal endpoint
         self._held_down: dict[Key, tuple[str, float]] = {}  # the peer that held a port, and until when it has priority
         self._held_down_by_peer: dict[str, dict[Key, None]] = {}  # the same keys, oldest first
 
@@ -46,7 +48,7 @@ class Table:
         return list(self._by_peer.get(public_key, {}).values())
 
     def find(self, public_key: str, key: Key) -> Entry | None:
-        """Return the peer's entry with this key, or None, also if another peer holds the key."""
+        """Return the peer's entry with this key; None if it has none, even if another peer holds the key."""
         return self._by_peer.get(public_key, {}).get(key)
 
     def find_internal(self, public_key: str, protocol: TransportProtocol, internal: Endpoint) -> Entry | None:
@@ -217,7 +219,8 @@ _REPLACED: tuple[str, ...] = ()
 def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Refusal:
     """Plan to renew `held`: replace it, or let both claims share one mapping.
 
-    A shared mapping has the longer lease and the joined claim, and keeps the fields that its row names if they are set.
+    A shared mapping has the longer lease and the joined claim. It keeps its own value of each field that the row names,
+    if it has one.
     """
     before, claim = held.mapping, mapping.claim
     moved = before.internal != mapping.internal

@@ -34,5 +34,5 @@ class MappingBackend(Protocol):
 class Backend(MappingBackend, Protocol):
     """Everything that the ledger needs from the kernel."""
 
-    def let_pass(self) -> None:
+    def ensure_forward(self) -> None:
         """Ensure that the operator's forward chains accept mapped flows, after they were changed."""

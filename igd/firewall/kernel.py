@@ -50,11 +50,11 @@ class Kernel:
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; end the flows of lost mappings, and the flows that would keep packets from new ones."""
         self.mappings.apply(changes, now)
-        moved = [change for change in changes if _ends(change.before) != _ends(change.after)]
+        moved = [change for change in changes if _endpoints(change.before) != _endpoints(change.after)]
         lost = [change.before.mapping for change in moved if change.before]
         self._conntrack.end_flows(lost, [change.after.mapping for change in moved if change.after], self._addresses)
 
-    def let_pass(self) -> None:
+    def ensure_forward(self) -> None:
         """Ensure that forward chains accept mapped flows."""
         self.forward.ensure()
 
@@ -71,7 +71,7 @@ class Kernel:
         self._conntrack.close()
 
 
-def _ends(entry: Entry | None) -> tuple[Endpoint, tuple[Remote, ...]] | None:
+def _endpoints(entry: Entry | None) -> tuple[Endpoint, tuple[Remote, ...]] | None:
     """Return the endpoints between which a mapping's flows pass; a change of other fields does not end them."""
     return (entry.mapping.internal, entry.mapping.remotes) if entry else None
 
@@ -83,14 +83,14 @@ def _mappings(choice: detect.Backend, site: Site, own_change: OwnChange = nullco
 def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
     """Build this backend for one site; FirewallError if it cannot work.
 
-    First remove what an earlier run with another backend left because it was killed. `legacy` learns which changes of
-    iptables-legacy are our own.
+    First remove what an earlier run with another backend left because it was killed. `legacy` is told
+    of igd's own changes, so that it does not report them.
     """
     if choice == "pretend":
         return Pretend()
-    for other in _known():
+    for other in _supported():
         if other != choice:
-            _clear(_mappings(other, site, legacy.own_change))
+            _remove_and_close(_mappings(other, site, legacy.own_change))
     return Kernel(_mappings(choice, site, legacy.own_change), site)
 
 
@@ -102,24 +102,24 @@ def watch(backend: Backend, site: Site) -> Watch:
     return Watch(ours, backend.forward.tables, backend.mappings.port if isinstance(backend.mappings, Nftables) else 0)
 
 
-def remove_everything(interface: str, mark: int, led_to: tuple[IPv4Network | IPv6Network, ...]) -> None:
+def remove_everything(interface: str, mark: int, destinations: tuple[IPv4Network | IPv6Network, ...]) -> None:
     """Remove everything of ours for this interface from the kernel, for every backend; FirewallError.
 
-    Also end the flows with this mark into the networks `led_to`.
+    Also end the flows with this mark into the networks `destinations`.
     """
     # Removal does not depend on the external interface.
-    site = Site("", interface, led_to, mark)
+    site = Site("", interface, destinations, mark)
     with ExitStack() as stack:
-        for choice in _known():
-            stack.callback(_clear, Kernel(_mappings(choice, site), site))
+        for choice in _supported():
+            stack.callback(_remove_and_close, Kernel(_mappings(choice, site), site))
 
 
-def _known() -> list[detect.Backend]:
+def _supported() -> list[detect.Backend]:
     """Return the backends that this kernel supports, whose rules an earlier run may have left."""
     return ["iptables"] if nft_tables() is None else ["nftables", "iptables"]
 
 
-def _clear(backend: MappingBackend) -> None:
+def _remove_and_close(backend: MappingBackend) -> None:
     try:
         backend.remove_all()
     finally:

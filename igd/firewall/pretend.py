@@ -33,7 +33,7 @@ class Pretend:
             _apply(entries, change)
         self.entries = entries
 
-    def let_pass(self) -> None:
+    def ensure_forward(self) -> None:
         """Do nothing: no forward chain can drop anything."""
 
     def remove_all(self) -> None:

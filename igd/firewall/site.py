@@ -56,7 +56,7 @@ def kernel_timeout(lease: Lease, now: float) -> int:
 
 
 def label(interface: str) -> str:
-    """Return the name of our table and chains for this interface, which nft can read back and no other interface has.
+    """Return the name of our table and chains for this interface: unique, and valid in nft's syntax.
 
     nft accepts letters, digits and `_ . - /` in a name. An interface name consists of any bytes except white space and
     `/`, so `/` and two hexadecimal digits replace each byte that nft does not accept.

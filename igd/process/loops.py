@@ -33,7 +33,7 @@ REPAIR_SECONDS = 0.5
 
 
 async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
-    """Wake the maintenance whenever the ledger has something due: the daemon's one timer."""
+    """Wake the maintenance when a lease expires or a retry is due: the daemon's one timer."""
     changed = asyncio.Event()
     ledger.on_change.append(changed.set)
     while True:
@@ -72,13 +72,13 @@ async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.E
     while True:
         changes = watch.read()
         if changes.ours or changes.forward:
-            await (ledger.repair() if changes.ours else ledger.let_pass())
+            await (ledger.repair() if changes.ours else ledger.ensure_forward())
             later = watch.read()  # includes our own edit of FORWARD, if any, which may hide another program's
             if changes.ours or later.forward:
                 authors = ", ".join(sorted({*changes.ours, *changes.forward}))
                 log.warning("the firewall was changed by %s: igd's part was repaired", authors)
             if later.ours or later.forward:
-                await (ledger.repair() if later.ours else ledger.let_pass())
+                await (ledger.repair() if later.ours else ledger.ensure_forward())
             await asyncio.sleep(REPAIR_SECONDS)
         if changes.rules:
             rules_changed.set()
@@ -87,7 +87,10 @@ async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.E
 
 
 async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], rules_changed: asyncio.Event) -> None:
-    """Do the same for iptables-legacy, which reports no changes; `changed` compares its tables."""
+    """Undo other programs' changes to igd's part of iptables-legacy.
+
+    It reports no changes, so `changed` compares its tables.
+    """
     failures = RecurringWarnings(log, "iptables-legacy's tables cannot be read, trying again: %s")
     while True:
         await asyncio.sleep(REPAIR_SECONDS)

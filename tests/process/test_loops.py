@@ -82,9 +82,9 @@ class RecordingKernel(Pretend):
         super().__init__()
         self.calls: list[str] = []
 
-    def let_pass(self) -> None:
+    def ensure_forward(self) -> None:
         """Record the call."""
-        self.calls.append("let_pass")
+        self.calls.append("ensure_forward")
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
         """Record the call."""
@@ -97,12 +97,17 @@ class RecordingKernel(Pretend):
     [
         ([NOTHING], [], False, 0),
         ([ELSEWHERE], [], True, 0),
-        ([FORWARD, NOTHING], ["let_pass"], True, 0),  # a ban list: no repair was necessary
-        ([FORWARD, FORWARD], ["let_pass", "let_pass"], True, 1),  # our jump was missing: the second is our own edit
+        ([FORWARD, NOTHING], ["ensure_forward"], True, 0),  # a ban list: no repair was necessary
+        (
+            [FORWARD, FORWARD],
+            ["ensure_forward", "ensure_forward"],
+            True,
+            1,
+        ),  # our jump was missing: the second is our own edit
         ([OURS, NOTHING], ["replace_all"], False, 1),
-        ([OURS, FORWARD], ["replace_all", "let_pass"], False, 1),
+        ([OURS, FORWARD], ["replace_all", "ensure_forward"], False, 1),
         ([OURS, OURS], ["replace_all", "replace_all"], False, 1),
-        ([OURS, NOTHING, FORWARD, NOTHING], ["replace_all", "let_pass"], True, 1),
+        ([OURS, NOTHING, FORWARD, NOTHING], ["replace_all", "ensure_forward"], True, 1),
     ],
 )
 async def test_only_necessary_repairs_are_made(  # noqa: PLR0913, PLR0917 - two fixtures, and the columns of the table above

@@ -36,7 +36,7 @@ _IPTABLES = {NFPROTO_IPV4: "iptables-nft", NFPROTO_IPV6: "ip6tables-nft"}
 _IPTABLES_TABLES = {"raw", "mangle", "nat", "filter", "security"}
 _IPTABLES_CHAINS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
-# What `nft -a list chain` prints: rules, the line of a base chain, and rules of the form of ours
+# What `nft -a list chain` prints: rules, the line of a base chain, and rules that have the same form as ours
 _LISTED = re.compile(r"^\t\t(.*) # handle (\d+)$", re.MULTILINE)
 _BASE_CHAIN = re.compile(r"^\t\ttype ", re.MULTILINE)
 _OF_ANY_INSTANCE = re.compile(r'[io]ifname \S+ ct mark (& )?\S+( [!=]= \S+)? \w+ comment "igd \S+"')
@@ -83,6 +83,7 @@ class ForwardRule:
         self._interface = site.wireguard
         self._comment = f"igd {site.wireguard}"
         self._cleaned = False  # no rules of an earlier run are left in other chains; checking takes 10 us for each rule
+        self._form_unknown = False  # otherwise each call would insert them again
         mark = f"{site.mark:#010x}"
         self._wanted = [
             f'{key} "{site.wireguard}" ct mark & {mark} == {mark} accept comment "{self._comment}"'
@@ -111,8 +112,11 @@ class ForwardRule:
         self._cleaned = True
         if self._chain is None or complaints:
             _take_out(deletions)
-        elif not self._is_in_place(listed.get(self._chain, []), len(deletions)):
+        elif not self._form_unknown and not self._is_in_place(listed.get(self._chain, []), len(deletions)):
             self._put_in(self._chain, deletions)
+            self._form_unknown = not self._is_in_place(_rules(self._chain), len(self._wanted))
+        if self._form_unknown:
+            complaints = [f"nft lists our rules in {self._chain} in an unknown form: they are not checked any more"]
         return complaints
 
     def remove(self) -> None:
@@ -159,7 +163,7 @@ class ForwardRule:
         return [f'forward_chain = "{self._chain}": nftables has no such chain; our rules go in when there is one']
 
     def _is_in_place(self, rules: Iterable[_Rule], present: int) -> bool:
-        """Return whether the chain's `rules` begin with ours, or with other instances' and ours, and we have no others.
+        """Return whether the chain's `rules` begin with ours (others' of igd may precede), and no other chain has any.
 
         `present` counts our rules in all chains.
         """

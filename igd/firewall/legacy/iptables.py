@@ -62,7 +62,7 @@ class Iptables:
             self._try_anycast6(anycast)
         self._pinhole_chain = bool(pinholes.rules)
 
-    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - as above
+    def apply(self, changes: Sequence[Change], now: float) -> None:  # noqa: ARG002 - iptables' rules have no timeout
         """Carry out `changes`; raise FirewallError where the kernel does not hold the result.
 
         Changes of one IP version are one transaction. With two versions the second may fail after the first is written,

@@ -45,7 +45,7 @@ def library() -> "ModuleType":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in its source, each time that it is compiled
             import iptc  # noqa: PLC0415 - imported late, for the reasons above
-        xtables_options.mend(iptc.xtables)
+        xtables_options.fix_option_tables(iptc.xtables)
     except Exception as error:  # the import loads iptables' libraries, and fails in many ways
         raise FirewallError(f"python-iptables cannot be used here: {error}") from error
     for kind in (iptc.Table, iptc.Table6):

@@ -56,7 +56,7 @@ class LegacyRules:
         self._mark = f"{site.mark:#x}/{site.mark:#x}"
         self.main = label(site.wireguard)  # of each IP version, one chain of this name
         self.out = f"{self.main}/out"  # not the label of any interface: those have hexadecimal digits after a slash
-        self.pcp = f"{self.main}/pcp"  # likewise
+        self.pcp = f"{self.main}/pcp"  # nor is this one
         self.hooks = {self.main: PREROUTING, self.out: POSTROUTING, self.pcp: PREROUTING}
 
     def dnat(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry]) -> OwnChain:
@@ -67,7 +67,7 @@ class LegacyRules:
         return OwnChain(4, self.main, PREROUTING, tuple(jumps), jumps_first=False, rules=rules)
 
     def pinholes(self, entries: Iterable[Entry]) -> OwnChain:
-        """Return the chain that marks flows through pinholes; the kernel is to hold it only while it has rules."""
+        """Return the chain that marks flows through pinholes; it exists in the kernel only while it has rules."""
         holes = (
             rule for entry in entries if isinstance(entry.mapping, Pinhole) for rule in self._pinhole(entry.mapping)
         )

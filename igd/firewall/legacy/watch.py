@@ -1,8 +1,8 @@
 """Detects changes of iptables-legacy's tables by others: the kernel announces none, so the tables are compared.
 
 The number of rules and the size of a table (IPT_SO_GET_INFO, 5 microseconds) show most changes, but not a replaced
-rule, nor an older save of as many rules. So the rules are compared too (IPT_SO_GET_ENTRIES, 1.6 microseconds a rule),
-without their counters.
+rule, nor a restored older rule set with the same number of rules. So the rules are compared too (IPT_SO_GET_ENTRIES,
+1.6 microseconds a rule), without their counters.
 
 Structures: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h. Reading a table creates it, so only
 tables that are listed in /proc are read.

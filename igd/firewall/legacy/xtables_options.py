@@ -18,22 +18,22 @@ Entries = Any
 """A ctypes pointer to struct xt_option_entry."""
 
 
-def mend(library: "iptc.xtables") -> None:
-    """Make python-iptables (its module `xtables`) walk the tables that libxtables has."""
-    kind, narrow = library.xtables, library.xt_option_entry
+def fix_option_tables(library: "iptc.xtables") -> None:
+    """Make python-iptables (its module `xtables`) walk option tables as the installed libxtables lays them out."""
+    kind, old_entry = library.xtables, library.xt_option_entry
     udp = kind(library.NFPROTO_IPV4).find_match("udp")  # its table has several entries, none with a base
-    second = ctypes.addressof(udp.contents.x6_options.contents) + ctypes.sizeof(narrow)
+    second = ctypes.addressof(udp.contents.x6_options.contents) + ctypes.sizeof(old_entry)
     if ctypes.c_void_p.from_address(second).value is not None:  # a name: entries are as python-iptables knows them
         return
 
     def entries(table: Entries) -> Iterator[Any]:
-        # In place, not copies: the extensions read `base`, which is behind what `narrow` shows.
+        # In place, not copies: the extensions read `base`, which follows the fields of `old_entry`.
         address = ctypes.addressof(table.contents)
-        while (entry := narrow.from_address(address)).name:
+        while (entry := old_entry.from_address(address)).name:
             yield entry
-            address += ctypes.sizeof(narrow) + _POINTER  # `base`, and what aligns the next name
+            address += ctypes.sizeof(old_entry) + _POINTER  # `base` and the padding after it
 
-    lookup: Callable[..., Any] = kind._option_lookup  # noqa: SLF001 - there is no public way to replace it
-    check: Callable[..., None] = kind._options_fcheck  # noqa: SLF001 - likewise
-    kind._option_lookup = lambda self, table, name: lookup(self, entries(table), name)  # noqa: SLF001 - likewise
-    kind._options_fcheck = lambda self, name, flags, table: check(self, name, flags, entries(table))  # noqa: SLF001 - likewise
+    lookup: Callable[..., Any] = kind._option_lookup
+    check: Callable[..., None] = kind._options_fcheck
+    kind._option_lookup = lambda self, table, name: lookup(self, entries(table), name)
+    kind._options_fcheck = lambda self, name, flags, table: check(self, name, flags, entries(table))

@@ -115,7 +115,7 @@ def port_key(protocol: TransportProtocol, number: int) -> bytes:
 
 
 def restricted_prefix(protocol: TransportProtocol, number: int) -> bytes:
-    """Return bytes that a message about RESTRICTED contains exactly if the set has this protocol and port.
+    """Return bytes that a message about RESTRICTED contains if and only if the set has this protocol and port.
 
     No other attribute in such a message has a key's length, and comments contain only printable bytes.
     """

@@ -119,7 +119,7 @@ class OwnTable:
 
 
 def _as_owned(table: Attributes) -> Attributes:
-    """Return the table with the flags that it would have if its last owner still existed."""
+    """Return the table with OWNER set if PERSIST is: the kernel clears OWNER when the owner exits."""
     flags = int.from_bytes(table[nf.NFTA_TABLE.FLAGS], "big")
     owned = nf.NFT_TABLE_F.OWNER if flags & nf.NFT_TABLE_F.PERSIST else 0
     return table | {nf.NFTA_TABLE.FLAGS: (flags | owned).to_bytes(4, "big")}

@@ -26,7 +26,7 @@ class SourcePorts:
         self._candidates: dict[Endpoint, Candidates] = {}
 
     def select(self, changes: Iterable[Change]) -> Selection:
-        """Return what these changes would cause, without applying it."""
+        """Return the candidates and translations after these changes, without storing them."""
         candidates: dict[Endpoint, Candidates] = {}
         for change in changes:
             for endpoint in filter(None, {_udp_endpoint(change.before), _udp_endpoint(change.after)}):

@@ -32,10 +32,8 @@ def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
     Raise FirewallError if the names cannot be read now.
     """
     names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
-    if not _raw_socket_permitted():
-        return frozenset()
     try:
-        return frozenset(names.read_text().split())
+        return frozenset(names.read_text().split()) if _raw_socket_permitted() else frozenset()
     except FileNotFoundError:  # ip_tables is not loaded, or not part of this kernel
         return frozenset()
     except PermissionError:

@@ -226,7 +226,7 @@ def _entry(mapped: Mapped) -> Values:
 
 
 def get_at_index(inputs: Inputs, _parties: Parties) -> Exchange:
-    """Read the peer's mapping at an index; beyond the last it is 713, on which clients stop counting up."""
+    """Read the peer's mapping at an index; beyond the last, 713 tells clients that the list has ended."""
 
     def values(reply: MappingList) -> Values:
         if inputs["NewPortMappingIndex"] >= len(reply.mappings):

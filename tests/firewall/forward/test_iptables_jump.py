@@ -385,7 +385,7 @@ def test_a_drop_before_the_named_chain_is_complained_of_with_what_would_help(
 
 def jumps_with_handles(flavour: str) -> str:
     if flavour.endswith("legacy"):  # which has no handles
-        return run(f"{flavour}-save")
+        return "\n".join(rules(flavour))
     return run("nft", "-a", "list", "table", "ip6" if flavour.startswith("ip6") else "ip", "filter")
 
 

@@ -1,6 +1,7 @@
 """Our rules in the nftables chain that `forward_chain` names: position, recognition, repair and removal."""
 
 import os
+import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from igd.firewall.backend import FirewallError
+from igd.firewall.forward import nft_rule
 from igd.firewall.forward.nft_rule import ForwardRule, NftChain, named
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
@@ -111,6 +113,18 @@ def test_what_stands_is_left_alone() -> None:
     before = chain(handles=True)
     ForwardRule(SITE).ensure()
     assert chain(handles=True) == before
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_a_form_that_is_not_recognised_is_inserted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a release of nft that prints them in another way would have them inserted twice a second."""
+    monkeypatch.setattr(nft_rule, "_OF_ANY_INSTANCE", re.compile("no such form"))
+    rule = ForwardRule(SITE)
+    for _again in range(3):
+        (complaint,) = rule.ensure()
+        assert "in an unknown form" in complaint
+    assert chain()[:3] == [*accepts(), 'ct state established,related accept comment "igd wg0"']
 
 
 @pytest.mark.root

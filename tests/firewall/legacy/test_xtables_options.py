@@ -83,7 +83,7 @@ def test_every_entry_is_found_where_it_lies(kind: type[Narrow]) -> None:
     """Not a copy: the extension that gets the entry reads `base` behind it."""
     options = table(kind)
     mended = library(options)
-    xtables_options.mend(mended)
+    xtables_options.fix_option_tables(mended)
     xtables = mended.xtables(2)
     pointer = xtables.match.contents.x6_options
     for number, name in enumerate(NAMES):
@@ -98,7 +98,7 @@ def test_every_entry_is_found_where_it_lies(kind: type[Narrow]) -> None:
 @pytest.mark.parametrize("missing", range(len(NAMES)))
 def test_every_entry_is_checked(kind: type[Narrow], missing: int) -> None:
     mended = library(table(kind))
-    xtables_options.mend(mended)
+    xtables_options.fix_option_tables(mended)
     xtables = mended.xtables(2)
     pointer = xtables.match.contents.x6_options
     xtables._options_fcheck(b"udp", 0b111, pointer)  # noqa: SLF001 - likewise
