@@ -116,7 +116,7 @@ class GatewayHarness:
             peers=self.peers,
             link=self.link,
             clock=self.clock,
-            rng=random.Random(1),  # noqa: S311 - the tests need the same sequence in every run
+            rng=random.Random(1),
             taken=self.taken,
         )
         self.maintenance = Maintenance(self.gateway)
@@ -153,7 +153,7 @@ class GatewayHarness:
         return self.table == self.backend.entries == self.store.entries
 
 
-def map_port(  # noqa: PLR0913 - a request has as many fields
+def map_port(
     port: int | None = 8043,
     internal: IPv4Address = C1,
     *,

@@ -43,12 +43,12 @@ class PlannerHarness:
         self.policy = Policy(tuple(map(PortRule.parse, rules)) or ANY_UNPRIVILEGED, mappings_per_peer=quota)
         self.table = Table()
         self.taken: set[Key] = set()
-        rng = random.Random(seed)  # noqa: S311 - the tests need the same sequence in every run
+        rng = random.Random(seed)
         self.planner = partial(
             Planner, self.policy, self.table, lambda protocol, port: (protocol, port) in self.taken, rng
         )
 
-    def hold(  # noqa: PLR0913 - a mapping has as many fields
+    def hold(
         self,
         port: int,
         internal_port: int | None = None,
@@ -419,7 +419,7 @@ def test_the_search_for_a_port_set_is_bounded() -> None:
         tried.append(port)
         return port % 2 == 1
 
-    harness.planner = partial(Planner, harness.policy, harness.table, taken, random.Random(1))  # noqa: S311 - the tests need the same sequence in every run
+    harness.planner = partial(Planner, harness.policy, harness.table, taken, random.Random(1))
     granted = harness.port_set(port_set(256))
     assert isinstance(granted, list)
     assert len(granted) == 1

@@ -34,7 +34,7 @@ def test_full_buckets_are_dropped() -> None:
     for key in range(1000):
         limit.admit(key, 1.0)
     limit.admit("later", 100.0)
-    assert len(limit._full_at) == 1  # noqa: SLF001 - not visible from outside
+    assert len(limit._full_at) == 1
 
 
 @given(

@@ -464,7 +464,7 @@ def test_renewals_do_not_accumulate_expiries() -> None:
         port = second % 10 + 1
         before = held.find("c1", (TransportProtocol.TCP, port))
         held.accept([Change(before, entry(port, 60.0 + second))], NOW)
-    assert len(held._expiries) <= 2 * len(held) + 64  # noqa: SLF001 - not visible from outside
+    assert len(held._expiries) <= 2 * len(held) + 64
     assert held.next_expiry() == min(each.lease.expires for each in held)
 
 
@@ -518,7 +518,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         named=st.booleans(),
         accepted=st.booleans(),
     )
-    def map(  # noqa: PLR0913 - a mapping and its lease, drawn at random
+    def map(
         self,
         *,
         port: int,

@@ -44,7 +44,7 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def map_port(  # noqa: PLR0913 - the fields of a request, by keyword
+def map_port(
     client: Host,
     port: int,
     protocol: TransportProtocol = TransportProtocol.TCP,

@@ -21,7 +21,7 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="module")
-def idle(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def idle(root: None) -> Iterator[Lab]:
     """Return a lab in which igd does not run before or after a test; leases may be left in the store."""
     with Lab() as lab:
         yield lab

@@ -13,7 +13,7 @@ pytestmark = requires_root
 
 
 @pytest.fixture(scope="module")
-def dropping(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def dropping(root: None) -> Iterator[Lab]:
     """A server whose FORWARD drops."""
     with Lab(forward="drop") as lab:
         yield lab

@@ -53,7 +53,7 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None) -> Iterator[Lab]:
     """A lab with igd in it, in which every test has ports of its own.
 
     c1 has the address THIRD too, and net sends what it has for the VPN to srv.

@@ -27,7 +27,7 @@ WHO = "who am I?"
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None) -> Iterator[Lab]:
     """A lab with igd in it, whose clients' default routes name it; every test has ports of its own."""
     needs("nft", "natpmpc", "upnpc", "conntrack")
     with Lab(client_lines=THROUGH_GATEWAY) as lab, serving(lab):

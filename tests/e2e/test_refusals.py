@@ -21,7 +21,7 @@ CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None) -> Iterator[Lab]:
     """A lab with igd in it, where c1 has TCP 9100 and c2 TCP 9200; no test changes anything."""
     needs("upnpc", "nft")
     with Lab() as lab, serving(lab):

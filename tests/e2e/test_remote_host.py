@@ -20,7 +20,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
 
 @pytest.fixture(scope="module", params=["nftables", "iptables"])
-def served(root: None, request: pytest.FixtureRequest) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Return a lab with igd in it, shared: each test uses ports of its own."""
     needs("upnpc", "conntrack")
     with Lab() as lab, serving(lab, f'[firewall]\nbackend = "{request.param}"\n'):

@@ -81,7 +81,7 @@ def _lay_wg1(lab: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_tunnels(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def two_tunnels(root: None) -> Iterator[Lab]:
     """A server with c1 on wg0 and c2 on wg1, whose FORWARD drops."""
     needs("upnpc")
     with Lab(forward="drop") as lab:

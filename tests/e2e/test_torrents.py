@@ -17,7 +17,7 @@ from tests.lab.fixtures import needs, requires_root
 pytestmark = requires_root
 
 CLIENT = (sys.executable, bittorrent.__file__)
-CONTENT = random.Random(1).randbytes(1_000_000)  # noqa: S311 - it need not be secret
+CONTENT = random.Random(1).randbytes(1_000_000)
 PIECE = 2**16  # bytes
 
 

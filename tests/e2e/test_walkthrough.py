@@ -13,7 +13,7 @@ pytestmark = requires_root
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None) -> Iterator[Lab]:
     """Return a lab with igd in it, shared: each test uses ports of its own."""
     needs("upnpc", "external-ip", "nft", "conntrack")
     with Lab() as lab, serving(lab):

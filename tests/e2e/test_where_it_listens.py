@@ -18,7 +18,7 @@ SEARCH = f'M-SEARCH * HTTP/1.1\r\nHOST: {GROUP}:1900\r\nMAN: "ssdp:discover"\r\n
 
 
 @pytest.fixture(scope="module")
-def served(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def served(root: None) -> Iterator[Lab]:
     """A lab with igd and a mapping in it, in which net sends what it has for the VPN to the server."""
     needs("upnpc", "nft")
     with Lab() as lab, serving(lab):

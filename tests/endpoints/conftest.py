@@ -12,7 +12,7 @@ STRANGER = IPv4Address("10.100.0.9")
 
 
 @pytest.fixture(scope="session")
-def loopback(root: None) -> Iterator[Host]:  # noqa: ARG001 - `root` ends the test where rights are missing
+def loopback(root: None) -> Iterator[Host]:
     """Return the namespace, with its addresses."""
     with Host("loopback") as host:
         for address in (SERVER, C1, C2, STRANGER):

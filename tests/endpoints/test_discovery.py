@@ -59,7 +59,7 @@ class Client:
 
 
 def discovery_for(harness: GatewayHarness) -> Discovery:
-    return Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))  # noqa: S311 - the same in every run
+    return Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))
 
 
 @pytest.fixture

@@ -417,7 +417,7 @@ async def test_the_first_nonce_guards_a_mapping_of_natpmp_or_upnp(c1: Client, ha
         (6, 0, HOUR, pcp.Result.UNSUPP_PROTOCOL),
     ],
 )
-async def test_pcp_maps_tcp_and_udp_only(  # noqa: PLR0913, PLR0917 - the columns of the table
+async def test_pcp_maps_tcp_and_udp_only(
     harness: GatewayHarness, c1: Client, protocol: int, port: int, lifetime: int, result: pcp.Result
 ) -> None:
     """§11.3."""
@@ -937,7 +937,7 @@ async def fuzzed(sent: list[bytes]) -> None:
             with contextlib.closing(Client(C2)) as last:
                 assert await last.by_natpmp(AddressRequest()) == AddressResponse(0, EPOCH, EXTERNAL)
             async with asyncio.timeout(PATIENCE):
-                while control._tasks:  # noqa: SLF001, ASYNC110 - the end of a request has no event
+                while control._tasks:  # noqa: ASYNC110 - the end of a request has no event
                     await asyncio.sleep(0)
             responses = client.unread()
     gc.collect()  # a task's exception is reported when the task is collected

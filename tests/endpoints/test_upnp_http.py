@@ -322,7 +322,7 @@ async def test_the_page_shows_a_peer_its_own_mappings_as_text(harness: GatewayHa
 async def connections_are(server: UPnPHttp, count: int) -> None:
     """Wait until the server has `count` connections."""
     async with asyncio.timeout(HANG):
-        http = server._runner.server  # noqa: SLF001 - only aiohttp's server knows its connections
+        http = server._runner.server
         assert http is not None
         while len(http.connections) != count:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0.001)

@@ -92,7 +92,7 @@ def test_peers_reach_the_server_and_are_answered_from_there(
     hosts: ThreeHosts,
     family: Family,
     kind: Callable[[Site], Backend],
-    hairpin: bool,  # noqa: FBT001 - parametrized
+    hairpin: bool,
 ) -> None:
     """The caller is connected: an answer from another address would be lost."""
     with standing(kind, replace(ANYCAST, hairpin=hairpin)), daemon(family, family.server) as server:
@@ -107,7 +107,7 @@ def test_peers_reach_the_server_and_are_answered_from_there(
     [(ANYCAST, "udp", PORT - 1), (ANYCAST, "tcp", PORT), (SITE, "udp", PORT)],
     ids=["another port", "TCP", "without the option"],
 )
-def test_nothing_else_of_theirs_is_taken(  # noqa: PLR0913, PLR0917 - parametrized
+def test_nothing_else_of_theirs_is_taken(
     hosts: ThreeHosts, family: Family, kind: Callable[[Site], Backend], site: Site, transport: Transport, port: int
 ) -> None:
     """Somebody on the internet gets it, as if the addresses were his."""

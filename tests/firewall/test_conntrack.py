@@ -160,7 +160,7 @@ def test_end_flows_ends_just_what_the_lost_mappings_let_in(tracker: Conntrack, k
     tracker.end_flows(LOST, [], [EXTERNAL])
     assert there() == described(LEFT_ALONE)
     sweeps = [int(number) for number in platform.release().split(".")[:2]] >= [6, 11]
-    assert tracker._deletes_by_filter == (sweeps and kernel == "from 6.11")  # noqa: SLF001
+    assert tracker._deletes_by_filter == (sweeps and kernel == "from 6.11")
 
 
 @every_kernel
@@ -300,28 +300,28 @@ def test_the_criteria_are_the_kernels(tracker: Conntrack) -> None:
     make([OURS, OURS, OURS6, *LEFT_ALONE])
     udp = TransportProtocol.UDP
     for family, criteria, expected in (
-        (socket.AF_INET, conntrack._with_translation(OURS.translation), 2),  # noqa: SLF001
-        (socket.AF_INET, conntrack._with_translation(LEFT_ALONE[0].translation), 1),  # noqa: SLF001
-        (socket.AF_INET, conntrack._to(Translation(udp, Endpoint(OTHER_PUBLIC, 8043), Endpoint(PEER, 1))), 1),  # noqa: SLF001
-        (socket.AF_INET, conntrack._to_address(OTHER_PUBLIC), 1),  # noqa: SLF001
-        (socket.AF_INET6, conntrack._to(OURS6._replace(port=8044).translation), 1),  # noqa: SLF001
-        (socket.AF_INET6, conntrack._with_mark(MARK >> 1), 1),  # noqa: SLF001
+        (socket.AF_INET, conntrack._with_translation(OURS.translation), 2),
+        (socket.AF_INET, conntrack._with_translation(LEFT_ALONE[0].translation), 1),
+        (socket.AF_INET, conntrack._to(Translation(udp, Endpoint(OTHER_PUBLIC, 8043), Endpoint(PEER, 1))), 1),
+        (socket.AF_INET, conntrack._to_address(OTHER_PUBLIC), 1),
+        (socket.AF_INET6, conntrack._to(OURS6._replace(port=8044).translation), 1),
+        (socket.AF_INET6, conntrack._with_mark(MARK >> 1), 1),
         (socket.AF_UNSPEC, b"", 3 + len(LEFT_ALONE)),
     ):
-        assert len(tracker._dump(family, criteria)) == expected  # noqa: SLF001
+        assert len(tracker._dump(family, criteria)) == expected
 
 
 def test_a_sweep_whose_filter_is_not_known_ends_nothing(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that nobody's flows are lost where an older kernel is."""
     monkeypatch.setattr(conntrack, "CTA_FILTER", 60)
     make([OURS, OURS6, *LEFT_ALONE])
-    assert not tracker._delete_by_filter([OURS.translation])  # noqa: SLF001
+    assert not tracker._delete_by_filter([OURS.translation])
     assert there() == described([OURS, OURS6, *LEFT_ALONE])
 
 
 def test_a_flow_that_ends_by_itself_meanwhile_is_no_error(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleting it twice is deleting what has gone."""
-    dump = tracker._dump  # noqa: SLF001
+    dump = tracker._dump
     monkeypatch.setattr(tracker, "_deletes_by_filter", False)
     monkeypatch.setattr(tracker, "_dump", lambda family, criteria: dump(family, criteria) * 2)
     make([OURS, OURS, OURS6])
@@ -337,7 +337,7 @@ def test_a_refusal_for_another_reason_is_an_error(tracker: Conntrack) -> None:
     finally:
         os.seteuid(0)
     assert caught.value.errno == errno.EPERM
-    assert tracker._deletes_by_filter  # noqa: SLF001
+    assert tracker._deletes_by_filter
 
 
 def test_a_refusal_to_end_what_was_found_is_an_error(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,10 @@ def a_lost_table_and_no_more_descriptors(gateway: Running) -> Iterator[None]:
 @contextmanager
 def no_conntrack(gateway: Running) -> Iterator[None]:
     """When the rules are changed already."""
-    tracking = parts(gateway)._conntrack  # noqa: SLF001 - its socket is all that it has
+    tracking = parts(gateway)._conntrack
     tracking.close()
     yield
-    tracking._netlink = Netlink()  # noqa: SLF001
+    tracking._netlink = Netlink()
 
 
 @contextmanager
@@ -230,7 +230,7 @@ async def test_what_somebody_took_away_is_there_again(
     backend: Backend,
     commands: str,
     request_: Changing,
-    granted: bool,  # noqa: FBT001
+    granted: bool,
 ) -> None:
     with running(backend) as gateway:
         async with serving(gateway):

@@ -139,9 +139,9 @@ def test_a_refused_subsystem_refuses_the_whole_batch(netlink: Netlink) -> None:
 
 @pytest.mark.root
 def test_an_answer_that_never_comes_is_an_error(netlink: Netlink) -> None:
-    netlink._socket.settimeout(0.01)  # noqa: SLF001
+    netlink._socket.settimeout(0.01)
     with pytest.raises(NetlinkError, match="did not answer"):
-        next(netlink._answers(12345))  # noqa: SLF001
+        next(netlink._answers(12345))
 
 
 @pytest.mark.root

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
-def host(root: None) -> Iterator[Host]:  # noqa: ARG001 - the fixture checks for root
+def host(root: None) -> Iterator[Host]:
     with Host("links") as host:
         yield host
 

@@ -84,7 +84,7 @@ def links() -> FakeLinks:
 
 
 @pytest.fixture
-def wireguard(wg: Wg, links: FakeLinks, clock: Clock) -> WireGuard:  # noqa: ARG001 - puts the script on the PATH
+def wireguard(wg: Wg, links: FakeLinks, clock: Clock) -> WireGuard:
     return WireGuard("wg0", links, clock=clock, wall_clock=Clock(1_700_000_130.0))
 
 

@@ -26,7 +26,7 @@ def root() -> None:
 
 
 @pytest.fixture
-def lab(root: None) -> Iterator[Lab]:  # noqa: ARG001 - for its check
+def lab(root: None) -> Iterator[Lab]:
     """Build a lab with its tunnels up."""
     with Lab() as lab:
         yield lab

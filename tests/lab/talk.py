@@ -29,7 +29,7 @@ def answering(host: Host, port: int, protocol: Protocol = "tcp", *, ipv6: bool =
     return listener
 
 
-def call(  # noqa: PLR0913 - both ends of a connection
+def call(
     host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source: str = "", source_port: int = 0
 ) -> socket.socket:
     """Connect a socket that lives in `host`; ConnectionRefusedError if rejected, TimeoutError after PATIENCE."""
@@ -44,7 +44,7 @@ def call(  # noqa: PLR0913 - both ends of a connection
     return remote
 
 
-def ask(  # noqa: PLR0913 - both ends of a connection
+def ask(
     host: Host, address: str, port: int, protocol: Protocol = "tcp", *, source: str = "", source_port: int = 0
 ) -> Answer:
     """Ask a listener once, from `host`; ConnectionRefusedError if rejected, TimeoutError after PATIENCE."""

@@ -55,7 +55,7 @@ class Lab:
     c1: Host
     c2: Host
 
-    def __init__(  # noqa: PLR0913 - each is a choice of the test, made by name
+    def __init__(
         self,
         *,
         wg: bool = True,

@@ -110,12 +110,12 @@ class RecordingKernel(Pretend):
         ([OURS, NOTHING, FORWARD, NOTHING], ["replace_all", "ensure_forward"], True, 1),
     ],
 )
-async def test_only_necessary_repairs_are_made(  # noqa: PLR0913, PLR0917 - two fixtures, and the columns of the table above
+async def test_only_necessary_repairs_are_made(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     script: list[ForeignChanges],
     calls: list[str],
-    reported: bool,  # noqa: FBT001 - a column of the table above
+    reported: bool,
     warnings: int,
 ) -> None:
     monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)

@@ -314,11 +314,11 @@ def test_a_read_only_directory_is_an_error(path: Path) -> None:
 def test_a_full_disk_saves_nothing_and_later_saves_succeed(path: Path) -> None:
     with opened(path) as store:
         store.save([Change(None, entry(1))])
-        limit = store._database.execute("PRAGMA max_page_count = 1").fetchone()  # noqa: SLF001 - simulates a full disk
+        limit = store._database.execute("PRAGMA max_page_count = 1").fetchone()
         assert limit
         with pytest.raises(StoreError, match="full"):
             store.save([Change(None, entry(port, description="x" * 250)) for port in range(2, 200)])
         assert store.load() == [entry(1)]
-        store._database.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001 - ends the simulation
+        store._database.execute("PRAGMA max_page_count = 100000")
         store.save([Change(entry(1), None)])
         assert store.load() == []

@@ -24,7 +24,7 @@ class Booted(NamedTuple):
 
 
 @contextmanager
-def booted(  # noqa: PLR0913 - each is a choice of the test, made by name
+def booted(
     layers: Layers,
     *,
     lines: Sequence[str] = (),

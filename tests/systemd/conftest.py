@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def layers(root: None) -> tuple[Path, Path]:  # noqa: ARG001 - for its check
+def layers(root: None) -> tuple[Path, Path]:
     """The files of all machines."""
     needs("mmdebstrap", "systemd-nspawn")
     return tree.layers()

@@ -73,7 +73,7 @@ class Machine:
     there before it boots.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a choice of the test, made by name
+    def __init__(
         self,
         host: Host,
         layers: tuple[Path, Path],
@@ -115,7 +115,7 @@ class Machine:
         *argv: str,
         check: bool = True,
         timeout: float = PATIENCE,
-        input: str | None = None,  # noqa: A002
+        input: str | None = None,  # noqa: A002 - as subprocess.run names it
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end as root; CommandFailed as Host.run does."""
         return self._host.run(*self._inside(), *argv, check=check, timeout=timeout, input=input)

@@ -48,7 +48,7 @@ def _capabilities(machine: Machine, process: int) -> int:
     ],
     ids=["alone", "userspace", "legacy"],
 )
-def test_traffic_before_and_after_a_crash(  # noqa: PLR0913
+def test_traffic_before_and_after_a_crash(
     layers: Layers, *, userspace: bool, drop_ins: list[str], iptables: Iptables, forward: Forward, capabilities: int
 ) -> None:
     with booted(
@@ -128,7 +128,7 @@ def test_tables_of_iptables_legacy_that_it_may_not_use_are_a_warning(layers: Lay
     ],
     ids=["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "lock", "CAP_NET_RAW"],
 )
-def test_without_what_it_needs_it_says_so(  # noqa: PLR0913
+def test_without_what_it_needs_it_says_so(
     layers: Layers, *, userspace: bool, iptables: Iptables, drop_ins: list[str], missing: str, complaint: str
 ) -> None:
     files = {_DROP_IN: missing}

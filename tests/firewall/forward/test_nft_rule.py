@@ -40,7 +40,7 @@ def accepts(interface: str = "wg0", mark: int = 0x1000_0000) -> list[str]:
 
 
 @pytest.fixture
-def firewall(alone: None) -> str:  # noqa: ARG001 - in that namespace
+def firewall(alone: None) -> str:
     """Load the operator's rules; return them as nft prints them."""
     run("nft", "-f", "-", text=FIREWALL)
     return ruleset()

@@ -214,7 +214,7 @@ def test_others_ipv6_rules_stay(backend: Iptables) -> None:
 
 
 @pytest.mark.parametrize(("preserve", "place"), [(True, 0), (False, 1)])
-def test_the_jump_comes_first_only_where_it_must(preserve: bool, place: int) -> None:  # noqa: FBT001 - the value of a parametrized test
+def test_the_jump_comes_first_only_where_it_must(preserve: bool, place: int) -> None:
     operator()
     backend = Iptables(replace(SITE, preserve_source_port=preserve))
     for _again in range(2):

@@ -87,11 +87,11 @@ def test_every_entry_is_found_where_it_lies(kind: type[Narrow]) -> None:
     xtables = mended.xtables(2)
     pointer = xtables.match.contents.x6_options
     for number, name in enumerate(NAMES):
-        entry = xtables._option_lookup(pointer, name)  # noqa: SLF001 - it is what is mended
+        entry = xtables._option_lookup(pointer, name)
         assert isinstance(entry, Narrow)
         assert ctypes.addressof(entry) == ctypes.addressof(options[number])
         ctypes.pointer(entry)
-    assert xtables._option_lookup(pointer, b"from") is None  # noqa: SLF001 - likewise
+    assert xtables._option_lookup(pointer, b"from") is None
 
 
 @pytest.mark.parametrize("kind", [Narrow, Wide])
@@ -101,11 +101,11 @@ def test_every_entry_is_checked(kind: type[Narrow], missing: int) -> None:
     xtables_options.fix_option_tables(mended)
     xtables = mended.xtables(2)
     pointer = xtables.match.contents.x6_options
-    xtables._options_fcheck(b"udp", 0b111, pointer)  # noqa: SLF001 - likewise
+    xtables._options_fcheck(b"udp", 0b111, pointer)
     with pytest.raises(ValueError, match=NAMES[missing].decode()):
-        xtables._options_fcheck(b"udp", 0b111 & ~(1 << missing), pointer)  # noqa: SLF001 - likewise
+        xtables._options_fcheck(b"udp", 0b111 & ~(1 << missing), pointer)
 
 
 def test_without_the_mending_the_second_entry_of_a_wide_table_is_not_found() -> None:
     unmended = library(table(Wide)).xtables(2)
-    assert unmended._option_lookup(unmended.match.contents.x6_options, b"dport") is None  # noqa: SLF001 - likewise
+    assert unmended._option_lookup(unmended.match.contents.x6_options, b"dport") is None

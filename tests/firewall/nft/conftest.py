@@ -11,14 +11,14 @@ from tests.firewall.three_hosts import ThreeHosts
 
 
 @pytest.fixture
-def backend(alone: None) -> Iterator[Nftables]:  # noqa: ARG001 - in that namespace
+def backend(alone: None) -> Iterator[Nftables]:
     """Return a backend in a network namespace of its own, in which the test is too."""
     with contextlib.closing(Nftables(SITE)) as made:
         yield made
 
 
 @pytest.fixture
-def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:  # noqa: ARG001 - on the server
+def gateway(hosts: ThreeHosts) -> Iterator[Nftables]:
     """Return a backend on the server."""
     with contextlib.closing(Nftables(SITE)) as made:
         yield made

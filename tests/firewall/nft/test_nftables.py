@@ -67,8 +67,8 @@ def test_nft_shows_the_table_as_it_is_documented(backend: Nftables) -> None:
 )
 def test_options_are_rules_of_their_own(
     backend: Nftables,
-    hairpin: bool,  # noqa: FBT001 - parametrized
-    preserve: bool,  # noqa: FBT001 - parametrized
+    hairpin: bool,
+    preserve: bool,
     rules: str,
 ) -> None:
     backend.replace_all([], [], now=0)  # with other options
@@ -138,7 +138,7 @@ def test_the_peer_is_reached_and_sees_the_true_source(
     hosts: ThreeHosts,
     gateway: Nftables,
     transport: Transport,
-    loaded: bool,  # noqa: FBT001 - parametrized
+    loaded: bool,
 ) -> None:
     gateway.replace_all([EXTERNAL], [entry(8043, 80, transport)], now=0)
     if loaded:

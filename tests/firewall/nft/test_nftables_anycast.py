@@ -20,7 +20,7 @@ ADDRESSES, ENTRIES = [EXTERNAL, EXTERNAL + 2], [entry(8043, 80, "tcp")]
     [(True, ANYCAST + LEADING + HAIRPIN), (False, ANYCAST + NOT_LED + LEADING)],
     ids=["hairpin", "no hairpin"],
 )
-def test_they_come_first_load_again_and_go(hairpin: bool, rules: str) -> None:  # noqa: FBT001 - parametrized
+def test_they_come_first_load_again_and_go(hairpin: bool, rules: str) -> None:
     site = replace(SITE, hairpin=hairpin, anycast=True)
     with new_namespace(), contextlib.closing(Nftables(site)) as backend:
         backend.replace_all(ADDRESSES, ENTRIES, now=0)

@@ -64,7 +64,7 @@ def test_who_may_come_in_reaches_the_peer(
     hosts: ThreeHosts,
     gateway: Nftables,
     transport: Transport,
-    loaded: bool,  # noqa: FBT001 - parametrized
+    loaded: bool,
 ) -> None:
     some = [remote("2001:470:60::/64", 5000), remote(f"{OTHER6}/128")]
     entries = [pinhole(8043, transport), pinhole(8044, transport, *some), pinhole(8045, transport, remote("::/1"))]

@@ -90,7 +90,7 @@ def test_those_alone_get_in(
     hosts: ThreeHosts,
     gateway: Nftables,
     transport: Transport,
-    loaded: bool,  # noqa: FBT001 - parametrized
+    loaded: bool,
 ) -> None:
     entries = [restricted(8000 + n, *remotes, protocol=transport) for n, (remotes, *_) in enumerate(WHOM)]
     gateway.replace_all([EXTERNAL], entries, now=0)

@@ -62,7 +62,7 @@ def outbound() -> dict[int, tuple[str, int, int]]:
 def test_what_leaves_a_mapped_port_leaves_from_the_external_one(
     hosts: ThreeHosts,
     gateway: Nftables,
-    loaded: bool,  # noqa: FBT001 - parametrized
+    loaded: bool,
 ) -> None:
     gateway.replace_all([EXTERNAL], [entry(8043, INSIDE), entry(8044, INSIDE + 2, "tcp")], now=0)
     if loaded:

@@ -100,7 +100,7 @@ def test_taken(rules: str, tcp: list[tuple[int, int]], udp: list[tuple[int, int]
 
 
 @pytest.fixture
-def alone(alone: None) -> None:  # noqa: ARG001 - in that namespace
+def alone(alone: None) -> None:
     run("ip", "link", "set", "lo", "up")
 
 

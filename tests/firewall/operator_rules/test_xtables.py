@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def no_descriptors(alone: None) -> Iterator[None]:  # noqa: ARG001 - in a namespace of its own
+def no_descriptors(alone: None) -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     yield
@@ -27,7 +27,7 @@ def test_without_file_descriptors_the_tables_are_not_known() -> None:
         xtables.legacy_tables()
 
 
-def test_the_watch_of_the_tables_survives_that(alone: None, request: pytest.FixtureRequest) -> None:  # noqa: ARG001
+def test_the_watch_of_the_tables_survives_that(alone: None, request: pytest.FixtureRequest) -> None:
     watch = LegacyWatch([(4, "nat")])
     request.getfixturevalue("no_descriptors")
     with pytest.raises(FirewallError, match="Too many open files"):
