@@ -104,7 +104,7 @@ def test_a_configuration_named_on_the_command_line_must_exist(
     assert "No such file" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="switches to another user")
+@pytest.mark.root
 def test_an_unreadable_directory_is_not_treated_as_empty(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -297,7 +297,7 @@ def test_a_path_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
         LeaseStore(tmp_path / "file" / "leases.sqlite", clock=Clock(), wall_clock=Clock())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+@pytest.mark.root
 def test_a_read_only_directory_is_an_error(path: Path) -> None:
     filled(path)
     for directory in itertools.takewhile(lambda each: each != Path(tempfile.gettempdir()), path.parents):
