@@ -76,6 +76,7 @@ def _native(srv: Host, _stack: ExitStack) -> None:
 
 def _ufw(srv: Host, stack: ExitStack) -> None:
     for words in (
+        "--force reset",  # the machine's own rules
         "allow 51820/udp",
         "allow in on wg0",
         "route allow in on wg0",

@@ -20,7 +20,7 @@ def advice_after(process: Process, introduction: str) -> list[str]:
 def test_the_lines_for_ufw_let_peers_in() -> None:
     needs("ufw", "upnpc", "natpmpc")
     with Lab() as lab:
-        for words in ("allow 51820/udp", "--force enable"):  # and nothing for wg0
+        for words in ("--force reset", "allow 51820/udp", "--force enable"):  # nothing of the machine's, nor for wg0
             lab.srv.run("ufw", *words.split())
         try:
             with serving(lab) as process, answering(lab.c1, 8043):

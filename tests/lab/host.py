@@ -29,6 +29,8 @@ for tree in etc var; do
 done
 mkdir -p /etc/wireguard /etc/igd /var/lib/igd
 mount -t tmpfs -o mode=0700 tmpfs /etc/wireguard
+mount -t tmpfs -o mode=0755 tmpfs /etc/igd
+mount -t tmpfs -o mode=0755 tmpfs /var/lib/igd
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir /run/lock
 for setting in "$@"; do
@@ -39,6 +41,9 @@ echo ready
 exec env --ignore-signal=CHLD cat > /dev/null 2>&1
 """
 _NAMESPACES = ("--net", "--mount", "--uts")
+
+# Paths in this machine's /run and /var; a host has its own.
+_OF_THIS_MACHINE = {"XTABLES_LOCKFILE", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"}
 
 
 class Host:
@@ -142,8 +147,7 @@ class Host:
         raise OSError(f"cannot make the host {self.name!r}: {printed}")
 
     def _spawn(self, argv: list[str], *, stdin: int, stderr: int) -> subprocess.Popen[str]:
-        # iptables' lock is in /run, which is the host's own.
-        environment = {name: value for name, value in os.environ.items() if name != "XTABLES_LOCKFILE"}
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_THIS_MACHINE}
         # The child is born in the pid namespace, so nsenter need not fork, and signals reach the program itself.
         with joined(self.pid, "pid_for_children"):
             popen = subprocess.Popen(

@@ -14,6 +14,8 @@ from .process import until
 SYSCTLS = (
     "ipv6/conf/all/accept_dad=0",  # or an IPv6 address cannot be used for a second or two
     "ipv6/conf/default/accept_dad=0",
+    "ipv4/conf/all/rp_filter=0",  # a new namespace inherits the machine's IPv4 settings
+    "ipv4/conf/default/rp_filter=0",
     "ipv4/icmp_ratemask=0",  # or the kernel owes most of the errors that tell "rejected" from "swallowed"
     "ipv6/icmp/ratemask=255",  # likewise; it must name a type, and this one is no error
 )

@@ -1,7 +1,6 @@
 """Leases are read back as they were saved, or the store raises an error."""
 
 import contextlib
-import itertools
 import logging
 import os
 import sqlite3
@@ -298,17 +297,18 @@ def test_a_path_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_read_only_directory_is_an_error(path: Path) -> None:
-    filled(path)
-    for directory in itertools.takewhile(lambda each: each != Path(tempfile.gettempdir()), path.parents):
-        directory.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(StoreError, match=r"readonly|unable to open"):
-            LeaseStore(path, clock=Clock(), wall_clock=Clock())
-    finally:
-        os.seteuid(0)
-    assert not path.with_name("leases.sqlite.damaged").exists()
+def test_a_read_only_directory_is_an_error() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        path = Path(directory, "leases.sqlite")
+        filled(path)
+        path.parent.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match=r"readonly|unable to open"):
+                LeaseStore(path, clock=Clock(), wall_clock=Clock())
+        finally:
+            os.seteuid(0)
+        assert not path.with_name("leases.sqlite.damaged").exists()
 
 
 def test_a_full_disk_saves_nothing_and_later_saves_succeed(path: Path) -> None:

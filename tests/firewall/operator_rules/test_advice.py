@@ -137,6 +137,7 @@ def test_ipv6_is_of_no_interest_where_no_peer_has_it() -> None:
 @pytest.mark.root
 def test_ufw() -> None:
     with Host("ufw") as host:
+        host.run("ufw", "--force", "reset")  # the machine's own rules
         host.run("ufw", "--force", "enable")
         with host.entered():
             sentences = advice(SITE, PORTS, OWN)
