@@ -92,7 +92,7 @@ def two_tunnels(root: None) -> Iterator[Lab]:
 @contextmanager
 def both_serving(lab: Lab, backend: str) -> Iterator[tuple[Process, Process]]:
     """Run a gateway for each tunnel, without leases of an earlier test."""
-    lab.srv.run("rm", "-rf", "/var/lib/igd")
+    lab.srv.run("find", "/var/lib/igd", "-mindepth", "1", "-delete")
     config = f'[firewall]\nbackend = "{backend}"\n'
     with start(lab, config) as on_wg0:
         lab.srv.write("/etc/igd/wg1.toml", config)
