@@ -93,15 +93,22 @@ class Ledger:
         await self.in_worker(self._save_or_defer, [Change(entry, None) for entry in drop])
         await self._repair()
 
-    async def set_addresses(self, addresses: Iterable[IPv4Address]) -> None:
-        """Match packets to these external addresses from now on."""
+    async def set_addresses(
+        self, addresses: Iterable[IPv4Address], update_site: Callable[[], None] = lambda: None
+    ) -> None:
+        """Match packets to these external addresses from now on; see `repair`."""
         async with self._writing:
             self.addresses = tuple(addresses)
+            update_site()
             await self._repair_or_retry()
 
-    async def repair(self) -> None:
-        """Make the kernel equal to the table after a foreign change; a failure is retried."""
+    async def repair(self, update_site: Callable[[], None] = lambda: None) -> None:
+        """Make the kernel equal to the table after a foreign change; a failure is retried.
+
+        First, while no change is under way, call `update_site`, which changes what else the kernel is to hold.
+        """
         async with self._writing:
+            update_site()
             await self._repair_or_retry()
 
     async def ensure_forward(self) -> None:

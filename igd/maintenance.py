@@ -60,10 +60,18 @@ class Maintenance:
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
 
-    async def set_addresses(self, announced: IPv4Address | None, matched: Iterable[IPv4Address]) -> None:
-        """Set the external addresses: the one `announced` to clients, and those `matched` in packets."""
+    async def set_addresses(
+        self,
+        announced: IPv4Address | None,
+        matched: Iterable[IPv4Address],
+        update_site: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Set the external addresses: the one `announced` to clients, and those `matched` in packets.
+
+        `update_site` (Ledger.repair) sets the interface of the way out.
+        """
         self._gateway.announced = announced
-        await asyncio.shield(self._ledger.set_addresses(matched))
+        await asyncio.shield(self._ledger.set_addresses(matched, update_site))
 
     async def wake(self) -> None:
         """End or renew the leases that have run out, and retry what failed before."""

@@ -32,7 +32,7 @@ class Kernel:
         self.mappings = mappings
         self.forward = Forward(site)
         self._conntrack = Conntrack(site.mark)
-        self._peers = site.peers
+        self._site = site
         self._addresses: tuple[IPv4Address, ...] = ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -44,7 +44,7 @@ class Kernel:
         entries = list(entries)
         self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
-        self._conntrack.flush_stale(entries, self._peers)
+        self._conntrack.flush_stale(entries, self._site.peers)
         self._conntrack.end_flows((), [entry.mapping for entry in entries], self._addresses)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
@@ -61,7 +61,7 @@ class Kernel:
     def remove_all(self) -> None:
         """Remove the mappings and our forward rules, and end the flows; if one step fails, the others still run."""
         with ExitStack() as stack:
-            stack.callback(self._conntrack.flush_stale, (), self._peers)
+            stack.callback(self._conntrack.flush_stale, (), self._site.peers)
             stack.callback(self.forward.remove)
             stack.callback(self.mappings.remove_all)
 

@@ -26,17 +26,18 @@ OURS = "igd_"
 """The prefix of the tables and chains of every instance."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Site:
     """The interfaces, networks and firewall settings of one gateway.
 
     `external` and `wireguard` are the interfaces between which mapped flows pass, `peers` the networks of the peers'
-    addresses, `mark` the conntrack mark bit of mapped flows. `hairpin`: peers reach each other, and themselves, through
+    addresses. `external` ("" while there is no way out) and `peers` follow the host while igd runs: read them at each
+    use. `mark` is the conntrack mark bit of mapped flows. `hairpin`: peers reach each other, and themselves, through
     the public address. `preserve_source_port`: UDP packets that a peer sends from a mapped internal port leave from the
     mapped external port. `own_table`: only igd may edit its nftables table, which stays when igd dies. `forward_chain`:
     the chain that accepts mapped flows, by iptables' name ("DOCKER-USER") or nft's ("inet filter forward"); None: first
     in iptables' FORWARD, if that drops them. `anycast`: the server receives what peers send to PCP's anycast addresses
-    (RFC 7723).
+    (RFC 7723). The other attributes never change.
     """
 
     external: str

@@ -33,27 +33,36 @@ def external_addresses(configured: IPv4Address | None, interface: Iterable[Inter
 
 
 class ExternalAddressReader:
-    """Reads the external addresses and keeps the last result; `configured` is the operator's choice."""
+    """Reads the way out and keeps the last result: the name of its `interface` ("": none) and its `addresses`.
 
-    def __init__(self, links: Links, interface: str, configured: IPv4Address | None) -> None:
+    `configured_interface` and `configured` are the operator's choice.
+    """
+
+    def __init__(self, links: Links, configured_interface: str | None, configured: IPv4Address | None) -> None:
         self._links = links
-        self._interface = interface
+        self._configured_interface = configured_interface
         self._configured = configured
+        self.interface = ""
         self.addresses = ExternalAddresses(None, ())
 
     async def read(self) -> bool:
-        """Update `addresses`; return whether they have changed. OSError."""
-        found = external_addresses(self._configured, await self._links.addresses(self._interface))
-        if found == self.addresses:
+        """Update `interface` and `addresses`; return whether one of them has changed. OSError."""
+        interface = self._configured_interface or await self._links.default_interface() or ""
+        addresses = external_addresses(self._configured, await self._links.addresses(interface))
+        if (interface, addresses) == (self.interface, self.addresses):
             return False
-        self.addresses = found
-        if not found.matched:
-            log.warning("%s is missing or has no IPv4 address: no port can be mapped", self._interface)
-        elif found.announced and not found.announced.is_global:
+        self.interface, self.addresses = interface, addresses
+        self._log()
+        return True
+
+    def _log(self) -> None:
+        announced, matched = self.addresses
+        if not matched:
+            log.warning("%s is missing or has no IPv4 address: no port can be mapped", self.interface or "the way out")
+        elif announced and not announced.is_global:
             log.warning(
                 "%s is not a public address: clients will refuse it; behind another NAT, set external_address",
-                found.announced,
+                announced,
             )
         else:
-            log.info("external address: %s", found.announced)
-        return True
+            log.info("external address: %s on %s", announced, self.interface)

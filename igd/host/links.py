@@ -1,25 +1,43 @@
 """Network interfaces, their addresses and routes, and changes to them, by rtnetlink."""
 
-import contextlib
+import asyncio
 import errno
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute, NetlinkError
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
+from pyroute2.netlink import NETLINK_ROUTE
+from pyroute2.netlink.rtnl import (
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+)
 
 from igd.core.peers import Address, Interface
 from igd.core.request import LinkStatus
+from igd.host.readable import wait_until_readable
 
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+_RULES = 1 << 7 | 1 << 18  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
+_NETCONF = 1 << 23 | 1 << 24  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF: forwarding, rp_filter
+_ADDRESSES = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+_GROUPS = RTMGRP_LINK | _ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | _RULES | _NETCONF
 _MAIN_TABLE = 254
 _UP = 0x1  # IFF_UP: administratively up
 _RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
+
+SETTLE_SECONDS = 0.1
+"""The host changes in bursts; this long after the first change the burst is usually over."""
+
+LOOK_SECONDS = 1.0
+"""The shortest time between two reports of changes, however often the host changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +93,20 @@ class Links:
             raise
         return socket.if_indextoname(route.get("oif"))
 
-    async def changes(self, *, routes: bool = False) -> AsyncIterator[None]:
-        """Yield immediately, and whenever links or addresses (with `routes`, also IPv4 routes) may have changed."""
-        groups = _GROUPS | RTMGRP_IPV4_ROUTE if routes else _GROUPS
-        while True:
-            async with AsyncIPRoute() as events:
-                await events.bind(groups=groups)
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield immediately, and whenever links, addresses, routes, policy rules or netconf may have changed.
+
+        A host with a full routing table changes routes all the time: the messages are discarded unread.
+        """
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as events:
+            events.bind((0, _GROUPS))
+            while True:
+                earliest = time.monotonic() + LOOK_SECONDS
                 yield
-                with contextlib.suppress(OSError):  # messages were lost (ENOBUFS): subscribe again, and yield
-                    async for _ in events.get():
-                        yield
+                await wait_until_readable(events.fileno())
+                await asyncio.sleep(max(SETTLE_SECONDS, earliest - time.monotonic()))
+                _discard(events)
 
     async def status(self, name: str, uptime: int) -> LinkStatus:
         """Return the state and the counters of this interface; `uptime` in seconds is passed through."""
@@ -101,6 +123,8 @@ class Links:
         )
 
     async def _link(self, name: str) -> Any:  # noqa: ANN401 - pyroute2 has no types
+        if not name:
+            return None
         try:
             return (await self._dump("link", "get", ifname=name))[0]
         except OSError as error:
@@ -114,6 +138,18 @@ class Links:
             return list(answers) if command == "get" else [message async for message in answers]
         except NetlinkError as error:  # not a subclass of OSError
             raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
+
+
+def _discard(events: socket.socket) -> None:
+    """Discard the messages that a netlink socket has received."""
+    while True:
+        try:
+            events.recv(1)
+        except BlockingIOError:
+            return
+        except OSError as error:  # ENOBUFS: some were lost; they would have been discarded
+            if error.errno != errno.ENOBUFS:
+                raise
 
 
 def _address(message: Any) -> Interface:  # noqa: ANN401 - pyroute2 has no types

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from pyroute2.netlink import NETLINK_SOCK_DIAG, NLM_F_REQUEST, NLMSG_ERROR
@@ -28,9 +29,9 @@ _ANY_STATE, _NO_COOKIE = 2**32 - 1, 2**64 - 1
 
 
 class OwnPorts:
-    """Looks up the receiver of packets that arrive on the interface `external`."""
+    """Looks up the receiver of packets that arrive on the interface that `external` returns."""
 
-    def __init__(self, external: str) -> None:
+    def __init__(self, external: Callable[[], str]) -> None:
         self._external = external
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
         if not all(map(self._supports, TransportProtocol)):
@@ -39,7 +40,7 @@ class OwnPorts:
     def in_use(self, protocol: TransportProtocol, address: IPv4Address, port: int) -> bool:
         """Return whether a socket of the server receives packets to this address and port; OSError."""
         try:
-            interface = socket.if_nametoindex(self._external)
+            interface = socket.if_nametoindex(self._external())
         except OSError:  # it does not exist now, so that sockets bound to it receive nothing
             interface = 0
         return self._receives(protocol, address, port, interface)

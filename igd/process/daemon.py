@@ -1,15 +1,16 @@
-"""Serves one WireGuard interface until it is removed or a signal arrives; restarts when its address changes."""
+"""Serves one WireGuard interface until it is removed or a signal arrives, and follows the host meanwhile."""
 
 import asyncio
 import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 
 from igd.config import Config
+from igd.core.peers import Interface
 from igd.host.links import Links
-from igd.host.ready import first_address, wait_for_interfaces
+from igd.host.ready import wait_until_up
 from igd.process import loops, sd_notify
 from igd.process.instance import Instance
 from igd.process.parts import Parts, open_parts
@@ -47,23 +48,19 @@ async def _serve_until_signalled(instance: Instance, config: Config, on_ready: O
 
 async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
     async with Links() as links:
-        while await _serve_once(instance, config, links, on_ready):
-            log.info("the address of %s has changed: restarting", instance.interface)
-            on_ready = None
+        index = await wait_until_up(links, instance.interface, _report_missing)
+        async with contextlib.AsyncExitStack() as stack:
+            with garbage_collection_paused():
+                parts = await open_parts(stack, instance, config, links, index)
+            log.info("ready for the peers of %s at %s", instance.interface, _places(parts.host.addresses))
+            sd_notify.notify("READY=1", f"STATUS=Serving the peers of {instance.interface}")
+            if on_ready is not None:
+                on_ready()
+            await Daemon(parts).serve()
 
 
-async def _serve_once(instance: Instance, config: Config, links: Links, on_ready: OnReady | None) -> bool:
-    """Serve until the interface is removed or its address changes; return whether to serve again."""
-    external = None if config.external_interface == "auto" else config.external_interface
-    interfaces = await wait_for_interfaces(links, instance.interface, external, _report_missing)
-    async with contextlib.AsyncExitStack() as stack:
-        with garbage_collection_paused():
-            parts = await open_parts(stack, instance, config, links, interfaces)
-        log.info("ready for the peers of %s at %s", instance.interface, parts.host.url)
-        sd_notify.notify("READY=1", f"STATUS=Serving the peers of {instance.interface}")
-        if on_ready is not None:
-            on_ready()
-        return await Daemon(parts).serve()
+def _places(addresses: Iterable[Interface]) -> str:
+    return ", ".join(str(address.ip) for address in addresses) or "no address"
 
 
 def _report_missing(missing: str) -> None:
@@ -87,65 +84,92 @@ class Daemon:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._links_changed = asyncio.Event()
         self._rules_changed = asyncio.Event()  # the operator's firewall rules
 
-    async def serve(self) -> bool:
-        """Serve until the interface is removed or its address changes; return whether to serve again. OSError."""
-        links = asyncio.create_task(self._follow_links())
-        tasks = [links, *map(asyncio.create_task, self._endless())]
+    async def serve(self) -> None:
+        """Serve until the interface is removed. OSError."""
+        following = asyncio.create_task(self._follow_host())
+        tasks = [following, *map(asyncio.create_task, self._endless())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            assert done == {links}, "the other tasks never end"
-            return links.result()
+            assert done == {following}, "the other tasks never end"
         finally:
             sd_notify.notify("STOPPING=1")
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(OSError):  # the interface, and with it every receiver, may be gone
-                await self._parts.discovery.announce(ssdp.byebye)
+                await self._parts.endpoints.advertise(ssdp.byebye)
 
     def _endless(self) -> list[Coroutine[None, None, None]]:
         maintenance, firewall = self._parts.maintenance, self._parts.firewall
         return [
             loops.end_leases(maintenance, firewall.ledger),
-            loops.recheck_peers(maintenance),
-            loops.announce(self._parts.discovery),
+            loops.recheck_peers(maintenance, self.follow_peers),
+            loops.announce(self._parts.endpoints),
             loops.repair_nftables(firewall.ledger, firewall.watch, self._rules_changed),
             loops.repair_iptables_legacy(firewall.ledger, firewall.legacy_watch.changed, self._rules_changed),
             loops.reread_rules(self._rules_changed, firewall.read_rules),
-            self._observe_links(),
         ]
 
-    async def _observe_links(self) -> None:
-        async for _ in self._parts.host.links.changes():
-            self._links_changed.set()
-
-    async def _follow_links(self) -> bool:
-        """Apply new external addresses until the interface is removed (False) or its own address changes (True)."""
+    async def _follow_host(self) -> None:
+        """Follow every change of the host until the interface is removed."""
         host = self._parts.host
         interface = host.instance.interface
-        while True:
-            await self._links_changed.wait()
-            await asyncio.sleep(loops.SETTLE_SECONDS)
-            self._links_changed.clear()
+        async for _ in host.links.changes():
             link = await host.links.state(interface)
-            if link is None or link.index != host.interfaces.index:
+            if link is None or link.index != host.index:
                 log.info("%s is gone", interface)
-                return False
-            if await first_address(host.links, interface) != host.interfaces.address:
-                return True
-            if await host.external_address.read():
-                await self._readdress()
+                return
+            await self._follow_addresses()
+            await self._follow_way_out()
 
-    async def _readdress(self) -> None:
+    async def _follow_addresses(self) -> None:
+        """Listen on the addresses that the interface has now."""
+        host = self._parts.host
+        addresses = await host.links.addresses(host.instance.interface)
+        if addresses == host.addresses:
+            return
+        host.addresses = addresses
+        log.info("serving the peers of %s at %s", host.instance.interface, _places(addresses))
+        await self._parts.endpoints.listen_on(addresses)
+        self._rules_changed.set()  # the firewall may keep peers from an address
+
+    async def _follow_way_out(self) -> None:
         parts = self._parts
-        addresses = parts.host.external_address.addresses
-        await parts.maintenance.set_addresses(*addresses)
-        lost = await parts.firewall.ledger.in_worker(parts.epoch.update, addresses.announced)
-        self._rules_changed.set()  # the external address decides which of the operator's rules apply
-        if parts.port_control is not None:
-            parts.port_control.announce(lost=lost)
+        external = parts.host.external_address
+        before = external.addresses.announced
+        if not await external.read():
+            return
+
+        def update_site() -> None:
+            parts.firewall.site.external = external.interface
+
+        await parts.maintenance.set_addresses(*external.addresses, update_site)
+        self._rules_changed.set()  # interface and address decide which of the operator's rules apply
+        announced = external.addresses.announced
+        if announced != before:
+            lost = await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
+            parts.endpoints.announce(lost=lost)
+
+    async def follow_peers(self) -> None:
+        """Update the networks of the peers, and let their mapped flows through."""
+        parts = self._parts
+        site, ledger = parts.firewall.site, parts.firewall.ledger
+        try:
+            peers = await parts.host.wireguard.peers()
+        except OSError as error:
+            log.error("cannot read the peers, their networks are not followed: %s", error)
+            return
+        # with the addresses of present mappings: there may still be flows to peers that were removed
+        networks = peers.networks({entry.mapping.internal.address for entry in ledger.table})
+        if networks == site.peers:
+            return
+
+        def update_site() -> None:
+            site.peers = networks
+
+        await ledger.repair(update_site)
+        self._rules_changed.set()

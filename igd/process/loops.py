@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from igd.endpoints.discovery import Discovery
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.watch import Watch
 from igd.host.readable import wait_until_readable
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
+from igd.process.endpoints import Endpoints
 from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
 
 SETTLE_SECONDS = 0.1
-"""Interfaces and firewalls change in bursts; this long after the first change the burst is over."""
+"""Firewalls change in bursts; this long after the first change the burst is over."""
 
 READ_SECONDS = 2.0
 """The pause between two readings of the operator's rules, which may run programs for seconds."""
@@ -46,18 +46,19 @@ async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
         changed.clear()
 
 
-async def recheck_peers(maintenance: Maintenance) -> None:
-    """End the mappings of peers that were removed."""
+async def recheck_peers(maintenance: Maintenance, follow: Callable[[], Awaitable[None]]) -> None:
+    """End the mappings of peers that were removed; then call `follow`, which updates whose networks are let through."""
     while True:
         await asyncio.sleep(PEERS_SECONDS)
         await maintenance.recheck_peers()
+        await follow()
 
 
-async def announce(discovery: Discovery) -> None:
+async def announce(endpoints: Endpoints) -> None:
     """Announce the gateway to the peers by SSDP."""
     while True:
         try:
-            await discovery.announce(ssdp.alive)
+            await endpoints.advertise(ssdp.alive)
         except OSError as error:
             log.warning("the gateway was not announced: %s", error)
         await asyncio.sleep(ANNOUNCE_SECONDS)

@@ -14,10 +14,8 @@ from typing import Any
 from igd import VERSION
 from igd.config import Config
 from igd.core.mapping import Entry, TransportProtocol
+from igd.core.peers import Interface
 from igd.core.rate_limit import RateLimit
-from igd.endpoints.discovery import Discovery
-from igd.endpoints.port_control import PortControl
-from igd.endpoints.upnp_http import PAGE, UPnPHttp
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.operator_rules.advice import Advisor
@@ -28,11 +26,11 @@ from igd.gateway import Gateway
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.own_ports import OwnPorts
-from igd.host.ready import Interfaces
 from igd.host.wireguard import WireGuard
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
 from igd.operator.admin_socket import AdminSocket
+from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
 from igd.process.instance import Instance
 from igd.store.leases import LeaseStore
@@ -41,26 +39,23 @@ from igd.wire.upnp import description, ssdp
 
 log = logging.getLogger(__name__)
 
-SERVER = f"Linux UPnP/1.1 igd/{VERSION}"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HostParts:
-    """The interfaces of one run and what reads the host; `root` is UPnP's root device, `started` is monotonic time."""
+    """What reads the host; `root` is UPnP's root device, `started` is monotonic time.
+
+    `index` is the WireGuard interface's, `addresses` are those that it has now.
+    """
 
     instance: Instance
     config: Config
     links: Links
-    interfaces: Interfaces
+    index: int
+    addresses: tuple[Interface, ...]
     external_address: ExternalAddressReader
     wireguard: WireGuard
     root: uuid.UUID
     started: float
-
-    @property
-    def url(self) -> str:
-        """The root of the HTTP server."""
-        return f"http://{self.interfaces.address}:{self.config.http_port}"
 
     def uptime(self) -> int:
         """Return the age of this run in seconds."""
@@ -72,6 +67,7 @@ class FirewallParts:
     """What changes the kernel, and what observes others' changes to it."""
 
     choice: detect.Choice
+    site: Site
     ledger: Ledger
     watch: Watch
     legacy_watch: LegacyWatch
@@ -86,47 +82,46 @@ class FirewallParts:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All parts that a serving daemon uses; `port_control` is None if it is disabled."""
+    """All parts that a serving daemon uses."""
 
     host: HostParts
     firewall: FirewallParts
     maintenance: Maintenance
     epoch: Epoch
-    port_control: PortControl | None
-    discovery: Discovery
+    endpoints: Endpoints
 
 
-async def open_parts(
-    stack: AsyncExitStack, instance: Instance, config: Config, links: Links, interfaces: Interfaces
-) -> Parts:
+async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, links: Links, index: int) -> Parts:
     """Open all parts, and restore the stored mappings before any endpoint answers. FirewallError, OSError."""
-    host = await _read_host(instance, config, links, interfaces)
+    host = await _read_host(instance, config, links, index)
     store = LeaseStore(config.store.path or instance.store_path, clock=time.monotonic, wall_clock=time.time)
     stack.callback(store.close)
     stored = store.load()
     firewall = await _open_firewall(stack, host, store, stored)
     gateway = _open_gateway(stack, host, firewall)
     maintenance = Maintenance(gateway)
-    await host.external_address.read()
     addresses = host.external_address.addresses
     epoch = Epoch(store, addresses.announced)
     await asyncio.to_thread(firewall.taken_ports.refresh)
     await asyncio.gather(maintenance.start(stored, *addresses), asyncio.to_thread(firewall.advisor.advise))
-    documents = await _open_http(stack, host, gateway)
-    admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway), instance.runtime_directory)
+    endpoints = Endpoints(instance.interface, config, host.root, gateway, epoch)
+    stack.push_async_callback(endpoints.close)
+    await endpoints.listen_on(host.addresses)
+    admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway, endpoints), instance.runtime_directory)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()
-    port_control = await _open_port_control(stack, host, gateway, epoch) if config.port_control.enabled else None
-    discovery = await _open_discovery(stack, host, gateway, documents)
-    return Parts(host, firewall, maintenance, epoch, port_control, discovery)
+    return Parts(host, firewall, maintenance, epoch, endpoints)
 
 
-async def _read_host(instance: Instance, config: Config, links: Links, interfaces: Interfaces) -> HostParts:
+async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
     wireguard = WireGuard(instance.interface, links, clock=time.monotonic, wall_clock=time.time)
     root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
-    configured = None if config.external_address == "auto" else config.external_address
-    external_address = ExternalAddressReader(links, interfaces.external_interface, configured)
-    return HostParts(instance, config, links, interfaces, external_address, wireguard, root, time.monotonic())
+    interface = None if config.external_interface == "auto" else config.external_interface
+    address = None if config.external_address == "auto" else config.external_address
+    external_address = ExternalAddressReader(links, interface, address)
+    await external_address.read()
+    addresses = await links.addresses(instance.interface)
+    return HostParts(instance, config, links, index, addresses, external_address, wireguard, root, time.monotonic())
 
 
 async def _open_firewall(
@@ -145,15 +140,15 @@ async def _open_firewall(
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
     ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
     ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-    advisor = Advisor(site, ports, [host.interfaces.address])
-    return FirewallParts(choice, ledger, watch, legacy_watch, taken_ports, advisor)
+    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses])
+    return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
 
 
 async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
     config = host.config
     peers = await host.wireguard.peers()
     return Site(
-        host.interfaces.external_interface,
+        host.external_address.interface,
         host.instance.interface,
         # with the addresses of stored mappings: there may still be flows to peers that were removed
         peers.networks({entry.mapping.internal.address for entry in stored}),
@@ -163,8 +158,8 @@ async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
 
 
 def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> Gateway:
-    external_interface = host.interfaces.external_interface
-    own_ports = OwnPorts(external_interface)
+    site = firewall.site
+    own_ports = OwnPorts(lambda: site.external)
     stack.callback(own_ports.close)
 
     def taken(protocol: TransportProtocol, port: int) -> bool:
@@ -176,55 +171,24 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
         rate_limit=RateLimit(host.config.limits.requests_per_second),
         ledger=firewall.ledger,
         peers=host.wireguard,
-        link=lambda: host.links.status(external_interface, host.uptime()),
+        link=lambda: host.links.status(site.external, host.uptime()),
         clock=time.monotonic,
         rng=random.SystemRandom(),
         taken=taken,
     )
 
 
-async def _open_http(stack: AsyncExitStack, host: HostParts, gateway: Gateway) -> dict[str, bytes]:
-    """Serve the device and service descriptions; return them by path."""
-    name = host.config.friendly_name or f"igd on {host.instance.interface}"
-    documents = description.documents(description.Identity(host.root, name, VERSION, f"{host.url}{PAGE}"))
-    http = UPnPHttp(gateway, host.root, documents, SERVER)
-    stack.push_async_callback(http.close)
-    await http.open(host.instance.interface, host.interfaces.address, host.config.http_port)
-    return documents
-
-
-async def _open_port_control(stack: AsyncExitStack, host: HostParts, gateway: Gateway, epoch: Epoch) -> PortControl:
-    own = (address.ip for address in await host.links.addresses(host.instance.interface))
-    ipv6 = [address for address in own if address.version == 6 and not address.is_link_local]  # all, for anycast
-    port_control = PortControl(gateway, epoch.seconds, third_party=host.config.port_control.third_party)
-    stack.push_async_callback(port_control.close)
-    await port_control.open(host.instance.interface, [host.interfaces.address, *ipv6])
-    port_control.announce(lost=epoch.lost)
-    return port_control
-
-
-async def _open_discovery(
-    stack: AsyncExitStack, host: HostParts, gateway: Gateway, documents: dict[str, bytes]
-) -> Discovery:
-    locations = (f"{host.url}{description.DEVICE_PATHS[1]}", f"{host.url}{description.DEVICE_PATHS[2]}")
-    advertiser = ssdp.Advertiser(locations, SERVER, int(time.time()), description.config_id(documents))
-    discovery = Discovery(gateway, host.root, advertiser, random.SystemRandom())
-    stack.push_async_callback(discovery.close)
-    await discovery.open(host.instance.interface, host.interfaces.address)
-    return discovery
-
-
-def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway) -> dict[str, Any]:
+def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoints: Endpoints) -> dict[str, Any]:
     """Return what `igd status --json` prints: `uptime` is in seconds, `decisions` counts by request and outcome."""
     return {
         "version": VERSION,
         "pid": os.getpid(),
         "interface": host.instance.interface,
-        "external_interface": host.interfaces.external_interface,
+        "external_interface": firewall.site.external or None,
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
-        "url": f"{host.url}{description.DEVICE_PATHS[1]}",
+        "url": f"{endpoints.url}{description.DEVICE_PATHS[1]}" if endpoints.url else None,
         "uuid": str(host.root),
         "uptime": host.uptime(),
         "mappings": len(firewall.ledger.table),

@@ -22,7 +22,7 @@ KINDS = {TransportProtocol.TCP: socket.SOCK_STREAM, TransportProtocol.UDP: socke
 def own_ports() -> Iterator[OwnPorts]:
     with new_namespace():
         run("ip", "link", "set", "lo", "up")
-        with contextlib.closing(OwnPorts("lo")) as made:
+        with contextlib.closing(OwnPorts(lambda: "lo")) as made:
             yield made
 
 
@@ -100,12 +100,12 @@ def test_a_socket_bound_to_another_interface_does_not_count(own_ports: OwnPorts)
         service.bind(("0.0.0.0", 8043))
         service.listen()
         assert not own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
-        with contextlib.closing(OwnPorts("wg0")) as inside:
+        with contextlib.closing(OwnPorts(lambda: "wg0")) as inside:
             assert inside.in_use(TransportProtocol.TCP, EXTERNAL, 8043)
 
 
 def test_a_missing_interface_does_not_matter() -> None:
-    with contextlib.closing(OwnPorts("none0")) as own_ports, socket.socket() as service:
+    with contextlib.closing(OwnPorts(lambda: "none0")) as own_ports, socket.socket() as service:
         service.bind((str(EXTERNAL), 8043))
         service.listen()
         assert own_ports.in_use(TransportProtocol.TCP, EXTERNAL, 8043)

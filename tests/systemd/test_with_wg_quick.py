@@ -66,7 +66,7 @@ def test_it_waits_for_its_interface_and_does_not_make_it(layers: Layers) -> None
             machine.run("systemctl", "start", "--no-block", SERVICE)
             journal.wait_for("waiting for wg0")
         state, status = machine.shows(SERVICE, "ActiveState", "StatusText")
-        assert (state, status) == ("activating", "Waiting for wg0 to be up with an IPv4 address")
+        assert (state, status) == ("activating", "Waiting for wg0 to exist")
         machine.run("wg-quick", "up", "wg0")
         assert_serves(machine)
         assert machine.shows(WG_QUICK, "ActiveState") == ("inactive",)

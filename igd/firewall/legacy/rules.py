@@ -142,7 +142,7 @@ class LegacyRules:
         Their comment has no description, so that a new description does not move the rule to the end.
         """
         preserved = isinstance(mapping, PortMapping) and mapping.protocol is TransportProtocol.UDP
-        if not (self._site.preserve_source_port and preserved and address):
+        if not (self._site.preserve_source_port and self._site.external and preserved and address):
             return []
         target = Extension("SNAT", (("to-source", f"{address}:{mapping.external_port}"),))
         port = Extension("udp", (("sport", str(mapping.internal.port)),))

@@ -39,10 +39,11 @@ def prerouting(site: Site) -> list[EncodedRule]:
 def postrouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate the source of flows, as far as the site asks for it."""
     among_peers = (*_IPV4, *_interface(_IIFNAME, site.wireguard), *_interface(_OIFNAME, site.wireguard))
-    to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
     hairpin = [(*among_peers, *_has_mark(site.mark), _expression("masq"))]
+    to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
     preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, _SADDR, _SPORT))]
-    return [*(hairpin if site.hairpin else []), *(preserved if site.preserve_source_port else [])]
+    preserves = site.preserve_source_port and site.external
+    return [*(hairpin if site.hairpin else []), *(preserved if preserves else [])]
 
 
 def _anycast(site: Site) -> list[EncodedRule]:

@@ -24,24 +24,25 @@ Port = tuple[TransportProtocol, int]
 class Advisor:
     """Warns the operator of what the firewall may drop, once for as long as it lasts.
 
-    `ports` are those of the server that peers use, `own` its addresses inside the tunnel.
+    `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel.
     """
 
-    def __init__(self, site: Site, ports: Iterable[Port], own: Iterable[Address]) -> None:
+    def __init__(self, site: Site, ports: Iterable[Port], own: Callable[[], Iterable[Address]]) -> None:
         self._site = site
         self._ports = tuple(ports)
-        self._own = tuple(own)
+        self._own = own
         self._warnings = RecurringWarnings(_log)
 
     def advise(self) -> None:
         """Read the operator's rules and log what they may drop; may block, and runs programs."""
-        self._warnings.log(advice(self._site, self._ports, self._own))
+        self._warnings.log(advice(self._site, self._ports, self._own()))
 
 
 def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
     """Read this machine's firewalls and return one sentence for each thing that they may keep from working.
 
-    `ports` and `own` are those of an Advisor. A rule set that cannot be read adds a sentence.
+    `ports` are those of an Advisor, `own` the server's addresses inside the tunnel. A rule set that
+    cannot be read adds a sentence.
     """
     try:
         incoming, forwarded = rule_sets.chains("input"), rule_sets.chains("forward")
