@@ -51,6 +51,11 @@ class Peers:
                 tables[network.version, network.prefixlen][int(network.network_address)] = peer
         self._tables = sorted(tables.items(), reverse=True)
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The single addresses of all peers."""
+        return tuple(address for peer in self.all for address in peer.addresses)
+
     def owner(self, address: Address) -> Peer | None:
         """Return the peer that owns `address`, or None.
 

@@ -1,14 +1,18 @@
 """The external address: the one announced to clients, and the one in packets from the internet."""
 
 import logging
-from collections.abc import Iterable
+import socket
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from igd.core.peers import Interface
-from igd.host.links import Links
+from igd.core.peers import Address
+from igd.host.links import BorneAddress, Links, Route
+from igd.host.uplink import NO_WAY_OUT, find_way_out, way_through
 
 log = logging.getLogger(__name__)
+
+_ADDRESS_LINES = 'external_address = "YOUR.PUBLIC.ADDRESS" or external_address = "stun"'
 
 
 class ExternalAddresses(NamedTuple):
@@ -18,51 +22,123 @@ class ExternalAddresses(NamedTuple):
     matched: tuple[IPv4Address, ...]
 
 
-def external_addresses(configured: IPv4Address | None, interface: Iterable[Interface]) -> ExternalAddresses:
-    """Choose among the external interface's addresses: the configured one, else the first public one, else the first.
+class AddressSource(Protocol):
+    """Obtains the announced address from outside this host."""
 
+    address: IPv4Address | None
+
+    def ask_from(self, interface: str, source: IPv4Address | None) -> None:
+        """Ask from this interface and address from now on; None: there is nothing to ask from."""
+
+
+def external_addresses(
+    configured: IPv4Address | None, present: Collection[IPv4Address], own: Sequence[IPv4Address]
+) -> ExternalAddresses:
+    """Choose the addresses; `present` are those of all interfaces, `own` those of the way out, the best one first.
+
+    The configured address is matched on whichever interface has it. Else it is the first public one, else the first.
     Only one is matched: an operator with several uses the others for something else.
     """
-    own = [address.ip for address in interface if isinstance(address.ip, IPv4Address)]
-    if configured in own:
-        return ExternalAddresses(configured, (configured,))
+    if configured in present:
+        return ExternalAddresses(configured, (configured,) if configured else ())
     if not own:
-        return ExternalAddresses(configured, ())
+        return ExternalAddresses(None, ())
     first = next((address for address in own if address.is_global), own[0])
     return ExternalAddresses(configured or first, (first,))
 
 
 class ExternalAddressReader:
-    """Reads the way out and keeps the last result: the name of its `interface` ("": none) and its `addresses`.
+    """Follows the way out of the peers of the interface `tunnel`.
 
-    `configured_interface` and `configured` are the operator's choice.
+    `external_interface` and `external_address` are the configuration's, "auto" and "stun" included. The last result is
+    the name of the `interface` ("" while there is no way out), the `addresses`, and `complaints`: one sentence for each
+    thing that keeps ports from being mapped.
     """
 
-    def __init__(self, links: Links, configured_interface: str | None, configured: IPv4Address | None) -> None:
+    def __init__(self, links: Links, tunnel: str, external_interface: str, external_address: IPv4Address | str) -> None:
         self._links = links
-        self._configured_interface = configured_interface
-        self._configured = configured
+        self._tunnel = tunnel
+        self._configured = external_interface if external_interface != "auto" else None
+        self._address = external_address if isinstance(external_address, IPv4Address) else None
+        self._automatic = external_address == "auto"
+        self._index = 0
+        self.stun: AddressSource | None = None  # with external_address = "stun"; whoever knows how to ask sets it
         self.interface = ""
         self.addresses = ExternalAddresses(None, ())
+        self.complaints: list[str] = []
 
-    async def read(self) -> bool:
-        """Update `interface` and `addresses`; return whether one of them has changed. OSError."""
-        interface = self._configured_interface or await self._links.default_interface() or ""
-        addresses = external_addresses(self._configured, await self._links.addresses(interface))
-        if (interface, addresses) == (self.interface, self.addresses):
-            return False
-        self.interface, self.addresses = interface, addresses
-        self._log()
-        return True
+    async def read(self, peers: Iterable[Address] = ()) -> bool:
+        """Update the result; `peers` are addresses of peers. Return whether interface or addresses changed. OSError."""
+        before = self.interface, self.addresses
+        present = await self._links.ipv4_addresses()
+        way = await self._way_out(peers)
+        self._index, self.interface = way.index, _name(way.index)
+        source = way.source if self._may_use(way.source, present) else None
+        own = [each for each in present if each.index == way.index or each.ip == source]
+        own.sort(key=lambda each: (not each.usable, each.ip != source))
+        self.addresses = external_addresses(self._address, {each.ip for each in present}, [each.ip for each in own])
+        if self.stun is not None:
+            source = next(iter(self.addresses.matched), None)
+            self.stun.ask_from(self.interface, source)
+            self.addresses = self.addresses._replace(announced=self.stun.address if source else None)
+        self.complaints = list(self._complain(present))
+        return before != (self.interface, self.addresses)
 
-    def _log(self) -> None:
-        announced, matched = self.addresses
-        if not matched:
-            log.warning("%s is missing or has no IPv4 address: no port can be mapped", self.interface or "the way out")
-        elif announced and not announced.is_global:
-            log.warning(
-                "%s is not a public address: clients will refuse it; behind another NAT, set external_address",
-                announced,
-            )
-        else:
-            log.info("external address: %s on %s", announced, self.interface)
+    async def _way_out(self, peers: Iterable[Address]) -> Route:
+        """Return the way out; its index is 0 while there is none."""
+        if self._configured is not None:
+            link = await self._links.state(self._configured)
+            return await way_through(self._links, link.index) if link and link.up else NO_WAY_OUT
+        way_out = await find_way_out(self._links, self._tunnel, peers, self._index)
+        return NO_WAY_OUT if _name(way_out.index) == self._tunnel else way_out
+
+    def _may_use(self, source: IPv4Address | None, present: Iterable[BorneAddress]) -> bool:
+        """Return whether the way out may use this address; one that it has itself, it may.
+
+        The way out without an address (PPP, WireGuard) borrows one. If its interface is configured, only a loopback
+        interface lends: the address of another way out does not lead here.
+        """
+        lenders = {_name(each.index) for each in present if each.ip == source}
+        allowed = {self.interface, "lo"} if self._configured is not None else lenders - {self._tunnel}
+        return bool(lenders & allowed)
+
+    def _complain(self, present: Iterable[BorneAddress]) -> Iterator[str]:
+        matched = next(iter(self.addresses.matched), None)
+        if not self.interface:
+            effect = "mapped flows get no answers" if matched else "ports cannot be mapped, pinholes can"
+            yield f"{self._missing_interface()}: {effect}"
+        elif matched is None:
+            yield f"{self.interface} has no IPv4 address: ports cannot be mapped, pinholes can"
+        if matched is None:
+            return
+        if self._automatic and not matched.is_global:
+            where = f"{self.interface} has no public address, only {matched}: clients will refuse it"
+            yield f"{where}; if this server is behind a 1:1 NAT, write {_ADDRESS_LINES} (with stun_servers)"
+        elif self._address not in {None, matched} and matched.is_global:
+            known = ", ".join(str(each.ip) for each in present if each.ip.is_global)
+            yield f"no interface has external_address {self._address} (there are: {known}): {matched} is mapped instead"
+
+    def _missing_interface(self) -> str:
+        if self._configured is None:
+            return "no IPv4 default route"
+        names = [name for _, name in socket.if_nameindex()]
+        if self._configured in names:
+            return f"external_interface {self._configured} is down"
+        others = ", ".join(name for name in names if name not in {"lo", self._tunnel})
+        return f"external_interface {self._configured} does not exist (there are: {others})"
+
+
+def _name(index: int) -> str:
+    """Return the present name of an interface; empty if it does not exist."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
+
+
+async def host_complaints(tunnel: str, external_interface: str, external_address: IPv4Address | str) -> list[str]:
+    """Return what a daemon for the interface `tunnel`, which need not exist, would complain about now. OSError."""
+    async with Links() as links:
+        reader = ExternalAddressReader(links, tunnel, external_interface, external_address)
+        await reader.read()
+        return reader.complaints

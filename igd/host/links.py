@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,9 +30,9 @@ _RULES = 1 << 7 | 1 << 18  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
 _NETCONF = 1 << 23 | 1 << 24  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF: forwarding, rp_filter
 _ADDRESSES = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _GROUPS = RTMGRP_LINK | _ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | _RULES | _NETCONF
-_MAIN_TABLE = 254
 _UP = 0x1  # IFF_UP: administratively up
 _RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
+_UNUSABLE = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
 
 SETTLE_SECONDS = 0.1
 """The host changes in bursts; this long after the first change the burst is usually over."""
@@ -46,6 +47,23 @@ class LinkState:
 
     index: int
     up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BorneAddress:
+    """An address, the index of the interface that has it, and whether packets may be sent from it."""
+
+    index: int
+    ip: IPv4Address
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The index of the interface through which a packet leaves, and the host's source address there, if it is known."""
+
+    index: int
+    source: IPv4Address | None
 
 
 class Links:
@@ -73,39 +91,51 @@ class Links:
             return ()
         return tuple(_address(message) for message in await self._dump("addr", index=link["index"]))
 
-    async def default_interface(self) -> str | None:
-        """Return the interface of the IPv4 default route with the lowest metric, or None."""
-        routes = [
-            message
-            for message in await self._dump("route", family=socket.AF_INET, table=_MAIN_TABLE)
-            if not message["dst_len"] and message.get("oif")
+    async def ipv4_addresses(self) -> list[BorneAddress]:
+        """Return the IPv4 addresses of all interfaces, in the kernel's order."""
+        messages = await self._dump("addr", family=socket.AF_INET)
+        return [
+            BorneAddress(each["index"], IPv4Address(_address(each).ip), not each["flags"] & _UNUSABLE)
+            for each in messages
         ]
-        best = min(routes, key=lambda message: message.get("priority") or 0, default=None)
-        return socket.if_indextoname(best.get("oif")) if best else None
 
     async def route(self, address: Address) -> str | None:
         """Return the interface through which packets to `address` leave, or None if there is no route."""
         try:
-            (route, *_) = await self._dump("route", "get", dst=str(address))
+            route = await self.look_up(address)
         except OSError as error:
             if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
                 return None
             raise
-        return socket.if_indextoname(route.get("oif"))
+        return socket.if_indextoname(route.index)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def look_up(self, destination: Address, **packet: int | str) -> Route:
+        """Return the kernel's route for a packet to `destination`; nothing is sent.
+
+        Without more it is a packet of the host itself. `iif` (index) and `src`: a packet that arrives there from this
+        address and is forwarded. `oif` (index): a packet that the host sends through this interface. `flags`: of
+        rtmsg(7). OSError has the kernel's error number, for example ENETUNREACH.
+        """
+        (route, *_) = await self._dump("route", "get", dst=str(destination), **packet)
+        source = route.get("prefsrc")
+        return Route(route.get("oif") or 0, IPv4Address(source) if source and destination.version == 4 else None)
+
+    async def changes(self, noticed: asyncio.Event | None = None) -> AsyncIterator[None]:
         """Yield immediately, and whenever links, addresses, routes, policy rules or netconf may have changed.
 
+        Yield also after others have set `noticed`.
         A host with a full routing table changes routes all the time: the messages are discarded unread.
         """
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as events:
             events.bind((0, _GROUPS))
+            noticed = noticed or asyncio.Event()
             while True:
                 earliest = time.monotonic() + LOOK_SECONDS
                 yield
-                await wait_until_readable(events.fileno())
+                await wait_until_readable(events.fileno(), noticed)
                 await asyncio.sleep(max(SETTLE_SECONDS, earliest - time.monotonic()))
+                noticed.clear()
                 _discard(events)
 
     async def status(self, name: str, uptime: int) -> LinkStatus:

@@ -45,12 +45,13 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
 
 def listing(status: dict[str, Any]) -> str:
     """Format the daemon's status as lines for a terminal."""
-    plain = {key: value for key, value in status.items() if key != "decisions"}
+    plain = {key: value for key, value in status.items() if key not in {"decisions", "warnings"}}
     plain["uptime"] = f"{status['uptime']}s"
     plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None
     rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
+    warnings = [("warning", printable(warning)) for warning in status["warnings"]]
     counts = [(f"  {what}", str(count)) for what, count in sorted(status["decisions"].items())]
-    return _aligned([*rows, ("requests", ""), *counts])
+    return _aligned([*rows, *warnings, ("requests", ""), *counts])
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 
 from igd.config import Config
 from igd.core.peers import Interface
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.host.links import Links
 from igd.host.ready import wait_until_up
 from igd.process import loops, sd_notify
@@ -52,11 +53,15 @@ async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnR
         async with contextlib.AsyncExitStack() as stack:
             with garbage_collection_paused():
                 parts = await open_parts(stack, instance, config, links, index)
+            announced = parts.host.external_address.addresses.announced
+            log.info("external address: %s", announced or "none")
             log.info("ready for the peers of %s at %s", instance.interface, _places(parts.host.addresses))
-            sd_notify.notify("READY=1", f"STATUS=Serving the peers of {instance.interface}")
+            daemon = Daemon(parts)
+            daemon.report_way_out()
+            sd_notify.notify("READY=1")
             if on_ready is not None:
                 on_ready()
-            await Daemon(parts).serve()
+            await daemon.serve()
 
 
 def _places(addresses: Iterable[Interface]) -> str:
@@ -85,6 +90,11 @@ class Daemon:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._rules_changed = asyncio.Event()  # the operator's firewall rules
+        self.look_again = asyncio.Event()  # set by what changes the way out and is not seen by rtnetlink
+        self._told = parts.host.external_address.addresses.announced  # to clients, with its epoch
+        self._failures = RecurringWarnings(log, "the host cannot be followed, trying again: %s")
+        self._way_out_warnings = RecurringWarnings(log)
+        self._status = ""
 
     async def serve(self) -> None:
         """Serve until the interface is removed. OSError."""
@@ -118,13 +128,20 @@ class Daemon:
         """Follow every change of the host until the interface is removed."""
         host = self._parts.host
         interface = host.instance.interface
-        async for _ in host.links.changes():
+        async for _ in host.links.changes(self.look_again):
             link = await host.links.state(interface)
             if link is None or link.index != host.index:
                 log.info("%s is gone", interface)
                 return
-            await self._follow_addresses()
-            await self._follow_way_out()
+            failures = []
+            for step in (self._follow_addresses, self._follow_way_out):
+                try:
+                    await step()
+                except OSError as error:  # the host changed while it was read, or a port is taken
+                    failures.append(str(error))
+            self._failures.log(failures)
+            if failures:
+                self.look_again.set()
 
     async def _follow_addresses(self) -> None:
         """Listen on the addresses that the interface has now."""
@@ -132,27 +149,38 @@ class Daemon:
         addresses = await host.links.addresses(host.instance.interface)
         if addresses == host.addresses:
             return
+        await self._parts.endpoints.listen_on(addresses)
         host.addresses = addresses
         log.info("serving the peers of %s at %s", host.instance.interface, _places(addresses))
-        await self._parts.endpoints.listen_on(addresses)
         self._rules_changed.set()  # the firewall may keep peers from an address
 
     async def _follow_way_out(self) -> None:
         parts = self._parts
         external = parts.host.external_address
-        before = external.addresses.announced
-        if not await external.read():
-            return
+        changed = await external.read(parts.host.peers)
+        self.report_way_out()
 
         def update_site() -> None:
             parts.firewall.site.external = external.interface
 
-        await parts.maintenance.set_addresses(*external.addresses, update_site)
-        self._rules_changed.set()  # interface and address decide which of the operator's rules apply
+        if changed:
+            await parts.maintenance.set_addresses(*external.addresses, update_site)
+            self._rules_changed.set()  # interface and address decide which of the operator's rules apply
         announced = external.addresses.announced
-        if announced != before:
+        if announced != self._told:
             lost = await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
+            self._told = announced
+            log.info("external address: %s", announced or "none")
             parts.endpoints.announce(lost=lost)
+
+    def report_way_out(self) -> None:
+        """Log what is wrong with the way out, and have systemd show it."""
+        host = self._parts.host
+        self._way_out_warnings.log(host.external_address.complaints)
+        status = "; ".join([f"Serving the peers of {host.instance.interface}", *host.external_address.complaints])
+        if status != self._status:
+            self._status = status
+            sd_notify.notify(f"STATUS={status}")
 
     async def follow_peers(self) -> None:
         """Update the networks of the peers, and let their mapped flows through."""
@@ -163,6 +191,9 @@ class Daemon:
         except OSError as error:
             log.error("cannot read the peers, their networks are not followed: %s", error)
             return
+        if peers.addresses != parts.host.peers:
+            parts.host.peers = peers.addresses
+            self.look_again.set()  # the operator may route them by another way
         # with the addresses of present mappings: there may still be flows to peers that were removed
         networks = peers.networks({entry.mapping.internal.address for entry in ledger.table})
         if networks == site.peers:

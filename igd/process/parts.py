@@ -14,7 +14,7 @@ from typing import Any
 from igd import VERSION
 from igd.config import Config
 from igd.core.mapping import Entry, TransportProtocol
-from igd.core.peers import Interface
+from igd.core.peers import Address, Interface
 from igd.core.rate_limit import RateLimit
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class HostParts:
     """What reads the host; `root` is UPnP's root device, `started` is monotonic time.
 
-    `index` is the WireGuard interface's, `addresses` are those that it has now.
+    `index` is the WireGuard interface's; `addresses` are those that it has now, `peers` those of its peers.
     """
 
     instance: Instance
@@ -52,6 +52,7 @@ class HostParts:
     links: Links
     index: int
     addresses: tuple[Interface, ...]
+    peers: tuple[Address, ...]
     external_address: ExternalAddressReader
     wireguard: WireGuard
     root: uuid.UUID
@@ -116,12 +117,15 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
 async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
     wireguard = WireGuard(instance.interface, links, clock=time.monotonic, wall_clock=time.time)
     root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
-    interface = None if config.external_interface == "auto" else config.external_interface
-    address = None if config.external_address == "auto" else config.external_address
-    external_address = ExternalAddressReader(links, interface, address)
-    await external_address.read()
+    external_address = ExternalAddressReader(
+        links, instance.interface, config.external_interface, config.external_address
+    )
+    peers = (await wireguard.peers()).addresses
+    await external_address.read(peers)
     addresses = await links.addresses(instance.interface)
-    return HostParts(instance, config, links, index, addresses, external_address, wireguard, root, time.monotonic())
+    return HostParts(
+        instance, config, links, index, addresses, peers, external_address, wireguard, root, time.monotonic()
+    )
 
 
 async def _open_firewall(
@@ -187,6 +191,7 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "external_interface": firewall.site.external or None,
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
+        "warnings": host.external_address.complaints,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
         "url": f"{endpoints.url}{description.DEVICE_PATHS[1]}" if endpoints.url else None,
         "uuid": str(host.root),

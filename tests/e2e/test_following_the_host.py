@@ -4,8 +4,8 @@ import pytest
 
 from igd.wire.pcp import messages as pcp
 from tests.e2e.pcp_client import C1_IPV6, granted, map_port, refused
-from tests.e2e.serving import IGD, PUBLIC, REMOTE, igd, serving, upnpc
-from tests.lab import Answer, Lab, answering, ask, until
+from tests.e2e.serving import C1, IGD, PUBLIC, REMOTE, igd, serving, upnpc
+from tests.lab import PATIENCE, Answer, Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -46,3 +46,30 @@ def test_another_address_of_the_interface_is_served_without_a_restart(lab: Lab) 
         until(lambda: PUBLIC in lab.c1.run("upnpc", "-u", device, "-s", check=False).stdout)
         assert igd(lab, "status", "wg0").stdout.split("pid")[1].split()[0] == pid
         assert process.stop() == 0
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_networks_of_peers_that_come_later_are_let_through(backend: str) -> None:
+    """The operator's FORWARD lets in only what goes to wg0's own network."""
+    iptables = "iptables-nft" if backend == "nftables" else "iptables-legacy"
+    with Lab(forward="open", iptables="nft" if backend == "nftables" else "legacy") as lab:
+        for rule in ("-A FORWARD -i wg0", "-A FORWARD -d 10.100.0.0/24 -o wg0"):
+            lab.srv.run(iptables, *rule.split(), "-j", "ACCEPT")
+        lab.srv.run(iptables, "-P", "FORWARD", "DROP")
+        with serving(lab, f'[firewall]\nbackend = "{backend}"\n'):
+            assert "igd_wg0" not in lab.srv.run(iptables, "-S", "FORWARD").stdout
+            (peer, *_) = lab.srv.run("wg", "show", "wg0", "peers").stdout.split()
+            lab.srv.run("wg", "set", "wg0", "peer", peer, "allowed-ips", f"{C1}/32,192.168.77.0/24")
+            until(lambda: "igd_wg0" in lab.srv.run(iptables, "-S", "FORWARD").stdout)
+        assert "igd_wg0" not in lab.srv.run(iptables, "-S", "FORWARD").stdout
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_mappings_stay_while_the_tunnel_is_down(lab: Lab, backend: str) -> None:
+    with serving(lab, f'[firewall]\nbackend = "{backend}"\n'), answering(lab.c1, 8043):
+        upnpc(lab.c1, "-r", "8043", "tcp")
+        lab.srv.run("ip", "link", "set", "wg0", "down")
+        lab.srv.run("ip", "link", "set", "wg0", "up")
+        lab.c1.run("ping", "-q", "-c1", f"-w{PATIENCE:.0f}", "10.100.0.1")
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+        assert "8043->10.100.0.2:8043" in upnpc(lab.c1, "-l")

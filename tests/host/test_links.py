@@ -3,12 +3,13 @@
 import asyncio
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from igd.host.links import Links, LinkState
+from igd.host.links import LOOK_SECONDS, Links, LinkState
 from tests.lab import Host
 
 pytestmark = pytest.mark.root
@@ -72,24 +73,6 @@ async def test_addresses_come_with_their_networks_in_order(links: Links) -> None
     assert await links.addresses("none") == ()
 
 
-async def test_the_default_route_with_the_lowest_metric_of_the_main_table(links: Links) -> None:
-    assert await links.default_interface() is None
-    for name, number in (("wan", 1), ("isp", 2)):
-        ip("addr", "add", f"60.60.{number}.1/24", "dev", name)
-        ip("link", "set", name, "up")
-    ip("route", "add", "default", "via", "60.60.1.254", "table", "200")
-    ip("route", "add", "blackhole", "default", "metric", "1")
-    ip("route", "add", "128.0.0.0/1", "via", "60.60.1.254")
-    assert await links.default_interface() is None
-    ip("route", "add", "default", "via", "60.60.1.254", "metric", "200")
-    assert await links.default_interface() == "wan"
-    ip("route", "add", "default", "via", "60.60.2.254", "metric", "100")
-    assert await links.default_interface() == "isp"
-    ip("route", "add", "default", "dev", "wan")
-    assert await links.default_interface() == "wan"
-    ip("route", "flush", "default")
-
-
 async def test_every_change_is_reported(links: Links) -> None:
     async with asyncio.timeout(60):
         changes = links.changes()
@@ -123,12 +106,48 @@ async def test_new_routes_are_reported(links: Links) -> None:
         changes = links.changes()
         asked = False
         async for _ in changes:
-            if await links.default_interface():
+            if await links.route(ip_address("198.41.0.4")):
                 break
             if not asked:
                 ip("route", "add", "default", "via", "60.60.60.254")
                 asked = True
         await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_host_that_changes_all_the_time_is_looked_at_once_a_second(links: Links) -> None:
+    ip("addr", "add", "60.60.60.1/24", "dev", "wan")
+    ip("link", "set", "wan", "up")
+    churn = "".join(
+        f"route {verb} 9.9.{number}.0/24 via 60.60.60.2\n" for number in range(100) for verb in ("add", "del")
+    )
+    done = asyncio.Event()
+
+    async def change() -> None:
+        begin = time.monotonic()
+        while time.monotonic() < begin + 2.5 * LOOK_SECONDS:
+            await asyncio.to_thread(ip, "-batch", "-", batch=churn)
+        done.set()
+
+    changes, looks, begin = links.changes(), 0, time.monotonic()
+    async with asyncio.timeout(60):
+        changing = asyncio.create_task(change())
+        while not done.is_set():
+            await anext(changes)
+            looks += 1
+        await changing
+    assert 2 <= looks <= 1 + (time.monotonic() - begin) / LOOK_SECONDS
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_others_may_have_the_host_looked_at(links: Links) -> None:
+    noticed = asyncio.Event()
+    changes = links.changes(noticed)
+    async with asyncio.timeout(60):
+        await anext(changes)
+        noticed.set()
+        await anext(changes)
+    assert not noticed.is_set()
+    await changes.aclose()  # type: ignore[attr-defined]
 
 
 async def test_changes_are_reported_after_the_socket_overflowed(links: Links) -> None:

@@ -14,6 +14,7 @@ STATUS = {
     "pid": 7,
     "interface": "wg0",
     "external_interface": "eth0",
+    "warnings": ["no IPv4 default route", "a\x1b[2J"],
     "external_address": "60.60.60.1",
     "matched_addresses": ("10.0.0.5", "10.0.0.6"),
     "backend": "nftables: it is there",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.lab import until
 from tests.lab.fixtures import requires_root
 from tests.systemd.booted import (
     SERVICE,
@@ -72,6 +73,22 @@ def test_it_waits_for_its_interface_and_does_not_make_it(layers: Layers) -> None
         assert machine.shows(WG_QUICK, "ActiveState") == ("inactive",)
         machine.run("wg-quick", "down", "wg0")
         assert_ended_well(server, before)
+
+
+def test_its_status_names_what_is_missing_while_it_serves(layers: Layers) -> None:
+    """The service may read what it needs: the policy routing for peers, and whether the kernel forwards."""
+    with booted(layers) as server:
+        machine, srv = server.machine, server.lab.srv
+        serving = "Serving the peers of wg0"
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("systemctl", "start", SERVICE)
+        assert machine.shows(SERVICE, "StatusText") == (serving,)
+        srv.run("ip", "route", "add", "unreachable", "default", "table", "100")
+        srv.run("ip", "rule", "add", "iif", "wg0", "lookup", "100")
+        missing = f"{serving}; no IPv4 default route: ports cannot be mapped, pinholes can"
+        until(lambda: machine.shows(SERVICE, "StatusText") == (missing,))
+        srv.run("ip", "rule", "del", "iif", "wg0", "lookup", "100")
+        until(lambda: machine.shows(SERVICE, "StatusText") == (serving,))
 
 
 @HOOKS
