@@ -5,13 +5,13 @@ import logging
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
-from uuid import UUID
 
+from igd.core.mapping import Endpoint
+from igd.core.peers import Address, Interface
 from igd.core.request import Refusal
-from igd.endpoints.sockets import SocketAddress, UdpServer
+from igd.endpoints.sockets import SocketAddress, UdpServer, bind, peer_address
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import ssdp
@@ -22,61 +22,91 @@ SPREAD_SECONDS = 0.1
 """The longest delay of an answer to a multicast search. MX spreads the answers of many devices; this is the only one,
 and clients wait for it."""
 
-Message = Callable[[ssdp.Advert, ssdp.Advertiser], bytes]
+Message = Callable[[ssdp.Advert, ssdp.Advertiser, Endpoint], bytes]
 
 
 class Discovery(UdpServer):
-    """Two sockets bound to the interface: one receives from the group, the other has the source address of all answers.
+    """A socket on each address, which sends all answers, and one for each group, which only receives.
 
     Multicast searches are answered after a delay, unicast ones at once, and a socket bound to the group receives
-    nothing else, so the socket tells them apart.
+    nothing else, so the socket tells them apart. `http` returns where a peer reaches the HTTP server, best at the
+    given address of ours, or None: nothing is advertised where no description can be read.
     """
 
-    def __init__(self, gateway: Gateway, root: UUID, advertiser: ssdp.Advertiser, rng: random.Random) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        interface: str,
+        gateway: Gateway,
+        advertiser: ssdp.Advertiser,
+        http: Callable[[Address, Address], Endpoint | None],
+        rng: random.Random,
+    ) -> None:
+        super().__init__(interface, ssdp.PORT)
         self._gateway = gateway
-        self._root = root
         self._advertiser = advertiser
+        self._http = http
         self._rng = rng
 
-    async def open(self, interface: str, address: IPv4Address) -> None:
-        """Listen; raise OSError if a port is in use or a permission is missing."""
+    async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
+        """Serve on these addresses, and on the groups of their IP versions; as UdpServer.listen_on."""
+        return await self._sockets.follow(addresses, ssdp.GROUPS)
+
+    def _bind(self, address: Address) -> socket.socket:
         # Another server may use this port on other interfaces (minidlna, another igd).
-        await self._listen(interface, address, ssdp.PORT, reuse_address=True)
-        group = await self._listen(interface, IPv4Address(ssdp.GROUP), ssdp.PORT, reuse_address=True)
-        membership = struct.pack("=4s4si", socket.inet_aton(ssdp.GROUP), bytes(4), socket.if_nametoindex(interface))
-        group.get_extra_info("socket").setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sock = bind(socket.SOCK_DGRAM, self._interface, address, self._port, reuse_address=True)
+        if address.is_multicast:
+            try:
+                _join(sock, address, socket.if_nametoindex(self._interface))
+            except OSError as error:
+                sock.close()
+                reason = f"UDP {Endpoint(address, self._port)}: cannot join: {error.strerror}"
+                raise OSError(error.errno, reason) from error
+        return sock
 
     async def announce(self, message: Message) -> None:
         """Send `ssdp.alive` or `ssdp.byebye` to each live peer by unicast: WireGuard routes no multicast to peers."""
-        addresses = [address for peer in await self._gateway.live_peers() for address in peer.addresses]
-        for address in addresses:
-            for advert in ssdp.adverts(self._root) if address.version == 4 else ():
-                self._send(message(advert, self._advertiser), (str(address), ssdp.PORT))
+        for peer in await self._gateway.live_peers():
+            for address in peer.addresses:
+                own = self._sockets.nearest(address)
+                http = self._http(address, own) if own else None
+                if own and http:
+                    for advert in ssdp.adverts(self._advertiser.root):
+                        self._send(message(advert, self._advertiser, http), (str(address), ssdp.PORT), own)
 
-    def received(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
+    def received(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         """Start the answer to a datagram; count a malformed one and do not answer it."""
         try:
             search = ssdp.parse(datagram)
         except Malformed as malformed:
             self._gateway.counters["ssdp", "malformed"] += 1
-            log.debug("%s:%s: malformed SSDP message: %s", *source, malformed.reason)
+            log.debug("%s port %s: malformed SSDP message: %s", *source[:2], malformed.reason)
             return
-        adverts = ssdp.matches(search.target, self._root) if search else ()
+        adverts = ssdp.matches(search.target, self._advertiser.root) if search else ()
         if not search or not adverts or self._is_busy():
             return
-        multicast = transport.get_extra_info("sockname")[0] == ssdp.GROUP
-        delay = self._rng.uniform(0, min(search.mx or 0, SPREAD_SECONDS)) if multicast else 0
-        self._start(self._answer(adverts, source, delay))
+        delay = self._rng.uniform(0, min(search.mx or 0, SPREAD_SECONDS)) if own.is_multicast else 0
+        self._start(self._answer(adverts, source, own, delay))
 
-    async def _answer(self, adverts: tuple[ssdp.Advert, ...], destination: SocketAddress, delay: float) -> None:
-        if isinstance(await self._gateway.admit(IPv4Address(destination[0])), Refusal):
+    async def _answer(
+        self, adverts: tuple[ssdp.Advert, ...], source: SocketAddress, own: Address, delay: float
+    ) -> None:
+        peer = peer_address(source)
+        if isinstance(await self._gateway.admit(peer), Refusal):
             self._gateway.counters["ssdp", "refused"] += 1
             return
         self._gateway.counters["ssdp", "answered"] += 1
         await asyncio.sleep(delay)
-        for advert in adverts:
-            self._send(ssdp.respond(advert, self._advertiser, datetime.now(UTC)), destination)
+        sender = self._sockets.nearest(peer) if own.is_multicast else own
+        http = self._http(peer, sender) if sender else None
+        if sender and http:
+            for advert in adverts:
+                self._send(ssdp.respond(advert, self._advertiser, http, datetime.now(UTC)), source, sender)
 
-    def _send(self, message: bytes, destination: SocketAddress) -> None:
-        self._transports[0].sendto(message, destination)
+
+def _join(sock: socket.socket, group: Address, index: int) -> None:
+    """Join a group on the interface with this index."""
+    if group.version == 4:
+        membership = struct.pack("=4s4si", group.packed, bytes(4), index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, struct.pack("=16si", group.packed, index))

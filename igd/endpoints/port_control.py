@@ -3,12 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from igd.core.mapping import PortMapping
 from igd.core.peers import Address
 from igd.core.request import Refusal, Reply, Request
-from igd.endpoints.sockets import SocketAddress, UdpServer
+from igd.endpoints.sockets import SocketAddress, UdpServer, peer_address
 from igd.gateway import Gateway
 from igd.wire.malformed import InvalidRequest
 from igd.wire.pcp import messages as pcp
@@ -23,24 +22,18 @@ FIRST_INTERVAL = 0.25
 
 
 class PortControl(UdpServer):
-    """Receives requests, and responds from the socket, and so from the address, that received them.
+    """Receives requests on each address of the interface, and responds from the address that received them.
 
     `epoch` returns the number of seconds since state was lost (RFC 6886 §3.6, RFC 6887 §8.5); `third_party` enables the
     option THIRD_PARTY.
     """
 
-    def __init__(self, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
-        super().__init__()
+    def __init__(self, interface: str, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
+        super().__init__(interface, pcp.SERVER_PORT)
         self._gateway = gateway
         self._epoch = epoch
         self._third_party = third_party
-        self._announcer = _Announcer(gateway, epoch)
-
-    async def open(self, interface: str, addresses: list[Address]) -> None:
-        """Listen on these addresses, and announce from the first of each IP version; OSError if a port is taken."""
-        for address in addresses:
-            transport = await self._listen(interface, address, pcp.SERVER_PORT)
-            self._announcer.transports.setdefault(address.version, transport)
+        self._announcer = _Announcer(gateway, epoch, self._announce_to)
 
     async def close(self) -> None:
         """Stop listening and announcing; requests under way get no response."""
@@ -51,22 +44,22 @@ class PortControl(UdpServer):
         """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""
         self._announcer.start(lost=lost)
 
-    def received(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
-        """Respond to a datagram that this transport received."""
+    def received(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
+        """Respond to a datagram from the address that received it."""
         if self._is_busy():
             self._count("dropped")
             return
-        self._start(self._respond(datagram, source, transport))
+        self._start(self._respond(datagram, source, own))
 
-    async def _respond(self, datagram: bytes, source: SocketAddress, transport: asyncio.DatagramTransport) -> None:
+    async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         try:
-            response = await self._response_to(datagram, ip_address(source[0]))
+            response = await self._response_to(datagram, peer_address(source))
         except InvalidRequest as invalid:
             self._count("malformed")
             log.debug("invalid request from %s port %s: %s", *source[:2], invalid.reason)
             response = invalid.response
         if response is not None:
-            transport.sendto(response, source)
+            self._send(response, source, own)
 
     async def _response_to(self, datagram: bytes, source: Address) -> bytes | None:
         """Return the response to a datagram, None if it is dropped; raise InvalidRequest."""
@@ -83,6 +76,11 @@ class PortControl(UdpServer):
             reply = await self._gateway.ask(admitted, source, exchange.request)
         return exchange.encode(reply, self._epoch(), self._gateway.announced)
 
+    def _announce_to(self, peer: Address, datagram: bytes) -> None:
+        own = self._sockets.nearest(peer)
+        if own is not None:
+            self._send(datagram, (str(peer), pcp.CLIENT_PORT), own)
+
     def _count(self, what: str) -> None:
         self._gateway.counters["port control", what] += 1
 
@@ -90,13 +88,13 @@ class PortControl(UdpServer):
 class _Announcer:
     """Sends announcements to each peer with a live session, because a multicast reaches no peer on WireGuard.
 
-    `transports` has the socket to send from for each IP version; `epoch` is as in PortControl.
+    `epoch` is as in PortControl; `send` sends a datagram to an address of a peer.
     """
 
-    def __init__(self, gateway: Gateway, epoch: Callable[[], int]) -> None:
+    def __init__(self, gateway: Gateway, epoch: Callable[[], int], send: Callable[[Address, bytes], None]) -> None:
         self._gateway = gateway
         self._epoch = epoch
-        self.transports: dict[int, asyncio.DatagramTransport] = {}
+        self._send = send
         self._task: asyncio.Task[None] | None = None
         self._lost = False  # and not yet announced ten times
 
@@ -129,17 +127,12 @@ class _Announcer:
         external, live = self._gateway.announced, await self._gateway.live_peers()
         for address in [address for peer in live for address in peer.addresses]:
             if self._lost:
-                self._send(pcp.encode_response(0, self._epoch(), Announce()), address)
+                self._send(address, pcp.encode_response(0, self._epoch(), Announce()))
             if external is not None and address.version == 4:
-                self._send(natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external), address)
+                self._send(address, natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external))
         keys = {peer.public_key for peer in live}
         for mapped in self._gateway.mappings():
             unreachable = external is None and isinstance(mapped.mapping, PortMapping)
             if mapped.mapping.claim.nonce and mapped.mapping.peer in keys and not unreachable:
-                self._send(requests.encode_update(mapped, self._epoch(), external), mapped.mapping.internal.address)
+                self._send(mapped.mapping.internal.address, requests.encode_update(mapped, self._epoch(), external))
                 await asyncio.sleep(0)  # requests do not wait for thousands of these
-
-    def _send(self, message: bytes, address: Address) -> None:
-        transport = self.transports.get(address.version)
-        if transport is not None:
-            transport.sendto(message, (str(address), pcp.CLIENT_PORT))

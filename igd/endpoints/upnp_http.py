@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
+import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from igd.core.peers import Peer
+from igd.core.mapping import Endpoint
+from igd.core.peers import Address, Interface, Peer
 from igd.core.request import ListMappings, MappingList, Refusal
 from igd.endpoints import page
-from igd.endpoints.sockets import bind
+from igd.endpoints.sockets import AddressSockets, bind, peer_address
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, soap, xml
@@ -50,13 +52,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class UPnPHttp:
-    """The HTTP server for one WireGuard interface; every response closes its connection."""
+    """The HTTP server for one WireGuard interface; every response closes its connection.
 
-    def __init__(self, gateway: Gateway, root: UUID, documents: Mapping[str, bytes], server: str) -> None:
+    `listening` is the name of the interface and the TCP port, `documents` are served by their paths, and `server` names
+    the product.
+    """
+
+    def __init__(
+        self, listening: tuple[str, int], gateway: Gateway, root: UUID, documents: Mapping[str, bytes], server: str
+    ) -> None:
+        self._interface, self._port = listening
+        self._sockets = AddressSockets(self._open)
         self._gateway = gateway
         self._root = root
         self._server = server
-        self._listening: asyncio.Server | None = None
         app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[self._admit])
         app.router.add_get(PAGE, self._page)
         for path, document in documents.items():
@@ -72,25 +81,37 @@ class UPnPHttp:
             auto_decompress=False,  # no known client compresses, and a small body could become a large one
         )
 
-    async def open(self, interface: str, address: IPv4Address, port: int) -> None:
-        """Listen; raise OSError if the port is in use."""
-        await self._runner.setup()
+    async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
+        """Serve on these addresses of the interface, and no others; return and OSError as AddressSockets.follow."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        return await self._sockets.follow(addresses)
+
+    async def _open(self, address: Address) -> asyncio.Server:
         # Connections of the last run may be in TIME_WAIT.
-        sock = bind(socket.SOCK_STREAM, interface, address, port, reuse_address=True)
-        self._listening = await asyncio.get_running_loop().create_server(
+        sock = bind(socket.SOCK_STREAM, self._interface, address, self._port, reuse_address=True)
+        return await asyncio.get_running_loop().create_server(
             lambda: _Accepted(self._limit), sock=sock, backlog=CONNECTIONS
         )
 
+    def endpoints(self) -> list[Endpoint]:
+        """Return where the server listens."""
+        return [Endpoint(address, self._port) for address in self._sockets.addresses()]
+
+    def endpoint_for(self, peer: Address, own: Address) -> Endpoint | None:
+        """Return where `peer` reaches the server: at the address `own` if it listens there, else at the nearest."""
+        address = own if self._sockets.at(own) else self._sockets.nearest(peer)
+        return Endpoint(address, self._port) if address else None
+
     async def close(self) -> None:
         """Stop listening, and wait for responses under way."""
-        if self._listening:
-            self._listening.close()
+        self._sockets.close()
         await self._runner.cleanup()
 
     def _limit(self, transport: asyncio.Transport) -> None:
         """Pass a connection to aiohttp, with its time limit; abort it if too many are open."""
         server = self._runner.server
-        assert server is not None, "open() sets it up before it listens"
+        assert server is not None, "listen_on() sets it up before it listens"
         sources = [_source(connection.transport) for connection in server.connections]
         if len(sources) >= CONNECTIONS or sources.count(_source(transport)) >= CONNECTIONS_PER_ADDRESS:
             self._gateway.counters["http", "too many connections"] += 1
@@ -189,9 +210,10 @@ _aiohttp_log = log.getChild("aiohttp")
 _aiohttp_log.addFilter(_is_server_error)
 
 
-def _address(request: web.Request) -> IPv4Address:
-    """Return the source of a request, 0.0.0.0 if its connection was closed in the meantime."""
-    return IPv4Address(request.remote or 0)
+def _address(request: web.Request) -> Address:
+    """Return the source of a request; accept() has stored it, so that it is known after the connection is closed."""
+    assert request.remote is not None, "accept() returns it"
+    return peer_address((request.remote,))
 
 
 def _document(document: bytes) -> Handler:
@@ -201,14 +223,25 @@ def _document(document: bytes) -> Handler:
     return serve
 
 
+_HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<ipv4>[^:]*))(?::[0-9]*)?")
+"""An address as in a URL, and perhaps a port (RFC 3986 §3.2.2)."""
+
+
 def _check_host(request: web.Request) -> None:
     """Refuse a name in Host: UPnP clients use the address, and a browser may be the victim of DNS rebinding."""
-    host = request.headers.get("Host", "").rpartition(":")
+    if "Host" in request.headers and not _is_address(request.headers["Host"]):
+        raise web.HTTPForbidden(text="Host must be an address\n")
+
+
+def _is_address(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
     try:
-        IPv4Address(host[0] or host[2])
+        IPv4Address(found["ipv4"]) if found["ipv6"] is None else IPv6Address(found["ipv6"])
     except ValueError:
-        if "Host" in request.headers:
-            raise web.HTTPForbidden(text="Host must be an address\n") from None
+        return False
+    return True
 
 
 def _allowed_methods(error: web.HTTPException) -> dict[str, str]:

@@ -47,7 +47,8 @@ def listing(status: dict[str, Any]) -> str:
     """Format the daemon's status as lines for a terminal."""
     plain = {key: value for key, value in status.items() if key not in {"decisions", "warnings"}}
     plain["uptime"] = f"{status['uptime']}s"
-    plain["matched_addresses"] = ", ".join(status["matched_addresses"]) or None
+    for several in ("matched_addresses", "urls"):
+        plain[several] = ", ".join(status[several]) or None
     rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
     warnings = [("warning", printable(warning)) for warning in status["warnings"]]
     counts = [(f"  {what}", str(count)) for what, count in sorted(status["decisions"].items())]

@@ -55,7 +55,7 @@ async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnR
                 parts = await open_parts(stack, instance, config, links, index)
             announced = parts.host.external_address.addresses.announced
             log.info("external address: %s", announced or "none")
-            log.info("ready for the peers of %s at %s", instance.interface, _places(parts.host.addresses))
+            log.info("ready for the peers of %s at %s", instance.interface, _places(parts.endpoints.addresses))
             daemon = Daemon(parts)
             daemon.report_way_out()
             sd_notify.notify("READY=1")
@@ -119,6 +119,7 @@ class Daemon:
             loops.end_leases(maintenance, firewall.ledger),
             loops.recheck_peers(maintenance, self.follow_peers),
             loops.announce(self._parts.endpoints),
+            self._parts.endpoints.retry(),
             loops.repair_nftables(firewall.ledger, firewall.watch, self._rules_changed),
             loops.repair_iptables_legacy(firewall.ledger, firewall.legacy_watch.changed, self._rules_changed),
             loops.reread_rules(self._rules_changed, firewall.read_rules),
@@ -151,7 +152,7 @@ class Daemon:
             return
         await self._parts.endpoints.listen_on(addresses)
         host.addresses = addresses
-        log.info("serving the peers of %s at %s", host.instance.interface, _places(addresses))
+        log.info("serving the peers of %s at %s", host.instance.interface, _places(self._parts.endpoints.addresses))
         self._rules_changed.set()  # the firewall may keep peers from an address
 
     async def _follow_way_out(self) -> None:

@@ -1,6 +1,7 @@
 """The tasks that run for as long as the gateway serves; each runs until it is cancelled."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -55,13 +56,15 @@ async def recheck_peers(maintenance: Maintenance, follow: Callable[[], Awaitable
 
 
 async def announce(endpoints: Endpoints) -> None:
-    """Announce the gateway to the peers by SSDP."""
+    """Announce the gateway to the peers by SSDP, periodically and when its addresses have changed."""
     while True:
+        endpoints.changed.clear()
         try:
             await endpoints.advertise(ssdp.alive)
         except OSError as error:
             log.warning("the gateway was not announced: %s", error)
-        await asyncio.sleep(ANNOUNCE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(endpoints.changed.wait(), ANNOUNCE_SECONDS)
 
 
 async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.Event) -> None:

@@ -35,7 +35,7 @@ from igd.process.epoch import Epoch
 from igd.process.instance import Instance
 from igd.store.leases import LeaseStore
 from igd.wire.pcp import messages as pcp
-from igd.wire.upnp import description, ssdp
+from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     endpoints = Endpoints(instance.interface, config, host.root, gateway, epoch)
     stack.push_async_callback(endpoints.close)
     await endpoints.listen_on(host.addresses)
+    endpoints.announce(lost=epoch.lost)
     admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway, endpoints), instance.runtime_directory)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()
@@ -193,7 +194,7 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
         "warnings": host.external_address.complaints,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
-        "url": f"{endpoints.url}{description.DEVICE_PATHS[1]}" if endpoints.url else None,
+        "urls": endpoints.urls(),
         "uuid": str(host.root),
         "uptime": host.uptime(),
         "mappings": len(firewall.ledger.table),

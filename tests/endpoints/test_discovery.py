@@ -5,11 +5,14 @@ import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_interface
 from uuid import UUID
 
 import pytest
 
+from igd.core.mapping import Endpoint
+from igd.core.peers import Address, Peer
+from igd.core.request import Refusal
 from igd.endpoints import discovery, sockets
 from igd.endpoints.discovery import Discovery
 from igd.wire.upnp import ssdp
@@ -19,7 +22,8 @@ pytestmark = pytest.mark.root
 
 STRANGER = IPv4Address("10.100.0.9")
 ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
-ADVERTISER = ssdp.Advertiser(("http://10.100.0.1:2869/1", "http://10.100.0.1:2869/2"), "Linux UPnP/1.1 igd/0.1", 7, 9)
+ADVERTISER = ssdp.Advertiser(ROOT, "Linux UPnP/1.1 igd/0.1", 7, 9)
+GROUP = "239.255.255.250"
 HANG = 60
 """Seconds that only a hang exceeds, on any machine."""
 HOUR = 3600
@@ -59,7 +63,12 @@ class Client:
 
 
 def discovery_for(harness: GatewayHarness) -> Discovery:
-    return Discovery(harness.gateway, ROOT, ADVERTISER, random.Random(1))
+    return Discovery("lo", harness.gateway, ADVERTISER, lambda _peer, own: Endpoint(own, 2869), random.Random(1))
+
+
+async def listen(server: Discovery, *addresses: Address) -> None:
+    """Let it serve on these addresses."""
+    assert await server.listen_on([ip_interface(address) for address in addresses]) == []
 
 
 @pytest.fixture
@@ -70,7 +79,7 @@ async def harness() -> GatewayHarness:
 @pytest.fixture
 async def server(harness: GatewayHarness) -> AsyncIterator[Discovery]:
     server = discovery_for(harness)
-    await server.open("lo", SERVER)
+    await listen(server, SERVER)
     yield server
     await server.close()
 
@@ -82,7 +91,7 @@ def client() -> Iterator[Client]:
 
 
 def search(target: str, mx: int | None = None) -> bytes:
-    lines = ["M-SEARCH * HTTP/1.1", f"HOST: {ssdp.GROUP}:1900", 'MAN: "ssdp:discover"', f"ST: {target}"]
+    lines = ["M-SEARCH * HTTP/1.1", f"HOST: {GROUP}:1900", 'MAN: "ssdp:discover"', f"ST: {target}"]
     return ("\r\n".join(lines if mx is None else [*lines, f"MX: {mx}"]) + "\r\n\r\n").encode()
 
 
@@ -95,7 +104,7 @@ async def counted(harness: GatewayHarness, outcome: str, count: int = 1) -> None
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("target", [GATEWAY_1, GATEWAY_2, "upnp:rootdevice", f"uuid:{ROOT}"])
-@pytest.mark.parametrize(("destination", "mx"), [(str(SERVER), None), (str(SERVER), 3), (ssdp.GROUP, 2)])
+@pytest.mark.parametrize(("destination", "mx"), [(str(SERVER), None), (str(SERVER), 3), (GROUP, 2)])
 async def test_a_search_is_answered_to_its_sender_from_port_1900(
     client: Client, target: str, destination: str, mx: int | None
 ) -> None:
@@ -121,7 +130,7 @@ async def test_a_unicast_search_is_answered_at_once(
     monkeypatch.setattr(discovery, "SPREAD_SECONDS", HOUR)
     monkeypatch.setattr(ssdp, "LONGEST_MX", HOUR)
     server = discovery_for(harness)
-    await server.open("lo", SERVER)
+    await listen(server, SERVER)
     client.send(search(GATEWAY_1, HOUR))
     await client.receive()
     await server.close()
@@ -131,7 +140,7 @@ async def test_a_unicast_search_is_answered_at_once(
 @pytest.mark.parametrize("address", [STRANGER, SERVER])
 async def test_an_unknown_source_gets_no_answer(harness: GatewayHarness, address: IPv4Address) -> None:
     with contextlib.closing(Client(address)) as stranger:
-        for destination in (str(SERVER), ssdp.GROUP):
+        for destination in (str(SERVER), GROUP):
             stranger.send(search(GATEWAY_1, 1), destination)
         await counted(harness, "refused", 2)
         assert stranger.left() == 0
@@ -155,7 +164,7 @@ async def test_malformed_and_other_messages_are_not_answered(harness: GatewayHar
 async def test_searches_above_the_rate_limit_are_not_answered(client: Client) -> None:
     harness = await GatewayHarness(rate=3).start()
     server = discovery_for(harness)
-    await server.open("lo", C2)
+    await listen(server, C2)
     for _ in range(10):
         client.send(search(GATEWAY_1), str(C2))
     await counted(harness, "refused", 7)
@@ -172,10 +181,10 @@ async def test_waiting_answers_are_limited_and_dropped_at_the_end(
     monkeypatch.setattr(ssdp, "LONGEST_MX", HOUR)
     monkeypatch.setattr(sockets, "PENDING", 3)
     server = discovery_for(harness)
-    await server.open("lo", SERVER)
+    await listen(server, SERVER)
     for _ in range(10):
-        client.send(search(GATEWAY_1, HOUR), ssdp.GROUP)
-    client.send(b"junk", ssdp.GROUP)  # arrives last
+        client.send(search(GATEWAY_1, HOUR), GROUP)
+    client.send(b"junk", GROUP)  # arrives last
     await counted(harness, "malformed")
     await counted(harness, "answered", 3)
     assert harness.gateway.counters["ssdp", "answered"] == 3
@@ -210,16 +219,58 @@ async def test_a_peer_that_does_not_listen_for_announcements_is_no_error(
         await server.announce(ssdp.alive)
 
 
-async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
+async def test_an_address_that_goes_takes_its_answers_along_and_no_others(
+    harness: GatewayHarness, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     server = discovery_for(harness)
+    await listen(server, SERVER, C2)
+    admit, going_on = harness.gateway.admit, asyncio.Event()
+
+    async def admit_later(source: Address) -> Peer | Refusal:
+        await going_on.wait()
+        return await admit(source)
+
+    monkeypatch.setattr(harness.gateway, "admit", admit_later)
+    for address in (SERVER, C2):
+        client.send(search(GATEWAY_1), str(address))
+    async with asyncio.timeout(HANG):
+        while len(server._tasks) < 2:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)
+    await listen(server, SERVER)
+    going_on.set()
+    await counted(harness, "answered", 2)
+    answer, source = await client.receive()
+    assert source == (str(SERVER), 1900)
+    assert f"\r\nLOCATION: http://{SERVER}:2869/1/device.xml\r\n" in answer
+    await server.close()
+    assert client.left() == 0
+    assert caplog.records == []
+
+
+async def test_nothing_is_advertised_where_http_is_not_served(harness: GatewayHarness, client: Client) -> None:
+    server = Discovery("lo", harness.gateway, ADVERTISER, lambda _peer, _own: None, random.Random(1))
+    await listen(server, SERVER)
+    harness.peers.shaken = {"c1": harness.clock.now}
+    client.send(search(GATEWAY_1))
+    client.send(b"junk")
+    await counted(harness, "malformed")
+    await counted(harness, "answered")
+    with contextlib.closing(Client(C1, 1900)) as live:
+        await server.announce(ssdp.alive)
+        await server.close()
+        assert live.left() == client.left() == 0
+
+
+async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
+    server = Discovery("none", harness.gateway, ADVERTISER, lambda _peer, _own: None, random.Random(1))
     with pytest.raises(OSError, match="No such device"):
-        await server.open("none", SERVER)
+        await server.listen_on([ip_interface(SERVER)])
     await server.close()
 
 
 async def test_closing_releases_the_port(harness: GatewayHarness) -> None:
     for _ in range(2):
         server = discovery_for(harness)
-        await server.open("lo", SERVER)
+        await listen(server, SERVER)
         await server.close()
         await asyncio.sleep(0)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Any
 
 import pytest
@@ -143,8 +143,8 @@ async def started(harness: GatewayHarness | None = None) -> GatewayHarness:
 
 @asynccontextmanager
 async def serving(harness: GatewayHarness, *, third_party: bool = False) -> AsyncIterator[PortControl]:
-    control = PortControl(harness.gateway, lambda: EPOCH, third_party=third_party)
-    await control.open("lo", [SERVER, SERVER6])
+    control = PortControl("lo", harness.gateway, lambda: EPOCH, third_party=third_party)
+    assert await control.listen_on([ip_interface(SERVER), ip_interface(SERVER6)]) == []
     try:
         yield control
     finally:
@@ -893,8 +893,9 @@ async def test_each_socket_of_a_client_gets_the_response_to_its_request(c1: Clie
 async def test_an_error_names_the_port_in_use() -> None:
     harness = await started()
     async with serving(harness):
+        second = PortControl("lo", harness.gateway, lambda: EPOCH, third_party=False)
         with pytest.raises(OSError, match=r"UDP 10\.100\.0\.1:5351: Address already in use"):
-            await PortControl(harness.gateway, lambda: EPOCH, third_party=False).open("lo", [SERVER])
+            await second.listen_on([ip_interface(SERVER)])
 
 
 VALID = [

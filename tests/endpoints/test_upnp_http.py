@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import gzip
 import html
-from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import IPv4Address, ip_interface
 from typing import NamedTuple
 from uuid import UUID
 
 import pytest
 
-from igd.core.mapping import TransportProtocol
+from igd.core.mapping import Endpoint, TransportProtocol
 from igd.core.request import Refusal
 from igd.endpoints import upnp_http
 from igd.endpoints.upnp_http import UPnPHttp
@@ -52,11 +52,15 @@ async def harness() -> GatewayHarness:
     return await GatewayHarness(rate=100).start()
 
 
+def http_for(harness: GatewayHarness, documents: Mapping[str, bytes] | None = None) -> UPnPHttp:
+    return UPnPHttp(("lo", PORT), harness.gateway, ROOT, documents or {}, "Linux UPnP/1.1 igd/0.1")
+
+
 @pytest.fixture
 async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    documents = description.documents(description.Identity(ROOT, "here", "0.1", f"http://{SERVER}:{PORT}/"))
-    server = UPnPHttp(harness.gateway, ROOT, documents | {"/huge": HUGE}, "Linux UPnP/1.1 igd/0.1")
-    await server.open("lo", SERVER, PORT)
+    documents = description.documents(description.Identity(ROOT, "here", "0.1", "/"))
+    server = http_for(harness, documents | {"/huge": HUGE})
+    await server.listen_on([ip_interface(SERVER)])
     yield server
     await server.close()
     await harness.ledger.close()
@@ -280,7 +284,13 @@ async def test_requests_above_the_rate_limit_are_refused(harness: GatewayHarness
         ("rebound.example", 403),
         (f"rebound.example:{PORT}", 403),
         ("rebound.example:10.100.0.1", 403),
-        ("[fd00::1]:2869", 403),
+        ("[fd00::1]:2869", 200),
+        ("[fd00::1]", 200),
+        ("[fe80::1%25wg0]:2869", 200),
+        ("[10.100.0.1]", 403),
+        ("[]", 403),
+        ("[rebound.example]:2869", 403),
+        ("fd00::1", 403),
         ("10.100.0.1.example", 403),
     ],
 )
@@ -378,8 +388,8 @@ async def test_closing_does_not_wait_for_an_idle_connection(
 ) -> None:
     monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 3600.0)
     monkeypatch.setattr(upnp_http, "CLOSE_SECONDS", 3600.0)
-    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
-    await server.open("lo", C2, PORT)
+    server = http_for(harness)
+    await server.listen_on([ip_interface(C2)])
     reader, writer = await asyncio.open_connection(str(C2), PORT, local_addr=(str(C1), 0))
     await connections_are(server, 1)
     async with asyncio.timeout(HANG):
@@ -390,15 +400,42 @@ async def test_closing_does_not_wait_for_an_idle_connection(
         await asyncio.open_connection(str(C2), PORT)
 
 
+async def test_a_response_is_finished_while_addresses_change(harness: GatewayHarness) -> None:
+    server = http_for(harness)
+    await server.listen_on([ip_interface(C2)])
+    reader, writer = await asyncio.open_connection(str(C2), PORT, local_addr=(str(C1), 0))
+    await connections_are(server, 1)
+    await server.listen_on([ip_interface(C2), ip_interface(STRANGER)])
+    await server.listen_on([ip_interface(STRANGER)])
+    writer.write(get("/"))
+    async with asyncio.timeout(HANG):
+        assert parsed(await reader.read()).status == 200
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(str(C2), PORT)
+    await server.close()
+
+
+async def test_where_a_peer_reaches_the_server(harness: GatewayHarness) -> None:
+    """There where its search arrived, or if nothing is served there, in its own network."""
+    server = http_for(harness)
+    assert server.endpoint_for(C1, SERVER) is None
+    assert await server.listen_on([ip_interface(f"{STRANGER}/32"), ip_interface(f"{C2}/24")]) == []
+    assert server.endpoint_for(C1, STRANGER) == Endpoint(STRANGER, PORT)
+    assert server.endpoint_for(C1, SERVER) == Endpoint(C2, PORT)
+    assert server.endpoints() == [Endpoint(STRANGER, PORT), Endpoint(C2, PORT)]
+    await server.close()
+
+
 async def test_a_port_that_is_taken_is_an_error(harness: GatewayHarness) -> None:
-    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
+    server = http_for(harness)
     with pytest.raises(OSError, match="in use"):
-        await server.open("lo", SERVER, PORT)
+        await server.listen_on([ip_interface(SERVER)])
     await server.close()
 
 
 async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
-    server = UPnPHttp(harness.gateway, ROOT, {}, "igd")
+    server = UPnPHttp(("none", PORT), harness.gateway, ROOT, {}, "igd")
     with pytest.raises(OSError, match="No such device"):
-        await server.open("none", C2, PORT)
+        await server.listen_on([ip_interface(C2)])
     await server.close()

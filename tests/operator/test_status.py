@@ -18,7 +18,7 @@ STATUS = {
     "external_address": "60.60.60.1",
     "matched_addresses": ("10.0.0.5", "10.0.0.6"),
     "backend": "nftables: it is there",
-    "url": "http://10.100.0.1:2869/1/device.xml",
+    "urls": ("http://10.100.0.1:2869/1/device.xml", "http://[2001:470:100::1]:2869/1/device.xml"),
     "uuid": "u",
     "uptime": 12,
     "mappings": 3,

@@ -18,7 +18,7 @@ CONTROL_PATHS = {service.control_path: service for device in DEVICES for service
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """How this gateway describes itself; `presentation_url` is empty if there is no page."""
+    """How this gateway describes itself; `presentation_url` is relative, or empty if there is no page."""
 
     uuid: UUID
     friendly_name: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from igd.wire.upnp.variables import Inputs
 class Parties:
     """The sender of a call (the packet's source) and its receiver (the root device's uuid)."""
 
-    source: IPv4Address
+    source: IPv4Address | IPv6Address
     root: UUID
 
 
@@ -172,13 +172,18 @@ def delete_range(inputs: Inputs, _parties: Parties) -> Exchange:
 
 
 def _internal(inputs: Inputs, parties: Parties) -> Endpoint:
-    """Return the internal endpoint: the sender's address if the call has none; port 0 is refused (732)."""
+    """Return the internal endpoint; port 0 is refused (732).
+
+    A call without an address means the sender's. Mappings are of IPv4, so a sender with IPv6 must have one (402).
+    """
     port = inputs["NewInternalPort"]
     if port == 0:
         raise UPnPError(732, "WildCardNotPermittedInIntPort")
     client = inputs["NewInternalClient"].strip()
+    if not client and parties.source.version == 6:
+        raise UPnPError(402, "Invalid Args: NewInternalClient is required in a call over IPv6")
     try:
-        return Endpoint(IPv4Address(client) if client else parties.source, port)
+        return Endpoint(IPv4Address(client or str(parties.source)), port)
     except AddressValueError as error:
         raise UPnPError(600, "Argument Value Invalid: NewInternalClient must be an IPv4 address") from error
 

@@ -3,12 +3,20 @@
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
+from igd.core.mapping import Endpoint
 from igd.wire.malformed import Malformed
+from igd.wire.upnp.description import DEVICE_PATHS
 from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
 
-GROUP = "239.255.255.250"
+GROUPS = (IPv4Address("239.255.255.250"), IPv6Address("ff02::c"), IPv6Address("ff05::c"))
+"""What searches are sent to (§1.3.2); in IPv6, with the scope of the link or of the site (annex A)."""
+
+_ANNOUNCED_TO: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("239.255.255.250"), 6: IPv6Address("ff05::c")}
+"""The group that an announcement names in HOST. In IPv6 its scope is the site: LOCATION has no link-local address."""
+
 PORT = 1900
 
 MAX_AGE = 1800
@@ -39,11 +47,11 @@ class Advert:
 class Advertiser:
     """The headers that all messages of one server have in common.
 
-    `locations` holds the URLs of the descriptions, version 1 first. `server` names the product, `boot_id` grows with
-    every start, and `config_id` changes with the documents (§1.2.2).
+    `root` is the root device, `server` names the product, `boot_id` grows with every start, and `config_id` changes
+    with the documents (§1.2.2).
     """
 
-    locations: tuple[str, str]
+    root: UUID
     server: str
     boot_id: int
     config_id: int
@@ -116,40 +124,46 @@ def matches(target: str, root: UUID) -> tuple[Advert, ...]:
     return tuple(advert for advert in everything if advert.target.lower() == target.lower())
 
 
-def respond(advert: Advert, advertiser: Advertiser, now: datetime) -> bytes:
-    """Return the answer to a search (§1.3.3); `now` is in UTC."""
+def respond(advert: Advert, advertiser: Advertiser, http: Endpoint, now: datetime) -> bytes:
+    """Return the answer to a search whose sender reaches HTTP at `http` (§1.3.3); `now` is in UTC."""
     return _message(
         "HTTP/1.1 200 OK",
         advertiser,
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
         ("DATE", format_datetime(now, usegmt=True)),
         ("EXT", ""),
-        ("LOCATION", advertiser.locations[advert.version - 1]),
+        _location(advert, http),
         ("SERVER", advertiser.server),
         ("ST", advert.target),
         ("USN", advert.usn),
     )
 
 
-def alive(advert: Advert, advertiser: Advertiser) -> bytes:
-    """Return the announcement that `advert` is available (§1.2.2)."""
+def alive(advert: Advert, advertiser: Advertiser, http: Endpoint) -> bytes:
+    """Return the announcement that `advert` is available, to a peer that reaches HTTP at `http` (§1.2.2)."""
     return _notify(
         "ssdp:alive",
         advert,
         advertiser,
+        http,
         ("CACHE-CONTROL", f"max-age={MAX_AGE}"),
-        ("LOCATION", advertiser.locations[advert.version - 1]),
+        _location(advert, http),
         ("SERVER", advertiser.server),
     )
 
 
-def byebye(advert: Advert, advertiser: Advertiser) -> bytes:
-    """Return the announcement that `advert` is no longer available (§1.2.3)."""
-    return _notify("ssdp:byebye", advert, advertiser)
+def byebye(advert: Advert, advertiser: Advertiser, http: Endpoint) -> bytes:
+    """Return the announcement that `advert` is no longer available (§1.2.3); `http` is as in `alive`."""
+    return _notify("ssdp:byebye", advert, advertiser, http)
 
 
-def _notify(nts: str, advert: Advert, advertiser: Advertiser, *headers: tuple[str, str]) -> bytes:
-    host, target, usn = ("HOST", f"{GROUP}:{PORT}"), ("NT", advert.target), ("USN", advert.usn)
+def _location(advert: Advert, http: Endpoint) -> tuple[str, str]:
+    return "LOCATION", f"http://{http}{DEVICE_PATHS[advert.version]}"
+
+
+def _notify(nts: str, advert: Advert, advertiser: Advertiser, http: Endpoint, *headers: tuple[str, str]) -> bytes:
+    host = "HOST", str(Endpoint(_ANNOUNCED_TO[http.address.version], PORT))
+    target, usn = ("NT", advert.target), ("USN", advert.usn)
     return _message("NOTIFY * HTTP/1.1", advertiser, host, *headers, target, ("NTS", nts), usn)
 
 

@@ -1,7 +1,7 @@
 """The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import get_type_hints
 from uuid import UUID
 
@@ -266,6 +266,19 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
 def test_what_clients_send_is_understood(changed: dict[str, str], request_: MapPort) -> None:
     service, asked = call("AddPortMapping", ADD | changed)
     assert decode(service, asked, PARTIES).request == request_
+
+
+@pytest.mark.parametrize("action", ["AddPortMapping", "AddAnyPortMapping"])
+def test_over_ipv6_the_internal_client_is_required(action: str) -> None:
+    parties = Parties(IPv6Address("2001:db8::2"), PARTIES.root)
+    service, asked = call(action, ADD)
+    request = decode(service, asked, parties).request
+    assert isinstance(request, MapPort)
+    assert request.internal == MAP_PORT.internal
+    service, asked = call(action, ADD | {"NewInternalClient": " "})
+    with pytest.raises(UPnPError) as refused:
+        decode(service, asked, parties)
+    assert refused.value.code == 402
 
 
 def test_any_port_leaves_the_choice_to_the_gateway() -> None:

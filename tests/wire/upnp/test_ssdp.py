@@ -2,19 +2,21 @@
 
 import contextlib
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igd.core.mapping import Endpoint
 from igd.wire.malformed import Malformed
 from igd.wire.upnp.ssdp import Advert, Advertiser, Search, adverts, alive, byebye, matches, parse, respond
 
 ROOT = UUID("11111111-2222-3333-4444-555555555555")
-ADVERTISER = Advertiser(
-    ("http://10.100.0.1:5000/1/device.xml", "http://10.100.0.1:5000/2/device.xml"), "Linux UPnP/1.1 igd/0.1", 7, 9
-)
+ADVERTISER = Advertiser(ROOT, "Linux UPnP/1.1 igd/0.1", 7, 9)
+HTTP = Endpoint(IPv4Address("10.100.0.1"), 5000)
+HTTP6 = Endpoint(IPv6Address("2001:470:100::1"), 5000)
 NOW = datetime(2026, 11, 23, 2, 28, 34, tzinfo=UTC)
 
 IGD1 = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
@@ -76,7 +78,11 @@ def test_a_search_cut_off_anywhere_is_malformed_or_another_search(datagram: byte
 
 def test_announcements_and_answers_of_others_are_passed_over() -> None:
     advert = adverts(ROOT)[0]
-    for message in (alive(advert, ADVERTISER), byebye(advert, ADVERTISER), respond(advert, ADVERTISER, NOW)):
+    for message in (
+        alive(advert, ADVERTISER, HTTP),
+        byebye(advert, ADVERTISER, HTTP),
+        respond(advert, ADVERTISER, HTTP, NOW),
+    ):
         assert parse(message) is None
 
 
@@ -190,7 +196,7 @@ def test_other_targets_have_no_answer(target: str) -> None:
 
 
 def test_section_1_3_3_answer() -> None:
-    assert respond(matches(IGD2, ROOT)[0], ADVERTISER, NOW) == (
+    assert respond(matches(IGD2, ROOT)[0], ADVERTISER, HTTP, NOW) == (
         b"HTTP/1.1 200 OK\r\n"
         b"CACHE-CONTROL: max-age=1800\r\n"
         b"DATE: Mon, 23 Nov 2026 02:28:34 GMT\r\n"
@@ -206,7 +212,7 @@ def test_section_1_3_3_answer() -> None:
 
 
 def test_section_1_2_2_alive() -> None:
-    assert alive(matches("upnp:rootdevice", ROOT)[0], ADVERTISER) == (
+    assert alive(matches("upnp:rootdevice", ROOT)[0], ADVERTISER, HTTP) == (
         b"NOTIFY * HTTP/1.1\r\n"
         b"HOST: 239.255.255.250:1900\r\n"
         b"CACHE-CONTROL: max-age=1800\r\n"
@@ -222,7 +228,7 @@ def test_section_1_2_2_alive() -> None:
 
 
 def test_section_1_2_3_byebye() -> None:
-    assert byebye(matches("upnp:rootdevice", ROOT)[0], ADVERTISER) == (
+    assert byebye(matches("upnp:rootdevice", ROOT)[0], ADVERTISER, HTTP) == (
         b"NOTIFY * HTTP/1.1\r\n"
         b"HOST: 239.255.255.250:1900\r\n"
         b"NT: upnp:rootdevice\r\n"
@@ -232,3 +238,12 @@ def test_section_1_2_3_byebye() -> None:
         b"CONFIGID.UPNP.ORG: 9\r\n"
         b"\r\n"
     )
+
+
+def test_annex_a_an_announcement_to_ipv6_names_its_group_and_an_address_of_ipv6() -> None:
+    advert = matches("upnp:rootdevice", ROOT)[0]
+    for message in (alive(advert, ADVERTISER, HTTP6), byebye(advert, ADVERTISER, HTTP6)):
+        assert b"\r\nHOST: [ff05::c]:1900\r\n" in message
+    location = b"\r\nLOCATION: http://[2001:470:100::1]:5000/1/device.xml\r\n"
+    assert location in alive(advert, ADVERTISER, HTTP6)
+    assert location in respond(advert, ADVERTISER, HTTP6, NOW)
