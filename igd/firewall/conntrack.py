@@ -22,6 +22,7 @@ from typing import NamedTuple
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.firewall.netlink import Netlink
 from igd.firewall.nfnetlink import NFNL_SUBSYS_CTNETLINK, Message, attribute, attributes, body, nested, u8, u32
+from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT
 
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
 
@@ -105,6 +106,16 @@ class Conntrack:
             return remotes is None or not _admit(remotes, flow.source)
 
         self._end(socket.AF_UNSPEC, _with_mark(self._mark), stale)
+
+    def end_anycast(self) -> None:
+        """End the flows to PCP's anycast addresses: each leads to the address that its first packet was redirected to.
+
+        A client that sends again from the same port would not reach the server after that address has gone.
+        """
+        ends = {Endpoint(anycast, PCP_SERVER_PORT) for anycast in PCP_ANYCAST.values()}
+        for end in ends:
+            criteria = _to(Translation(TransportProtocol.UDP, end, end))
+            self._end(_FAMILY[end.address.version], criteria, lambda flow: flow.translation.orig_dst in ends)
 
     def close(self) -> None:
         """Close the socket."""

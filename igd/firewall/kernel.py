@@ -38,7 +38,8 @@ class Kernel:
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
         """Hold exactly `entries`, ensure that forward chains accept them, and end the flows of all other mappings.
 
-        Also end the untranslated flows that would keep packets from the mappings.
+        Also end the untranslated flows that would keep packets from the mappings, and the flows to PCP's anycast
+        addresses.
         """
         self._addresses = tuple(addresses)
         entries = list(entries)
@@ -46,6 +47,8 @@ class Kernel:
         self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._site.peers)
         self._conntrack.end_flows((), [entry.mapping for entry in entries], self._addresses)
+        if self._site.anycast:
+            self._conntrack.end_anycast()
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; end the flows of lost mappings, and the flows that would keep packets from new ones."""

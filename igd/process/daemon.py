@@ -150,9 +150,12 @@ class Daemon:
         addresses = await host.links.addresses(host.instance.interface)
         if addresses == host.addresses:
             return
+        gone = set(host.addresses) - set(addresses)
         await self._parts.endpoints.listen_on(addresses)
         host.addresses = addresses
         log.info("serving the peers of %s at %s", host.instance.interface, _places(self._parts.endpoints.addresses))
+        if gone:
+            await self._parts.firewall.ledger.repair()  # flows to PCP's anycast addresses lead there
         self._rules_changed.set()  # the firewall may keep peers from an address
 
     async def _follow_way_out(self) -> None:

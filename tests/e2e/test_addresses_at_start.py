@@ -1,5 +1,6 @@
 """What wg0 has when igd starts decides nothing for later: what comes is served, and what is in the way is named."""
 
+import ipaddress
 import re
 import socket
 from collections.abc import Iterator
@@ -7,12 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from igd.wire.pcp import messages as pcp
+from igd.wire.pcp.opcodes import Announce
 from tests.e2e import own_addresses as own
 from tests.e2e.own_addresses import Found, description, search, wg0_has
-from tests.e2e.pcp_client import ANYCAST, ANYCAST6, C1_IPV6, GATEWAY6, granted, map_port
+from tests.e2e.pcp_client import ANYCAST, ANYCAST6, C1_IPV6, GATEWAY6, connected, granted, map_port
 from tests.e2e.serving import C1, C2, GATEWAY, igd, serving
-from tests.lab import PATIENCE, Lab
+from tests.lab import PATIENCE, Lab, until
 from tests.lab.fixtures import needs, requires_root
+from tests.wire.pcp import client_codec
 
 pytestmark = requires_root
 
@@ -99,6 +102,30 @@ def test_a_port_in_use_by_all_addresses_of_a_version(lab: Lab, server: str) -> N
             with serving(lab) as process:
                 assert any(f"not served at UDP [{GATEWAY6}]:5351: Address" in line for line in process.lines)
                 own.assert_answers(lab.c1, C1, GATEWAY)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+@pytest.mark.parametrize("server", [GATEWAY, GATEWAY6])
+def test_pcps_anycast_address_follows_the_address(lab: Lab, server: str, backend: str) -> None:
+    """Also for a client that keeps its socket: connection tracking knows the old address."""
+    anycast, source = ANYCASTS[server]
+    prefix, other = ("/64", "2001:470:100::99") if ":" in server else ("/24", "10.100.0.99")
+    config = f'[firewall]\nbackend = "{backend}"\n'
+    with serving(lab, config), connected(lab.c1, anycast) as client:
+        assert _announced(client, source)
+        with own.moved_to_loopback(lab.srv, server + prefix), wg0_has(lab.srv, other + prefix):
+            own.served(lab, other, *{GATEWAY, GATEWAY6} - {server})
+            until(lambda: _announced(client, source))
+
+
+def _announced(client: socket.socket, source: str) -> bool:
+    """Send PCP's ANNOUNCE, and return whether there is a response within a second."""
+    client.settimeout(1)
+    client.send(client_codec.encode(pcp.Request(0, ipaddress.ip_address(source), Announce())))
+    try:
+        return isinstance(client_codec.decode_pcp(client.recv(2048)), client_codec.Response)
+    except (TimeoutError, ConnectionRefusedError):  # the address is still on lo, where nobody listens
+        return False
 
 
 def _bound(lab: Lab, address: str, port: int) -> socket.socket:
