@@ -14,9 +14,23 @@ from igd.firewall.operator_rules.packet import Version
 from igd.firewall.operator_rules.saved_rules import Rules
 from igd.firewall.site import OURS
 
-Hook = Literal["prerouting", "input", "forward"]
-_TYPES: dict[Hook, str] = {"prerouting": "nat", "input": "filter", "forward": "filter"}
-_TABLES = _TYPES  # iptables calls the table after the type of its chains
+Place = Literal["early", "prerouting", "input", "forward"]
+
+
+class _Chains(NamedTuple):
+    """Where chains are: their hook and type, and the tables in which iptables has such chains."""
+
+    hook: str
+    type: str
+    tables: tuple[str, ...]
+
+
+_PLACES: dict[Place, _Chains] = {
+    "early": _Chains("prerouting", "filter", ("raw", "mangle")),
+    "prerouting": _Chains("prerouting", "nat", ("nat",)),
+    "input": _Chains("input", "filter", ("filter",)),
+    "forward": _Chains("forward", "filter", ("filter",)),
+}
 
 _FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
     NFPROTO_INET: ("inet", (4, 6)),
@@ -49,10 +63,13 @@ class Chains(NamedTuple):
     unread: list[str]
 
 
-def chains(hook: Hook) -> Chains:
-    """Read the base chains on this hook, of type nat for prerouting, else of type filter; FirewallError."""
+def chains(place: Place) -> Chains:
+    """Read the base chains of this place; FirewallError.
+
+    "prerouting" are those that translate addresses, "early" those that filter before them.
+    """
     result = Chains([], [])
-    for read in _sources(hook):
+    for read in _sources(_PLACES[place]):
         try:
             result.found.extend(read())
         except FirewallError as error:
@@ -60,37 +77,37 @@ def chains(hook: Hook) -> Chains:
     return result
 
 
-def _sources(hook: Hook) -> Iterator[Callable[[], list[Chain]]]:
+def _sources(place: _Chains) -> Iterator[Callable[[], list[Chain]]]:
     for family, name in xtables.nft_tables() or ():
         if family in _FAMILIES and not name.startswith(OURS):
-            yield partial(_nft, hook, family, name)
+            yield partial(_nft, place, family, name)
     for version, program in _PROGRAMS.items():
-        if _TABLES[hook] in xtables.legacy_tables(version):
-            yield partial(_legacy, hook, version, f"{program}-legacy")
+        for table in place.tables:
+            if table in xtables.legacy_tables(version):
+                yield partial(_legacy, place, version, f"{program}-legacy", table)
 
 
-def _nft(hook: Hook, family: int, name: str) -> list[Chain]:
+def _nft(place: _Chains, family: int, name: str) -> list[Chain]:
     if family != NFPROTO_INET and name in _IPTABLES:
-        if name != _TABLES[hook]:
+        if name not in place.tables:
             return []
         version: Version = 4 if family == NFPROTO_IPV4 else 6
         program = f"{_PROGRAMS[version]}-nft"
         saved = xtables.saved(program, name) if xtables.program(f"{program}-save") else None
         if saved is not None and _NOT_ALL not in saved:
-            return [_built_in(hook, version, program, saved)]
-    return _native(hook, *_FAMILIES[family], name)
+            return [_built_in(place, version, program, name, saved)]
+    return _native(place, *_FAMILIES[family], name)
 
 
-def _legacy(hook: Hook, version: Version, program: str) -> list[Chain]:
-    return [_built_in(hook, version, program, xtables.run(f"{program}-save", "-t", _TABLES[hook]))]
+def _legacy(place: _Chains, version: Version, program: str, table: str) -> list[Chain]:
+    return [_built_in(place, version, program, table, xtables.run(f"{program}-save", "-t", table))]
 
 
-def _built_in(hook: Hook, version: Version, program: str, saved: str) -> Chain:
-    table = _TABLES[hook]
-    return Chain(program, table, hook.upper(), (version,), saved_rules.parse(saved, table))
+def _built_in(place: _Chains, version: Version, program: str, table: str, saved: str) -> Chain:
+    return Chain(program, table, place.hook.upper(), (version,), saved_rules.parse(saved, table))
 
 
-def _native(hook: Hook, family: str, versions: tuple[Version, ...], name: str) -> list[Chain]:
+def _native(place: _Chains, family: str, versions: tuple[Version, ...], name: str) -> list[Chain]:
     """Read with -t: without what the sets hold, which may be much, and nobody's business."""
     listed = xtables.run("nft", "-j", "-t", "list", "table", family, name)
     try:
@@ -100,5 +117,5 @@ def _native(hook: Hook, family: str, versions: tuple[Version, ...], name: str) -
     return [
         Chain("nft", table.name, base.name, versions, table.rules)
         for base in sorted(table.base_chains, key=lambda base: base.priority)
-        if (base.hook, base.type) == (hook, _TYPES[hook])
+        if (base.hook, base.type) == (place.hook, place.type)
     ]
