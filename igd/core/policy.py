@@ -120,12 +120,11 @@ class Policy:
         rules = self._applicable(internal, description)
         if suggested is not None and _first_match(rules, suggested):
             yield suggested
-        ranges = _allowed(rules)
-        ends = list(itertools.accumulate(map(len, ranges)))
-        size = ends[-1] if ends else 0
-        for index in rng.sample(range(size), min(CANDIDATES, size)):
-            chosen = bisect.bisect_right(ends, index)
-            yield ranges[chosen][index - ends[chosen]]  # a negative index, from the end of the range
+        yield from _sample(_allowed(rules), rng)
+
+    def any_candidates(self, rng: random.Random) -> Iterator[int]:
+        """Yield up to CANDIDATES external ports at random that the rules allow for some IPv4 mapping."""
+        yield from _sample(_allowed(tuple(rule for rule in self.rules if rule.network.version == 4)), rng)
 
     def _applicable(self, internal: Endpoint, description: str) -> tuple[PortRule, ...]:
         return tuple(rule for rule in self.rules if rule.applies_to(internal, description))
@@ -135,6 +134,14 @@ def _allowed(rules: tuple[PortRule, ...]) -> list[range]:
     """Return the external ports that the rules allow, each once. All ports between two edges have the same verdict."""
     edges = sorted({edge for rule in rules for edge in (max(1, rule.external.start), rule.external.stop)})
     return [range(first, end) for first, end in itertools.pairwise(edges) if _first_match(rules, first)]
+
+
+def _sample(ranges: list[range], rng: random.Random) -> Iterator[int]:
+    ends = list(itertools.accumulate(map(len, ranges)))
+    size = ends[-1] if ends else 0
+    for index in rng.sample(range(size), min(CANDIDATES, size)):
+        chosen = bisect.bisect_right(ends, index)
+        yield ranges[chosen][index - ends[chosen]]  # a negative index, from the end of the range
 
 
 def _first_match(rules: tuple[PortRule, ...], external_port: int) -> bool:

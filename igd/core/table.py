@@ -43,6 +43,10 @@ class Table:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
+    def holds(self, key: Key) -> bool:
+        """Return whether there is, or will be after a planned change, a mapping with this key."""
+        return key in self._entries or key in self._reserved
+
     def of_peer(self, public_key: str) -> list[Entry]:
         """Return the peer's entries, oldest first."""
         return list(self._by_peer.get(public_key, {}).values())

@@ -193,3 +193,10 @@ def test_a_limited_number_of_distinct_random_ports_are_candidates() -> None:
 def test_few_allowed_ports_among_many_denied_are_all_candidates() -> None:
     narrow = policy("deny 1024-65500 0.0.0.0/0 0-65535", "allow 1024-65535 0.0.0.0/0 0-65535")
     assert sorted(narrow.candidates(None, WEB, "", rng(1))) == list(range(65501, 65536))
+
+
+def test_candidates_for_any_mapping_are_those_of_the_rules_for_ipv4() -> None:
+    rules = policy("deny 5001 0.0.0.0/0 1-2", "allow 5000-5003 10.0.0.0/8 80", "allow 6000 ::/0 6000")
+    assert sorted(rules.any_candidates(rng(1))) == [5000, 5002, 5003]
+    assert list(policy().any_candidates(rng(1))) == []
+    assert len(list(Policy().any_candidates(rng(1)))) == CANDIDATES

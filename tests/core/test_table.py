@@ -381,12 +381,15 @@ def test_a_reserved_port_is_withheld_until_it_is_accepted_or_released() -> None:
     assert not offers(held, 1)
     assert held.plan_map(mapping(1, internal=C2, peer="c2"), Lease(60.0), QUOTA) is Refusal.CONFLICT
     assert list(held) == []
+    assert held.holds(plan[0].key)
     held.release(plan)
     assert offers(held, 1)
+    assert not held.holds(plan[0].key)
     held.reserve(plan)
     held.accept(plan, NOW)
     held.reserve([Change(entry(1), None)])
     assert not offers(held, 1), "the port is still mapped"
+    assert held.holds(plan[0].key)
     held.accept([Change(entry(1), None)], NOW)
     assert offers(held, 1)
 
