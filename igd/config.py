@@ -17,6 +17,7 @@ from pydantic import (
     InstanceOf,
     StrictBool,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -24,10 +25,17 @@ from pydantic import (
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.firewall.site import MARK
 from igd.host.interface_name import interface_name
+from igd.host.stun_server import StunServer
 
 DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
 """The port that firewalls know as UPnP's, below the ephemeral port range."""
+
+
+_STUN_EXAMPLES = (
+    'stun_servers = ["stun.example.net", "198.51.100.7:3478"]; public servers are, among others, '
+    "stun.cloudflare.com and stun.l.google.com:19302"
+)
 
 
 class ConfigError(Exception):
@@ -109,7 +117,8 @@ class Config(_Section):
     """The whole configuration; every key has a working default."""
 
     external_interface: Literal["auto"] | Annotated[str, AfterValidator(interface_name)] = "auto"
-    external_address: Literal["auto"] | Annotated[IPv4Address, BeforeValidator(_string)] = "auto"
+    external_address: Literal["auto", "stun"] | Annotated[IPv4Address, BeforeValidator(_string)] = "auto"
+    stun_servers: tuple[InstanceOf[StunServer], ...] | None = None
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
@@ -129,10 +138,29 @@ class Config(_Section):
         prefix = "allow " if info.field_name == "allow" else ""
         return tuple(PortRule.parse(prefix + line) for line in lines)
 
+    @field_validator("stun_servers", mode="before")
+    @classmethod
+    def _parsed_servers(cls, servers: Any) -> tuple[StunServer, ...]:  # noqa: ANN401 - any TOML value
+        if not isinstance(servers, list) or not all(isinstance(server, str) for server in servers):
+            raise ValueError("must be a list of strings")
+        return tuple(map(StunServer.parse, servers))
+
+    @field_serializer("stun_servers")
+    def _servers_as_text(self, servers: tuple[StunServer, ...] | None) -> list[str] | None:
+        return None if servers is None else list(map(str, servers))
+
     @model_validator(mode="after")
     def _one_list(self) -> "Config":
         if self.rules is not None and self.allow is not None:
             raise ValueError("rules and allow exclude each other: use one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _stun_with_servers(self) -> "Config":
+        if self.external_address == "stun" and not self.stun_servers:
+            raise ValueError(f'external_address = "stun" needs stun_servers, for example {_STUN_EXAMPLES}')
+        if self.stun_servers and self.external_address != "stun":
+            raise ValueError('stun_servers without external_address = "stun" asks nobody: set both, or none of them')
         return self
 
     @property

@@ -100,6 +100,17 @@ def test_every_key_is_read(path: Path) -> None:
     ]
 
 
+def test_stun_servers_have_a_default_port(path: Path) -> None:
+    path.write_text(
+        'external_address = "stun"\nstun_servers = ["stun.example.net", "198.51.100.7:99"]', encoding="utf-8"
+    )
+    config = load(path)
+    assert config.stun_servers == (("stun.example.net", 3478), ("198.51.100.7", 99))
+    described = 'external_address = "stun"\nstun_servers = ["stun.example.net:3478", "198.51.100.7:99"]\n'
+    assert described in config.describe()
+    assert "stun_servers" not in Config().describe()
+
+
 def test_allow_is_the_short_form(path: Path) -> None:
     path.write_text('allow = ["1024-65535 10.100.0.0/16 1024-65535"]', encoding="utf-8")
     assert load(path).policy.rules == (PortRule.parse("allow 1024-65535 10.100.0.0/16 1024-65535"),)
@@ -114,7 +125,10 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("http_prot = 1", "http_prot: unknown key; allowed are external_interface, external_address, uuid, http_port"),
+        (
+            "http_prot = 1",
+            "http_prot: unknown key; allowed are external_interface, external_address, stun_servers, uuid",
+        ),
         ("[leases]\nmin = 5", "leases.min: unknown key; allowed are max, default"),
         ('"a.b" = 5', "a.b: unknown key; allowed are external_interface"),
         ('"leases.max" = 5', "leases.max: unknown key; allowed are external_interface"),
@@ -140,9 +154,22 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
             '[firewall]\nforward_chain = "filter forward"',
             "firewall.forward_chain: 'filter forward': must be the name of an iptables chain",
         ),
-        ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto'; or "),
-        ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto'; or "),
-        ("external_address = 5", "external_address: 5: Input should be 'auto'; or must be a string"),
+        ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto' or 'stun'; or "),
+        ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto' or 'stun'; or "),
+        ("external_address = 5", "external_address: 5: Input should be 'auto' or 'stun'; or must be a string"),
+        (
+            'external_address = "stun"',
+            'the file: external_address = "stun" needs stun_servers, for example stun_servers = ["stun.example.net", ',
+        ),
+        ('external_address = "stun"\nstun_servers = []', 'the file: external_address = "stun" needs stun_servers'),
+        ('stun_servers = ["stun.example.net"]', 'the file: stun_servers without external_address = "stun" asks nobody'),
+        ('stun_servers = "stun.example.net"', "stun_servers: 'stun.example.net': must be a list of strings"),
+        ("stun_servers = [3478]", "stun_servers: must be a list of strings"),
+        (
+            'stun_servers = ["stun:a.example"]',
+            "stun_servers: 'stun:a.example' is not a host name or IPv4 address such as",
+        ),
+        ('stun_servers = ["a.example", "[::1]:3478"]', "stun_servers: '[::1]:3478' is an IPv6 address: only an IPv4"),
         (
             'external_interface = "a b"',
             "external_interface: 'a b': Input should be 'auto'; or 'a b' is not an interface name",
