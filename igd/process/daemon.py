@@ -115,7 +115,11 @@ class Daemon:
 
     def _endless(self) -> list[Coroutine[None, None, None]]:
         maintenance, firewall = self._parts.maintenance, self._parts.firewall
+        stun = self._parts.host.stun
+        if stun is not None:
+            stun.on_change.append(self.look_again.set)
         return [
+            *([stun.run()] if stun else []),
             loops.end_leases(maintenance, firewall.ledger),
             loops.recheck_peers(maintenance, self.follow_peers),
             loops.announce(self._parts.endpoints),
@@ -181,7 +185,9 @@ class Daemon:
         """Log what is wrong with the way out, and have systemd show it."""
         host = self._parts.host
         self._way_out_warnings.log(host.external_address.complaints)
-        status = "; ".join([f"Serving the peers of {host.instance.interface}", *host.external_address.complaints])
+        waiting = [f"waiting for {host.stun.missing}"] if host.stun and host.stun.missing else []
+        serving = f"Serving the peers of {host.instance.interface}"
+        status = "; ".join([serving, *waiting, *host.external_address.complaints])
         if status != self._status:
             self._status = status
             sd_notify.notify(f"STATUS={status}")

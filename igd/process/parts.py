@@ -26,10 +26,12 @@ from igd.gateway import Gateway
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.own_ports import OwnPorts
+from igd.host.stun_address import StunAddress
 from igd.host.wireguard import WireGuard
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
 from igd.operator.admin_socket import AdminSocket
+from igd.process.behind_nat import stun_address
 from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
 from igd.process.instance import Instance
@@ -57,6 +59,7 @@ class HostParts:
     wireguard: WireGuard
     root: uuid.UUID
     started: float
+    stun: StunAddress | None = None
 
     def uptime(self) -> int:
         """Return the age of this run in seconds."""
@@ -101,6 +104,8 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     firewall = await _open_firewall(stack, host, store, stored)
     gateway = _open_gateway(stack, host, firewall)
     maintenance = Maintenance(gateway)
+    host.stun = host.external_address.stun = stun_address(config, gateway, firewall.site, firewall.taken_ports)
+    await host.external_address.read(host.peers)
     addresses = host.external_address.addresses
     epoch = Epoch(store, addresses.announced)
     await asyncio.to_thread(firewall.taken_ports.refresh)
@@ -193,6 +198,7 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
         "warnings": host.external_address.complaints,
+        "nat": host.stun.verdict.text if host.stun and host.stun.verdict else None,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
         "urls": endpoints.urls(),
         "uuid": str(host.root),

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from tests.e2e.behind_nat import coturn
 from tests.e2e.serving import PUBLIC, REMOTE, rules, upnpc
-from tests.lab import PATIENCE, Answer, Lab, answering, ask
-from tests.lab.fixtures import requires_root
+from tests.lab import PATIENCE, Answer, Lab, answering, ask, until
+from tests.lab.fixtures import needs, requires_root
 from tests.lab.wireguard import Forward, Iptables
 from tests.systemd.booted import (
     SERVICE,
@@ -176,3 +177,18 @@ def test_exposure_is_two_at_most(layers: Layers, drop_ins: list[str]) -> None:
         # the threshold is in tenths
         security = ("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", SERVICE)
         server.machine.run(*security)
+
+
+def test_a_stun_server_is_asked_by_name_with_one_capability(layers: Layers) -> None:
+    """Neither the resolver nor a socket that is bound to an interface needs more than the service has."""
+    needs("turnserver")
+    config = 'external_address = "stun"\nstun_servers = ["stun.example.net"]\n'
+    files = {"/etc/igd/wg0.toml": config, "/etc/hosts": f"{REMOTE} stun.example.net\n"}
+    with booted(layers, files=files, enabled=[SERVICE]) as (lab, machine):
+        machine.run("systemctl", "start", WG_QUICK)
+        waiting = "waiting for an answer of a STUN server (stun.example.net:3478 (60.60.60.2): Connection refused)"
+        until(lambda: waiting in machine.shows(SERVICE, "StatusText")[0], 0.2)
+        assert_serves(machine)
+        with coturn(lab.net, addresses=(REMOTE,)):
+            until(lambda: machine.shows(SERVICE, "StatusText")[0] == "Serving the peers of wg0", 0.2)
+        assert f"STUN server stun.example.net:3478 sees this server at {PUBLIC}" in machine.log(SERVICE)
