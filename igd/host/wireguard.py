@@ -85,6 +85,8 @@ class WireGuard:
             status, out, err = await _run(command)
         except TimeoutError:
             raise OSError(f"{' '.join(command)}: no answer in {WG_SECONDS:g} s") from None
+        except FileNotFoundError:
+            raise FileNotFoundError("the program wg is not in PATH; apt install wireguard-tools has it") from None
         if status:
             reason = err.strip()
             hint = next((hint for words, hint in _HINTS.items() if words in reason), "")

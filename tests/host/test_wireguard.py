@@ -190,7 +190,7 @@ async def test_old_peers_are_not_returned_after_the_interface_was_removed(
 
 async def test_a_missing_program_is_an_error(wireguard: WireGuard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(FileNotFoundError, match="wg"):
+    with pytest.raises(FileNotFoundError, match="wg is not in PATH; apt install wireguard-tools has it"):
         await wireguard.peers()
 
 
