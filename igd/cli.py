@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from igd.config import Config
 
+_log = logging.getLogger(__name__)
+
 OK, FAILED, MISUSED = 0, 1, 2
 
 STOP_SECONDS = 15.0
@@ -58,19 +60,21 @@ def _print(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from igd.config import Config, ConfigError, default_path, load
+    from igd.config import ConfigError, load_for
+    from igd.process import sd_notify
     from igd.process.background import detach
 
-    path = arguments.config or default_path(arguments.interface)
-    try:
-        config = load(path) if arguments.config or path.exists() else Config()
-    except ConfigError as error:
-        return _print_error(str(error), MISUSED)
-    except OSError as error:  # the file may exist, and may deny what the defaults allow
-        return _print_error(f"{path}: {error.strerror}", FAILED)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if arguments.verbose:
         logging.getLogger("igd").setLevel(logging.DEBUG)
+    try:
+        config = load_for(arguments.interface, arguments.config)
+    except ConfigError as error:
+        sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
+        return _print_error(str(error), MISUSED)
+    if not arguments.config:
+        for warning in _unread(arguments.interface):
+            _log.warning(warning)
     instance = Instance(arguments.interface)
     if not arguments.detach:
         return _serve(instance, config)
@@ -120,14 +124,48 @@ def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network 
     return config.firewall.mark, tuple(map(ip_network, addresses_in(config.store.path or instance.store_path)))
 
 
+def _unread(interface: str) -> list[str]:
+    from igd import config_file
+    from igd.config import default_path
+
+    return config_file.unread(default_path(interface))
+
+
 def _check(arguments: argparse.Namespace) -> int:
-    from igd.config import Config, ConfigError, load
+    from igd.config import Config, ConfigError, load_for
 
     try:
-        config = load(arguments.file) if arguments.file else Config()
-    except ConfigError as error:
+        file, interface = _file_and_interface(arguments.subject)
+        config = load_for(interface, file) if interface else Config()
+    except (ConfigError, ValueError) as error:
         return _print_error(str(error), MISUSED)
+    for warning in _check_warnings(file, interface):
+        _print_error(f"warning: {warning}", OK)
     return _print(config.describe())
+
+
+def _file_and_interface(subject: str | None) -> tuple[Path | None, str]:
+    """Return the file to check, None for the default one, and the interface that it is for; "" without a subject."""
+    if subject is None:
+        return None, ""
+    path = Path(subject)
+    if "/" in subject or path.is_file() or path.suffix in {".toml", ".conf"}:
+        return path.absolute(), path.stem
+    return None, interface_name(subject)
+
+
+def _check_warnings(file: Path | None, interface: str) -> list[str]:
+    from igd import config_file
+    from igd.config import DIRECTORY, default_path
+
+    if not interface:
+        return ["no file and no interface is given: these are the defaults"]
+    if file is not None:
+        return list(filter(None, [config_file.misnamed(file, DIRECTORY)]))
+    read = default_path(interface)
+    if not config_file.is_present(read):
+        return _unread(interface) or [f"there is no {read}: these are the defaults"]
+    return [*_unread(interface), *filter(None, [config_file.service_denial(read)])]
 
 
 def _query(arguments: argparse.Namespace) -> int:
@@ -141,12 +179,24 @@ def _query(arguments: argparse.Namespace) -> int:
     try:
         response = admin_client.get(Instance(name).runtime_directory, path)
     except (FileNotFoundError, ConnectionRefusedError):
-        return _print_error(f"igd is not running for {name}; see systemctl status igd@{name}", FAILED)
+        return _print_error(_why_silent(Instance(name)), FAILED)
     except PermissionError:
         return _print_error(f"the igd of {name} answers root and its own user only", FAILED)
     except OSError as error:
         return _print_error(f"the igd of {name} does not answer: {error}", FAILED)
     return _print(json.dumps(response, indent=2) if arguments.json else as_text(response))
+
+
+def _why_silent(instance: Instance) -> str:
+    """Return why the daemon has no admin socket."""
+    name = instance.interface
+    try:
+        missing = instance.waiting_for()
+    except OSError:
+        missing = None
+    if missing is None:
+        return f"igd is not running for {name}; see systemctl status igd@{name}"
+    return f"igd waits for {missing}" if missing else f"igd is starting for {name}"
 
 
 def _interface(text: str) -> str:
@@ -161,12 +211,15 @@ _JSON = ("--json", {"action": "store_true", "help": "as JSON"})
 _CONFIG = ("--config", {"metavar": "FILE", "type": Path, "help": "default: /etc/igd/INTERFACE.toml, if it exists"})
 _DETACH = ("--detach", {"action": "store_true", "help": "run in the background; return once the daemon serves"})
 _VERBOSE = ("--verbose", {"action": "store_true", "help": "log every request, and malformed ones"})
-_FILE = ("file", {"metavar": "FILE", "type": Path, "nargs": "?", "help": "without it, show the defaults"})
+_SUBJECT = (
+    "subject",
+    {"metavar": "FILE|INTERFACE", "nargs": "?", "help": "a file, or the interface that it is for; default: none"},
+)
 
 COMMANDS = {
     "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),
     "stop": Command("Stop the daemon; remove what a killed one left in the firewall.", (_INTERFACE,), _stop),
-    "check": Command("Check a configuration, and show it with all defaults.", (_FILE,), _check),
+    "check": Command("Check a configuration, and show it with all defaults.", (_SUBJECT,), _check),
     "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _query),
     "status": Command("Show the daemon's state and request counters.", (_INTERFACE, _JSON), _query),
 }

@@ -3,7 +3,8 @@
 import json
 import re
 import tomllib
-from ipaddress import IPv4Address
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -22,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from igd import config_file
+from igd.config_mistakes import Keys, toml_mistakes, unknown_key
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.firewall.site import MARK
 from igd.host.interface_name import interface_name
@@ -49,10 +52,55 @@ def _string(value: object) -> object:
     return value
 
 
+def _of_a_host(value: IPv4Address) -> IPv4Address:
+    """Reject addresses that no host can have; private ones are allowed, with a warning."""
+    kinds = {
+        "the broadcast address": value == IPv4Address("255.255.255.255"),
+        "a multicast address": value.is_multicast,
+        "a loopback address": value.is_loopback,
+        "an unspecified address": value in _THIS_NETWORK,
+        "a reserved address": value.is_reserved,
+    }
+    kind = next((kind for kind, found in kinds.items() if found), None)
+    if kind is not None:
+        raise ValueError(f"must be the server's public address, and this is {kind}")
+    return value
+
+
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122 §3.2.1.3
+
+HostAddress = Annotated[IPv4Address, BeforeValidator(_string), AfterValidator(_of_a_host)]
+
+
 def _one_bit(value: int) -> int:
     if value.bit_count() != 1:
         raise ValueError("must be one bit, such as 0x10000000")
     return value
+
+
+def _rule(line: str) -> PortRule:
+    if re.match(r"\d", line):
+        raise ValueError(f'{line!r} must begin with allow or deny; write "allow {line}"')
+    return PortRule.parse(line)
+
+
+def _allow_rule(line: str) -> PortRule:
+    if re.match(r"(allow|deny)\b", line):
+        raise ValueError(f"{line!r} must not begin with allow or deny here; the list `rules` has such lines")
+    return PortRule.parse(f"allow {line}")
+
+
+def _rules(lines: list[str], parse: Callable[[str], PortRule]) -> tuple[PortRule, ...]:
+    """Parse all lines; ValueError has the errors of all of them."""
+    rules, errors = [], []
+    for line in lines:
+        try:
+            rules.append(parse(line))
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("; and ".join(errors))
+    return tuple(rules)
 
 
 def _chain(value: str) -> str:
@@ -117,7 +165,7 @@ class Config(_Section):
     """The whole configuration; every key has a working default."""
 
     external_interface: Literal["auto"] | Annotated[str, AfterValidator(interface_name)] = "auto"
-    external_address: Literal["auto", "stun"] | Annotated[IPv4Address, BeforeValidator(_string)] = "auto"
+    external_address: Literal["auto", "stun"] | HostAddress = "auto"
     stun_servers: tuple[InstanceOf[StunServer], ...] | None = None
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
@@ -134,9 +182,9 @@ class Config(_Section):
     @classmethod
     def _parsed(cls, lines: Any, info: Any) -> tuple[PortRule, ...]:  # noqa: ANN401 - any TOML value
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            raise ValueError("must be a list of strings")
-        prefix = "allow " if info.field_name == "allow" else ""
-        return tuple(PortRule.parse(prefix + line) for line in lines)
+            example = json.dumps(lines) if isinstance(lines, str) else '"1024-65535 10.100.0.0/16 1024-65535"'
+            raise ValueError(f"must be a list of strings, such as {info.field_name} = [{example}]")
+        return _rules(lines, _allow_rule if info.field_name == "allow" else _rule)
 
     @field_validator("stun_servers", mode="before")
     @classmethod
@@ -195,14 +243,28 @@ def default_path(interface: str) -> Path:
     return DIRECTORY / f"{interface}.toml"
 
 
+def load_for(interface: str, path: Path | None = None) -> Config:
+    """Return the configuration of an interface: of `path`, or of its default file if there is one; ConfigError."""
+    used = path or default_path(interface)
+    config = load(used) if path or config_file.is_present(used) else Config()
+    if config.external_interface == interface:
+        raise ConfigError(
+            f"{used}: external_interface: {interface!r}: this is the WireGuard interface itself;"
+            ' write the interface towards the internet, or "auto" for that of the default route'
+        )
+    return config
+
+
 def load(path: Path) -> Config:
     """Read and validate a configuration file; ConfigError."""
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = config_file.read(path)
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    try:
+        return Config.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in toml_mistakes(text, error, _KEYS))) from None
     except ValidationError as error:
         raise ConfigError("\n".join(_error_lines(path, error))) from None
 
@@ -212,22 +274,24 @@ def _error_lines(path: Path, error: ValidationError) -> list[str]:
     by_key: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
         location = tuple(map(str, detail["loc"]))
-        key = location[: 2 if location and location[0] in _SECTIONS else 1]
+        key = location[: 2 if location and location[0] in _KEYS.sections else 1]
         by_key.setdefault(key, []).append(detail)
     return [f"{path}: {'.'.join(key) or 'the file'}: {_reason(key, details)}" for key, details in by_key.items()]
 
 
-_SECTIONS = {
-    name: type(field.default).model_fields
-    for name, field in Config.model_fields.items()
-    if isinstance(field.default, _Section)
-}
+_KEYS = Keys(
+    tuple(Config.model_fields),
+    {
+        name: tuple(type(field.default).model_fields)
+        for name, field in Config.model_fields.items()
+        if isinstance(field.default, _Section)
+    },
+)
 
 
 def _reason(key: tuple[str, ...], details: list[Any]) -> str:
     value = details[0]["input"]
     reason = "; or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in details))
     if details[0]["type"] == "extra_forbidden":
-        known = Config.model_fields if len(key) == 1 else _SECTIONS[key[0]]
-        return f"unknown key; allowed are {', '.join(known)}"
+        return unknown_key(key, value, _KEYS)
     return reason if isinstance(value, dict | list) else f"{value!r}: {reason}"

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,12 +79,69 @@ def test_wrong_usage_exits_with_2(
 def test_check_prints_the_whole_configuration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(monkeypatch, "check") == 0
-    assert "http_port = 2869\n" in capsys.readouterr().out
     path = tmp_path / "wg0.toml"
     path.write_text("http_port = 5000", encoding="utf-8")
-    assert run(monkeypatch, "check", str(path)) == 0
+    for subject in (str(path), "wg0"):
+        assert run(monkeypatch, "check", subject) == 0
+        output = capsys.readouterr()
+        assert "http_port = 5000\n" in output.out
+        assert output.err == ""
+
+
+@pytest.mark.parametrize(
+    ("subject", "warning"),
+    [
+        ((), "no file and no interface is given: these are the defaults"),
+        (("wg1",), "{directory}/wg0.conf is not read: "),
+        (("wg0",), "{directory}/wg0.conf is not read: the configuration of wg0 is {directory}/wg0.toml, which does"),
+        (
+            ("{directory}/wg0.conf",),
+            "{directory}/wg0.conf is not read: `igd run INTERFACE` reads {directory}/INTERFACE",
+        ),
+        (("eth9",), "there is no {directory}/eth9.toml: these are the defaults"),
+    ],
+)
+def test_check_says_what_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    subject: tuple[str, ...],
+    warning: str,
+) -> None:
+    """A file of another name is shown when asked for; the output remains a configuration."""
+    (tmp_path / "wg0.conf").write_text("http_port = 5000" if "/" in "".join(subject) else "", encoding="utf-8")
+    if subject == ("wg1",):
+        (tmp_path / "wg0.conf").rename(tmp_path / "wg1.conf")
+        warning = warning.replace("wg0", "wg1")
+    assert run(monkeypatch, "check", *(word.format(directory=tmp_path) for word in subject)) == 0
+    output = capsys.readouterr()
+    assert output.err.startswith(f"igd: warning: {warning.format(directory=tmp_path)}")
+    assert len(output.err.splitlines()) == 1
+    assert tomllib.loads(output.out)["http_port"] == (5000 if "/" in "".join(subject) else 2869)
+
+
+def test_check_reads_a_file_in_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A name without a slash is a file if there is one, or if it ends like one, and else an interface."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").write_text("http_port = 5000", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(monkeypatch, "check", "mine") == 0
     assert "http_port = 5000\n" in capsys.readouterr().out
+    assert run(monkeypatch, "check", "yours.toml") == cli.MISUSED
+    assert capsys.readouterr().err == f"igd: {tmp_path}/here/yours.toml: No such file or directory\n"
+    assert run(monkeypatch, "check", "a b") == cli.MISUSED
+    assert capsys.readouterr().err.startswith("igd: 'a b' is not an interface name")
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_the_way_out_is_not_the_wireguard_interface(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "wg0.toml").write_text('external_interface = "wg0"', encoding="utf-8")
+    assert run(monkeypatch, command, "wg0") == cli.MISUSED
+    assert "wg0.toml: external_interface: 'wg0': this is the WireGuard interface itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [("check", "{path}"), ("run", "wg0", "--config", "{path}"), ("run", "wg0")])
@@ -113,10 +172,35 @@ def test_an_unreadable_directory_is_not_treated_as_empty(
     importlib.import_module("igd.process.background")  # that user may be unable to read Python's files
     os.seteuid(65534)
     try:
-        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+        assert run(monkeypatch, "run", "wg0") == cli.MISUSED
     finally:
         os.seteuid(0)
-    assert "Permission denied" in capsys.readouterr().err
+    assert "wg0.toml: user nobody may not enter /" in capsys.readouterr().err
+
+
+def test_an_error_becomes_the_status_of_the_service(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What systemd shows stays when the log is gone: its first line."""
+    (tmp_path / "wg0.toml").write_text("http_port = 0\nnonsense = 1", encoding="utf-8")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert run(monkeypatch, "run", "wg0") == cli.MISUSED
+        first, _ = capsys.readouterr().err.splitlines()
+        assert systemd.recv(4096).decode() == f"STATUS={first.removeprefix('igd: ')}"
+
+
+def test_a_file_that_is_not_read_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "wg0.conf").touch()
+    (tmp_path / "given").touch()
+    with Instance("wg0").lock():
+        assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "given")) == cli.FAILED
+        assert caplog.messages == []
+        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+    assert [message.partition(":")[0] for message in caplog.messages] == [f"{tmp_path}/wg0.conf is not read"]
 
 
 def test_a_second_instance_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +217,20 @@ def test_a_query_without_a_daemon_fails(
     output = capsys.readouterr()
     assert output.err.startswith("igd: igd is not running for wg0")
     assert output.out == ""
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_a_query_says_what_the_daemon_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    instance = Instance("wg0")
+    with instance.lock():
+        for missing, reason in (("wg0 to be up", "igd waits for wg0 to be up"), ("", "igd is starting for wg0")):
+            instance.report_waiting(missing)
+            assert run(monkeypatch, command, "wg0") == cli.FAILED
+            assert capsys.readouterr() == ("", f"igd: {reason}\n")
+    assert run(monkeypatch, command, "wg0") == cli.FAILED
+    assert capsys.readouterr().err.startswith("igd: igd is not running for wg0")
 
 
 def test_mappings_are_listed_as_text_and_as_json(

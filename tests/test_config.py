@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.config import HTTP_PORT, Config, ConfigError, PortControlSettings, default_path, load
+from igd.config import HTTP_PORT, Config, ConfigError, PortControlSettings, default_path, load, load_for
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.host.interface_name import interface_name
 
@@ -49,6 +49,9 @@ forward_chain = "inet filter forward"
 [store]
 path = "/srv/igd/leases.sqlite"
 """
+
+
+NO_RANGE = "is not a range of ports such as 1024-65535 or 8080"
 
 
 @pytest.fixture
@@ -125,13 +128,8 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        (
-            "http_prot = 1",
-            "http_prot: unknown key; allowed are external_interface, external_address, stun_servers, uuid",
-        ),
         ("[leases]\nmin = 5", "leases.min: unknown key; allowed are max, default"),
         ('"a.b" = 5', "a.b: unknown key; allowed are external_interface"),
-        ('"leases.max" = 5', "leases.max: unknown key; allowed are external_interface"),
         ("http_port = 0", "http_port: 0: Input should be greater than or equal to 1"),
         ("http_port = 65536", "http_port: 65536: Input should be less than or equal to 65535"),
         ("http_port = true", "http_port: True: Input should be a valid integer"),
@@ -157,6 +155,19 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
         ('external_address = "300.0.0.1"', "external_address: '300.0.0.1': Input should be 'auto' or 'stun'; or "),
         ('external_address = "fd00::1"', "external_address: 'fd00::1': Input should be 'auto' or 'stun'; or "),
         ("external_address = 5", "external_address: 5: Input should be 'auto' or 'stun'; or must be a string"),
+        *(
+            (
+                f'external_address = "{value}"',
+                f"external_address: '{value}': Input should be 'auto' or 'stun'; or must be {kind}",
+            )
+            for value, kind in (
+                ("224.0.0.1", "the server's public address, and this is a multicast address"),
+                ("127.0.0.1", "the server's public address, and this is a loopback address"),
+                ("0.0.0.0", "the server's public address, and this is an unspecified address"),
+                ("255.255.255.255", "the server's public address, and this is the broadcast address"),
+                ("240.0.0.1", "the server's public address, and this is a reserved address"),
+            )
+        ),
         (
             'external_address = "stun"',
             'the file: external_address = "stun" needs stun_servers, for example stun_servers = ["stun.example.net", ',
@@ -176,10 +187,19 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
         ),
         ('uuid = "x"', "uuid: 'x': Input should be a valid UUID"),
         ('friendly_name = ""', "friendly_name: '': String should have at least 1 character"),
-        ('rules = "allow"', "rules: 'allow': must be a list of strings"),
+        ('rules = "allow"', "rules: 'allow': must be a list of strings, such as rules = [\"allow\"]"),
         ("rules = [5]", "rules: must be a list of strings"),
         ('rules = ["permit"]', "rules: 'permit' is not of the form: allow|deny"),
         ('allow = ["1-2 10.0.0.0/8 9-8"]', "allow: '9-8' is not a range of ports"),
+        (
+            'allow = ["allow 1 ::/0 1"]',
+            "allow: 'allow 1 ::/0 1' must not begin with allow or deny here; the list `rules",
+        ),
+        ('rules = ["1 ::/0 1"]', "rules: '1 ::/0 1' must begin with allow or deny; write \"allow 1 ::/0 1\""),
+        (
+            'rules = ["allow 0 ::/0 1", "allow 2 ::/0 2", "deny 3-1 ::/0 3"]',
+            f"rules: '0' {NO_RANGE}: the lowest port is 1; write 0-65535 for all ports; and '3-1' {NO_RANGE}: it is",
+        ),
         ("rules = []\nallow = []", "the file: rules and allow exclude each other"),
         ("http_port = ", "Invalid value (at end of document)"),
     ],
@@ -199,8 +219,32 @@ def test_a_file_that_cannot_be_read_is_named(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"wg0\.toml: No such file or directory"):
         load(path)
     path.write_bytes(b"friendly_name = '\xff'")
-    with pytest.raises(ConfigError, match=r"wg0\.toml: .*can't decode"):
+    with pytest.raises(ConfigError, match=r"wg0\.toml: line 1 is not UTF-8 \(byte 0xff\)"):
         load(path)
+
+
+def test_the_file_of_an_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igd.config.DIRECTORY", tmp_path)
+    assert load_for("wg0") == Config(), "no file: the defaults"
+    (tmp_path / "wg0.toml").symlink_to(tmp_path / "real.toml")
+    with pytest.raises(ConfigError, match=r"it is a symbolic link to .*/real\.toml"):
+        load_for("wg0")
+    (tmp_path / "real.toml").write_text("http_port = 5000")
+    assert load_for("wg0").http_port == 5000
+    assert load_for("wg1", tmp_path / "real.toml").http_port == 5000
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
+        load_for("wg0", tmp_path / "none.toml")
+
+
+def test_the_way_out_is_not_the_wireguard_interface(path: Path) -> None:
+    path.write_text('external_interface = "wg0"')
+    with pytest.raises(ConfigError) as caught:
+        load_for("wg0", path)
+    assert str(caught.value) == (
+        f"{path}: external_interface: 'wg0': this is the WireGuard interface itself; write the interface towards the"
+        ' internet, or "auto" for that of the default route'
+    )
+    assert load_for("wg1", path).external_interface == "wg0"
 
 
 @given(

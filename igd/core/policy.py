@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from igd.core.mapping import Endpoint, Lease, ports_text
 from igd.core.request import ENDLESS
@@ -65,20 +65,30 @@ class PortRule:
 
 
 def parse_ports(text: str) -> range:
-    """Parse "1024-65535" or "8080"; ValueError states the format."""
+    """Parse "1024-65535" or "8080"; ValueError states the format. As in miniupnpd, a range may begin with 0."""
+    error = f"{text!r} is not a range of ports such as 1024-65535 or 8080"
     match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    if match:
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first <= last <= 65535:
-            return range(first, last + 1)
-    raise ValueError(f"{text!r} is not a range of ports such as 1024-65535 or 8080")
+    if not match:
+        raise ValueError(error)
+    first, last = int(match[1]), int(match[2] or match[1])
+    if max(first, last) > 65535:
+        raise ValueError(f"{error}: the highest port is 65535")
+    if last == 0:
+        raise ValueError(f"{error}: the lowest port is 1; write 0-65535 for all ports")
+    if first > last:
+        raise ValueError(f"{error}: it is backwards; write {last}-{first}")
+    return range(first, last + 1)
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(f"{text!r} is not an address or a network such as 10.100.0.0/16 or 2001:db8::/64") from None
+    address = text.partition("/")[0]
+    if ip_address(address) != network.network_address:
+        raise ValueError(f"{text!r} is an address and a network; write {network} or {address}")
+    return network
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -49,7 +50,8 @@ async def _serve_until_signalled(instance: Instance, config: Config, on_ready: O
 
 async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
     async with Links() as links:
-        index = await wait_until_up(links, instance.interface, _report_missing)
+        index = await wait_until_up(links, instance.interface, functools.partial(_report_missing, instance))
+        instance.report_waiting("")
         async with contextlib.AsyncExitStack() as stack:
             with garbage_collection_paused():
                 parts = await open_parts(stack, instance, config, links, index)
@@ -68,8 +70,9 @@ def _places(addresses: Iterable[Interface]) -> str:
     return ", ".join(str(address.ip) for address in addresses) or "no address"
 
 
-def _report_missing(missing: str) -> None:
+def _report_missing(instance: Instance, missing: str) -> None:
     log.info("waiting for %s", missing)
+    instance.report_waiting(missing)
     sd_notify.notify(f"STATUS=Waiting for {missing}")
 
 

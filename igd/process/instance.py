@@ -33,6 +33,11 @@ class Instance:
         """The directory of the lock and the admin socket: systemd's RUNTIME_DIRECTORY, or the default."""
         return Path(os.environ.get("RUNTIME_DIRECTORY") or f"/run/igd/{self.interface}")
 
+    @property
+    def _lock_path(self) -> Path:
+        """The lock file: the id of the process that holds it, and in a second line what that process waits for."""
+        return self.runtime_directory / LOCK
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lock of this interface in the block; OSError if another process holds it."""
@@ -53,12 +58,25 @@ class Instance:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(file.read() or 0)
+                return int(file.readline() or 0)
         return None
+
+    def report_waiting(self, missing: str) -> None:
+        """Record what the daemon, which holds the lock, waits for; empty: it waits no more. OSError."""
+        with os.fdopen(self._open_lock(), "r+", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{os.getpid()}\n{missing}")
+            file.truncate()
+
+    def waiting_for(self) -> str | None:
+        """Return what the daemon waits for, or an empty string; None if no daemon runs. OSError."""
+        if self.process() is None:
+            return None
+        with os.fdopen(self._open_lock(), encoding="utf-8", errors="surrogateescape") as file:
+            return "".join(file.read().splitlines()[1:])
 
     def _open_lock(self, flags: int = 0) -> int:
         """Open the lock file for its owner only; no symlink, since root opens it in the service user's directory."""
-        return os.open(self.runtime_directory / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+        return os.open(self._lock_path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
     def stop(self, timeout: float) -> bool:
         """Terminate the daemon, kill it after `timeout` seconds, wait for its end. Return whether it was running."""

@@ -106,10 +106,41 @@ def test_detached_it_serves_when_the_command_returns(idle: Lab) -> None:
 def test_it_waits_for_its_interface() -> None:
     with Lab(wg=False) as lab, lab.srv.start(*IGD, "run", "wg0") as process:
         process.wait_for("waiting for wg0")
+        for command in ("list", "status"):
+            asked = igd(lab, command, "wg0", check=False)
+            assert (asked.returncode, asked.stdout) == (1, "")
+            assert asked.stderr.startswith("igd: igd waits for wg0 to ")
         lab.wg_up(lab.srv, lab.c1)
         process.wait_for("ready for")
         assert f"ExternalIPAddress = {PUBLIC}" in upnpc(lab.c1, "-s")
         assert process.stop() == 0
+
+
+def test_it_serves_where_systemd_cannot_be_notified(idle: Lab) -> None:
+    command = ("env", "NOTIFY_SOCKET=/run/nothing", *IGD)
+    with serving(idle, command=command) as process:
+        process.wait_for("WARNING .*NOTIFY_SOCKET /run/nothing: .*: systemd was not notified of READY=1")
+        upnpc(idle.c1, "-r", "8043", "tcp")
+
+
+@pytest.mark.parametrize("variables", [[], ["PATH=/usr/bin:/bin"]])
+def test_an_environment_without_path_is_enough(idle: Lab, variables: list[str]) -> None:
+    """As cron, init scripts and udev rules have it."""
+    before = rules(idle)
+    env, sources, *command = IGD
+    with serving(idle, command=(env, "--ignore-environment", *variables, sources, *command)):
+        upnpc(idle.c1, "-r", "8043", "tcp")
+        assert ("TCP", 8043) in ports(idle)
+    assert rules(idle) == before
+
+
+def test_without_wg_the_package_is_named(idle: Lab) -> None:
+    before = rules(idle)
+    env, *command = IGD
+    printed = idle.srv.run(env, "PATH=/nowhere", *command, "run", "wg0", check=False)
+    assert printed.returncode == 1
+    assert printed.stderr.endswith("igd: wg0: the program wg is not in PATH; apt install wireguard-tools has it\n")
+    assert rules(idle) == before
 
 
 def test_without_a_daemon_commands_say_so(idle: Lab) -> None:

@@ -1,0 +1,151 @@
+"""What to write instead of what is wrong in a configuration file: settings of other programs, and slips.
+
+A line that may contain a key of WireGuard's never becomes part of a message.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+_WG_QUICK = re.compile(r"\s*\[(interface|peer)\]", re.IGNORECASE)
+_RULE = re.compile(r"\s*((?:allow|deny)\s+\d.*?)[\s,]*")
+_SETTING = re.compile(r"\s*([A-Za-z0-9_-]+)\s*([=:])\s*(.*?)\s*")
+_YES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+_CURLY = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "})
+
+_SECRET = re.compile(r"\s*(private|preshared)key\b", re.IGNORECASE)
+_MINIUPNPD: Mapping[str, str] = {
+    "ext_ifname": 'write external_interface = "{}"',
+    "ext_ip": 'write external_address = "{}"',
+    "listening_ip": "delete it: the WireGuard interface is given by igd run INTERFACE or igd@INTERFACE",
+    "port": "write http_port = {}",
+    "max_lifetime": "write max = {} in a section [leases]",
+    "lease_file": "delete it: igd has a file of its own for each interface, in /var/lib/igd",
+    "secure_mode": "delete it: peers map ports to their own addresses only",
+    "enable_natpmp": "write enabled = {} in a section [port_control]",
+    "enable_pcp_pmp": "write enabled = {} in a section [port_control]",
+    "pcp_allow_thirdparty": "write third_party = {} in a section [port_control]",
+}
+"""Settings of miniupnpd that igd has too, or has in another way; {}: the value."""
+
+_MINIUPNPD_ALONE = re.compile(
+    r"(bitrate|clean_ruleset|ext|manufacturer|minissdpd|model|upnp_forward|upnp_nat|upnp_table)_?\w+"
+    r"|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|min_lifetime|notify_interval|enable_upnp|packet_log"
+    r"|presentation_url|queue|serial|system_uptime|tag|force_igd_desc_v1"
+)
+"""Its other settings."""
+
+
+class Keys(NamedTuple):
+    """The keys of the configuration: those outside sections, and those of each section."""
+
+    top: tuple[str, ...]
+    sections: Mapping[str, Iterable[str]]
+
+
+def toml_mistakes(text: str, error: tomllib.TOMLDecodeError, keys: Keys) -> list[str]:
+    """Return a sentence for each mistake in `text`, which is not TOML: what is wrong, where, and what to write."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if _WG_QUICK.match(line):
+            return [f"line {number}: {line.strip()} {_OF_WG_QUICK}"]
+    place = re.search(r"\(at line (\d+), column \d+\)", str(error))
+    last = int(place[1]) if place else len(text.rstrip().split("\n"))
+    known = sorted([*_rules(lines), *_settings(lines, keys)])
+    if known and known[0][0] <= last:
+        return [f"line {number}: {sentence}" for number, sentence in known]
+    line = lines[last - 1].strip()
+    if _SECRET.match(line):
+        return [f"{error}: this line {_OF_WG_QUICK}"]
+    written = _written(line)
+    return [f"{error}: {line}" + (f"; write {written}" if written else "")]
+
+
+_OF_WG_QUICK = "belongs in wg-quick's file, /etc/wireguard/INTERFACE.conf; docs/configuration.md has igd's keys"
+
+
+def _rules(lines: list[str]) -> list[tuple[int, str]]:
+    """Return number and sentence of the first line that is a rule and no TOML; the sentence has all of them."""
+    rules = [(number, found[1]) for number, line in enumerate(lines, 1) if (found := _RULE.fullmatch(line))]
+    together = ", ".join(_string(rule) for _, rule in rules)
+    return [
+        (number, f"{rule}: rules are strings in one list; write rules = [{together}]") for number, rule in rules[:1]
+    ]
+
+
+def _settings(lines: list[str], keys: Keys) -> list[tuple[int, str]]:
+    """Return number and sentence of each line that is a setting of miniupnpd, or has a key of ours and is no TOML."""
+    ours = {*keys.top, *(key for section in keys.sections.values() for key in section)}
+    sentences = []
+    for number, line in enumerate(lines, 1):
+        found = _SETTING.fullmatch(line.partition("#")[0])
+        if found is None:
+            continue
+        if remedy := _of_miniupnpd(found[1], found[3], keys):
+            sentences.append((number, f"{found[1]} is a setting of miniupnpd: {remedy}"))
+        elif found[1] in ours and (written := _written(line.strip())):
+            sentences.append((number, f"{line.strip()}: this is not TOML; write {written}"))
+    return sentences
+
+
+def _of_miniupnpd(key: str, value: str, keys: Keys) -> str | None:
+    """Return what to do with a setting of miniupnpd; None if it is none, or is one of igd's own."""
+    remedy = _MINIUPNPD.get(key)
+    if key in keys.top or (remedy is None and not _MINIUPNPD_ALONE.fullmatch(key)):
+        return None
+    if remedy is None:
+        return "delete it: igd has no such setting"
+    if not value or value == "0":
+        return "delete it: that is igd's default" if "write" in remedy else remedy
+    return remedy.format(_YES.get(value, value.strip("\"'")))
+
+
+def _written(line: str) -> str | None:
+    """Return what was probably meant by a line that is not TOML; None if that is unknown, or if the line is TOML."""
+    if line.startswith((";", "//")):
+        return f"# {line.lstrip(';/ ')}"
+    found = _SETTING.fullmatch(line.translate(_CURLY))
+    if found is None or not found[3] or found[3][0] in "[{" or _is_toml(line):
+        return None
+    key, _, value = found.groups()
+    if not _is_toml(f"x = {value}"):
+        text = value.partition("#")[0].strip()
+        value = _YES.get(text.casefold()) or _string(text.strip("\"'"))
+    return f"{key} = [{value}]" if key in {"rules", "allow"} else f"{key} = {value}"
+
+
+def _is_toml(line: str) -> bool:
+    try:
+        tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _string(text: str) -> str:
+    """Format a string of TOML; one with double quotes, such as a rule with a regular expression, in single quotes."""
+    return f"'{text}'" if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
+
+
+def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
+    """Return why the key at `location`, (KEY) or (SECTION, KEY), is an error, and what to write instead."""
+    key = location[-1]
+    known = keys.top if len(location) == 1 else tuple(keys.sections[location[0]])
+    allowed = f"allowed are {', '.join(known)}"
+    if len(location) == 1 and _WG_QUICK.match(f"[{key}]"):
+        return f"this section {_OF_WG_QUICK}"
+    prefix, _, member = key.partition(".")
+    if member in keys.sections.get(prefix, ()):
+        return f"unknown key; write {member} in a section [{prefix}]"
+    if key in keys.top:
+        return f"unknown key in a section; write {key} above the first [section]"
+    section = next((name for name, members in keys.sections.items() if key in members), None)
+    if section is not None:
+        return f"unknown key here; write {key} in a section [{section}]"
+    if remedy := _of_miniupnpd(key, _YES.get(str(value).casefold(), str(value)), keys):
+        return f"a setting of miniupnpd: {remedy}"
+    near = difflib.get_close_matches(key.casefold().replace("-", "_"), known, n=1)
+    return f"unknown key; did you mean {near[0]}? Allowed are {allowed[12:]}" if near else f"unknown key; {allowed}"
