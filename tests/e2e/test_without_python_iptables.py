@@ -44,7 +44,7 @@ def test_auto_serves_by_nftables_and_says_what_to_install(lab: Lab, without_libr
         answering(lab.c2, ALLOWED),
         serving(lab, command=without_library) as process,
     ):
-        (warning,) = (line for line in process.lines if "python-iptables is not installed: mappings are" in line)
+        (warning,) = (line for line in process.lines if "mappings are kept in nftables" in line)
         assert warning.startswith("WARNING")
         assert warning.endswith(INSTALL)
         assert any("firewall backend nftables" in line for line in process.lines)

@@ -21,62 +21,75 @@ from tests.firewall.calling import call_from_remote, listener
 from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, run, three_hosts
 
 
-def facts(*legacy: str, nf_tables: bool = True, nft: bool = False, library: bool = True) -> Facts:
-    return Facts(nf_tables=nf_tables, nft_rule_sets=nft, legacy_rule_sets=legacy, python_iptables=library)
+def facts(*legacy: str, nf_tables: bool = True, nft: bool = False, unseen: str = "") -> Facts:
+    return Facts(nf_tables=nf_tables, nft_rule_sets=nft, legacy_rule_sets=legacy, legacy_unseen=unseen)
+
+
+def never() -> str:
+    """Fail: finding out whether the iptables backend works is slow."""
+    raise AssertionError
 
 
 CASES: list[tuple[Facts, Backend, str]] = [
-    (facts(), "nftables", "no rules of iptables-legacy"),
-    (facts(nft=True), "nftables", "no rules of iptables-legacy"),
+    (facts(), "nftables", "no IPv4 rules of iptables-legacy"),
+    (facts(nft=True), "nftables", "no IPv4 rules of iptables-legacy"),
     (facts("filter", "nat"), "iptables", "filter, nat"),
     (facts("nat", nft=True), "nftables", "works beside both"),
+    (facts(unseen="there are tables"), "nftables", "this kernel supports nf_tables$"),
+    (facts(nft=True, unseen="there are tables"), "nftables", "this kernel supports nf_tables$"),
     (facts(nf_tables=False), "iptables", "does not support nf_tables"),
     (facts("nat", nf_tables=False), "iptables", "does not support nf_tables"),
 ]
-WITHOUT_LIBRARY: list[tuple[Facts, str]] = [
-    (facts(library=False), "no rules of iptables-legacy"),
-    (facts(library=False, nft=True), "no rules of iptables-legacy"),
-    (facts("filter", "nat", library=False), r"iptables-legacy's \(filter, nat\), and python-iptables is not installed"),
-    (facts("nat", library=False, nft=True), "works beside both"),
-]
+FOR_NFTABLES = [(found, reason) for found, backend, reason in CASES if backend == "nftables"]
 INSTALL = re.escape(f"{sys.prefix}/bin/pip install 'wg-igd[iptables]'")
 
 
 @pytest.mark.parametrize(("found", "backend", "reason"), CASES)
 def test_auto(found: Facts, backend: Backend, reason: str, caplog: pytest.LogCaptureFixture) -> None:
-    choice = choose("auto", found)
+    choice = choose("auto", found, lambda: "")
     assert choice.backend == backend
     assert re.search(reason, choice.reason)
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(("found", "reason"), FOR_NFTABLES)
+def test_auto_asks_for_the_iptables_backend_only_where_it_fits(found: Facts, reason: str) -> None:
+    assert choose("auto", found, never).backend == "nftables"
+
+
 @pytest.mark.parametrize("found", [case[0] for case in CASES])
 @pytest.mark.parametrize("wanted", ["nftables", "iptables", "pretend"])
 def test_a_configured_backend_is_used(wanted: Backend, found: Facts) -> None:
-    assert choose(wanted, found).backend == wanted
+    assert choose(wanted, found, never).backend == wanted
 
 
-@pytest.mark.parametrize(("found", "reason"), WITHOUT_LIBRARY)
-def test_auto_without_python_iptables(found: Facts, reason: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A warning has the command that installs it, only where it would be used."""
-    choice = choose("auto", found)
-    assert choice.backend == "nftables"
-    assert re.search(reason, choice.reason)
-    missed = "not installed" in reason
-    assert [bool(re.search(INSTALL, message)) for message in caplog.messages] == [True] * missed
-
-
-@pytest.mark.parametrize("found", [case[0] for case in WITHOUT_LIBRARY])
-def test_without_python_iptables_its_backend_is_refused(found: Facts) -> None:
-    with pytest.raises(FirewallError, match=rf"extra wg-igd\[iptables\], which is not installed: .*{INSTALL}"):
-        choose("iptables", found)
-    assert choose("nftables", found).backend == "nftables"
+def test_auto_uses_nftables_where_the_iptables_backend_cannot_work(caplog: pytest.LogCaptureFixture) -> None:
+    choice = choose("auto", facts("filter", "nat"), lambda: "python-iptables is broken: mend it")
+    assert choice == (
+        "nftables",
+        "this host's own rules are iptables-legacy's (filter, nat), but the iptables backend cannot work",
+    )
+    (message,) = caplog.messages
+    assert message.endswith(", beside the rules of iptables-legacy: python-iptables is broken: mend it")
 
 
 @pytest.mark.parametrize("legacy", [(), ("nat",)])
-def test_without_nf_tables_and_without_python_iptables_no_backend_works(legacy: tuple[str, ...]) -> None:
-    with pytest.raises(FirewallError, match=INSTALL):
-        choose("auto", facts(*legacy, nf_tables=False, library=False))
+def test_where_no_backend_can_work_the_error_says_why_of_each(legacy: tuple[str, ...]) -> None:
+    with pytest.raises(FirewallError, match=r"does not support nf_tables, and .* cannot work: it is broken$"):
+        choose("auto", facts(*legacy, nf_tables=False), lambda: "it is broken")
+
+
+def test_without_python_iptables(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The command that installs it is in the warning or the error, where it would be used."""
+    monkeypatch.setitem(sys.modules, "iptc", None)
+    assert choose("auto", facts("filter")).backend == "nftables"
+    (message,) = caplog.messages
+    assert re.search(f"{INSTALL}$", message)
+    missing = rf"extra wg-igd\[iptables\], which is not installed: .*{INSTALL}"
+    with pytest.raises(FirewallError, match=missing):
+        choose("iptables", facts())
+    with pytest.raises(FirewallError, match=missing):
+        choose("auto", facts(nf_tables=False))
 
 
 PROBES: list[tuple[str, list[str], Facts]] = [
@@ -131,10 +144,10 @@ def test_what_is_ours_does_not_count() -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
-def test_without_its_programs_iptables_legacy_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_programs_rules_of_iptables_legacy_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     run("iptables-legacy", "-w", "-P", "FORWARD", "DROP")
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    assert probe().legacy_rule_sets == ()
+    assert probe() == facts(unseen="there are tables (filter), and iptables-legacy-save is not installed")
 
 
 class RootsAlone:
@@ -146,23 +159,30 @@ class RootsAlone:
 
 
 @pytest.mark.parametrize(
-    ("modules", "hidden"),
+    ("modules", "unseen"),
     [("nf_tables 331776 1\n", False), ("iptable_filter 12288 1\nip_tables 32768 1\n", True), (None, True)],
 )
 def test_unreadable_table_names_are_reported_where_there_may_be_tables(
     *,
     modules: str | None,
-    hidden: bool,
+    unseen: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Only root may read the names of legacy tables; None: a kernel without modules."""
     if modules is not None:
         (tmp_path / "modules").write_text(modules)
     monkeypatch.setattr(xtables, "_MODULES", tmp_path / "modules")
     monkeypatch.setattr(xtables, "_LEGACY_NAMES", RootsAlone())
+    monkeypatch.setattr(xtables, "nft_tables", list)
     assert xtables.legacy_tables() == frozenset()
-    assert xtables.legacy_hidden() is hidden
+    found = probe()
+    assert bool(found.legacy_unseen) is unseen
+    assert [message.endswith(" is not readable; see systemd/iptables-legacy.conf") for message in caplog.messages] == (
+        [True] * unseen
+    )
+    assert ("no IPv4 rules" in choose("auto", found, never).reason) is not unseen, "the two must not contradict"
 
 
 @pytest.mark.root

@@ -27,6 +27,17 @@ class MissingLibraryError(FirewallError):
         super().__init__(f"the iptables backend needs the extra wg-igd[iptables], which is not installed: {INSTALL}")
 
 
+def problem() -> str:
+    """Return why python-iptables cannot be used here, and the remedy; empty if it can. This imports it: see library."""
+    try:
+        if not installed():
+            raise MissingLibraryError
+        library()
+    except FirewallError as error:
+        return str(error)
+    return ""
+
+
 def installed() -> bool:
     """Return whether python-iptables can be found, without importing it."""
     return importlib.util.find_spec("iptc") is not None
@@ -46,8 +57,9 @@ def library() -> "ModuleType":
             warnings.simplefilter("ignore")  # invalid escapes in its source, each time that it is compiled
             import iptc  # noqa: PLC0415 - imported late, for the reasons above
         xtables_options.fix_option_tables(iptc.xtables)
+        iptc.Match(iptc.Rule(), "udp").dport = "1"  # fails where it misreads the extensions' options
     except Exception as error:  # the import loads iptables' libraries, and fails in many ways
-        raise FirewallError(f"python-iptables cannot be used here: {error}") from error
+        raise FirewallError(f"python-iptables is installed and does not work here: {error}") from error
     for kind in (iptc.Table, iptc.Table6):
         kind.existing_table_names.update({name: name == NAT for name in kind.ALL})
     return iptc  # type: ignore[no-any-return]

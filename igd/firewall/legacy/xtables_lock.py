@@ -12,19 +12,35 @@ LOCK_TIMEOUT = 5.0  # seconds
 LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME; XTABLES_LOCKFILE names another one for iptables' programs too
 
 
+def problem() -> str:
+    """Return why this process cannot use the lock, or an empty string; creates the file if there is none."""
+    try:
+        os.close(_open())
+    except FirewallError as error:
+        return str(error)
+    return ""
+
+
 @contextmanager
 def xtables_lock(timeout: float) -> Iterator[None]:
     """Hold the lock; raise FirewallError where it is not free within `timeout` seconds or cannot be opened."""
-    path = os.environ.get("XTABLES_LOCKFILE") or LOCK_FILE
+    descriptor = _open()
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FirewallError(f"cannot open iptables' lock {path}: {error.strerror}") from error
-    try:
-        _lock(descriptor, path, time.monotonic() + timeout)
+        _lock(descriptor, _path(), time.monotonic() + timeout)
         yield
     finally:
         os.close(descriptor)  # releases the lock
+
+
+def _path() -> str:
+    return os.environ.get("XTABLES_LOCKFILE") or LOCK_FILE
+
+
+def _open() -> int:
+    try:
+        return os.open(_path(), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FirewallError(f"cannot open iptables' lock {_path()}: {error.strerror}") from error
 
 
 def _lock(descriptor: int, path: str, deadline: float) -> None:

@@ -20,6 +20,7 @@ _NO_NF_TABLES = {errno.EPROTONOSUPPORT, errno.EINVAL}
 _LEGACY_NAMES = Path("/proc/net/ip_tables_names")
 _LEGACY_NAMES_6 = Path("/proc/net/ip6_tables_names")
 _MODULES = Path("/proc/modules")
+_DROP_IN = "see systemd/iptables-legacy.conf"
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"  # users' PATHs often leave out sbin
 _INCOMPATIBLE = "is incompatible, use 'nft' tool"  # iptables-nft-save, about native nftables rules in its tables
 _TIMEOUT = 15.0  # seconds; above the 5 that the programs themselves wait for the xtables lock
@@ -28,7 +29,7 @@ _TIMEOUT = 15.0  # seconds; above the 5 that the programs themselves wait for th
 def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
     """Return the names of iptables-legacy's tables (6: ip6tables-legacy's) in this network namespace.
 
-    Its own programs would create the tables that they list. Empty if this process may not use them: see legacy_hidden.
+    Its own programs would create the tables that they list. Empty if this process may not use them: see legacy_unseen.
     Raise FirewallError if the names cannot be read now.
     """
     names = _LEGACY_NAMES if version == 4 else _LEGACY_NAMES_6
@@ -42,18 +43,26 @@ def legacy_tables(version: Literal[4, 6] = 4) -> frozenset[str]:
         raise FirewallError(f"the tables of iptables-legacy are not known: {error}") from error
 
 
-def legacy_hidden() -> bool:
-    """Return whether there may be tables that this process may not use.
+def legacy_unseen() -> str:
+    """Return why this process cannot see rules of iptables-legacy that may exist, or an empty string.
 
-    Only root's group may read their names (mode 0440), and their programs need a raw socket (CAP_NET_RAW).
+    Only root's group may read the tables' names (mode 0440), and the programs need a raw socket (CAP_NET_RAW).
     """
     try:
-        names = _LEGACY_NAMES.read_text()
+        names = _LEGACY_NAMES.read_text().split()
     except FileNotFoundError:
-        return False
+        return ""
     except PermissionError:
-        return _legacy_may_be_in_use()
-    return bool(names) and not _raw_socket_permitted()
+        return f"{_LEGACY_NAMES} is not readable; {_DROP_IN}" if _legacy_may_be_in_use() else ""
+    except OSError as error:  # too many open files
+        raise FirewallError(f"the tables of iptables-legacy are not known: {error}") from error
+    if not names:
+        return ""
+    if not _raw_socket_permitted():
+        return f"there are tables ({', '.join(sorted(names))}), and listing them needs CAP_NET_RAW; {_DROP_IN}"
+    if program("iptables-legacy-save") is None:
+        return f"there are tables ({', '.join(sorted(names))}), and iptables-legacy-save is not installed"
+    return ""
 
 
 def _raw_socket_permitted() -> bool:

@@ -31,6 +31,12 @@ class Wide(Narrow):
     _fields_ = (("base", ctypes.c_uint),)
 
 
+class Unknown(Narrow):
+    """What a later version may have."""
+
+    _fields_ = (("more", ctypes.c_uint * 8),)
+
+
 class Match(ctypes.Structure):
     """What is of interest of struct xtables_match."""
 
@@ -109,3 +115,8 @@ def test_every_entry_is_checked(kind: type[Narrow], missing: int) -> None:
 def test_without_the_mending_the_second_entry_of_a_wide_table_is_not_found() -> None:
     unmended = library(table(Wide)).xtables(2)
     assert unmended._option_lookup(unmended.match.contents.x6_options, b"dport") is None
+
+
+def test_an_unknown_layout_is_an_error_and_is_not_walked() -> None:
+    with pytest.raises(ValueError, match="libxtables lays out the options of extensions in an unknown way"):
+        xtables_options.fix_option_tables(library(table(Unknown)))
