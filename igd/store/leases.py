@@ -88,7 +88,10 @@ class LeaseStore:
         database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, 1, VERSION):
-            raise StoreError(f"{self._path} was written by another version (format {version}, expected {VERSION})")
+            raise StoreError(
+                f"{self._path} was written by another version (format {version}, expected {VERSION}): install that"
+                " version, or delete the file to begin without mappings"
+            )
         before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
         database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
         begin = "INSERT INTO state SELECT ?, '' WHERE NOT EXISTS (SELECT * FROM state)"

@@ -8,10 +8,14 @@ from typing import NamedTuple
 from tests.e2e.serving import rules
 from tests.lab import Lab
 from tests.lab.wireguard import Forward, Iptables
-from tests.systemd.machine import Machine
+from tests.systemd.machine import Machine, Units
 
 SERVICE = "igd@wg0.service"
 WG_QUICK = "wg-quick@wg0.service"
+
+START = "PostUp = systemctl start --no-block igd@%i || true"
+STOP = "PostDown = systemctl stop igd@%i || true"
+"""The lines that the README recommends."""
 
 Layers = tuple[Path, Path]
 
@@ -34,11 +38,14 @@ def booted(
     drop_ins: Sequence[str] = (),
     enabled: Sequence[str] = (),
     files: Mapping[str, str] | None = None,
+    units: Units = "installed",
 ) -> Iterator[Booted]:
     """Build a lab and boot its server; no tunnel is up, but what is enabled may bring one up. See Lab and Machine."""
     with (
         Lab(wg=False, server_lines=lines, forward=forward, iptables=iptables) as lab,
-        Machine(lab.srv, layers, userspace=userspace, drop_ins=drop_ins, enabled=enabled, files=files) as machine,
+        Machine(
+            lab.srv, layers, userspace=userspace, drop_ins=drop_ins, enabled=enabled, files=files, units=units
+        ) as machine,
     ):
         yield Booted(lab, machine)
 

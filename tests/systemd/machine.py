@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from uuid import uuid4
 
 from tests.lab import PATIENCE, CommandFailed, Host, Process
@@ -16,20 +16,26 @@ from .tree import CHECKOUT
 UNITS = CHECKOUT / "systemd"
 _ROOT = "/run/machine/root"
 
+Units = Literal["installed", "removed", "never there"]
+
 # All of it lies in the host's mount namespace and ends with it, but for the cgroup: a machine whose owner was killed
 # leaves an empty one behind. systemd wants the unified hierarchy, which may be mounted elsewhere here, or not at all.
 _PREPARE = """
 set -e
-upper=$1; lower=$2; units=$3; cgroup=$4
+upper=$1; lower=$2; cgroup=$3
 mkdir -p /sys/fs/cgroup /run/machine/upper /run/machine/work /run/machine/root
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir "$cgroup"
 cd /run/machine
 mount -t overlay -o "lowerdir=$upper:$lower,upperdir=upper,workdir=work" overlay root
-cp "$units/igd@.service" "$units/igd-order@.target" root/etc/systemd/system/
-install -D -m 644 -t root/etc/sysusers.d "$units/igd.sysusers.conf"
-systemd-sysusers --root=root
 """
+_INSTALL = """
+set -e
+cp "$2/igd@.service" "$2/igd-order@.target" "$1/etc/systemd/system/"
+install -D -m 644 "$2/igd.sysusers.conf" "$1/etc/sysusers.d/igd.conf"
+systemd-sysusers --root="$1"
+"""
+_REMOVE_UNITS = 'rm "$1/etc/systemd/system/igd@.service" "$1/etc/systemd/system/igd-order@.target"'
 
 # The kernel's WireGuard answers whoever has CAP_NET_ADMIN; wireguard-go answers the owner of its socket. So where the
 # kernel's is to be tested and there is none, wireguard-go runs as igd. (Its socket cannot be given away: it ends.)
@@ -70,7 +76,7 @@ class Machine:
 
     `layers`: its files, uppermost first. `userspace`: WireGuard is a program of root's, and not like the kernel's.
     `drop_ins`: files of systemd/ for igd@.service.d. `enabled`: units. `files`: path -> text, for what else must be
-    there before it boots.
+    there before it boots. `units`: whether igd's units and its user are installed; "removed": after they were enabled.
     """
 
     def __init__(
@@ -82,10 +88,12 @@ class Machine:
         drop_ins: Sequence[str] = (),
         enabled: Sequence[str] = (),
         files: Mapping[str, str] | None = None,
+        units: Units = "installed",
     ) -> None:
         self._host, self._layers = host, layers
         self._userspace = userspace
         self._drop_ins, self._enabled, self._files = drop_ins, enabled, files or {}
+        self._units = units
         self._life = ExitStack()
         self._leader = ""
         self._cgroup = f"/sys/fs/cgroup/igd-test-{uuid4().hex}"
@@ -138,15 +146,22 @@ class Machine:
         except CommandFailed as late:
             raise AssertionError(f"{unit} is not {state}:\n{self.log(unit)}") from late
 
-    def log(self, unit: str) -> str:
-        """Return the lines that a unit has written."""
-        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
+    def log(self, unit: str | None = None) -> str:
+        """Return the lines that a unit has written, or all lines.
+
+        journald may not know the unit of a program that has ended when its lines are read.
+        """
+        self.run("journalctl", "--sync")
+        units = () if unit is None else (f"--unit={unit}",)
+        return self.run("journalctl", "--no-pager", "--output=cat", *units).stdout
 
     def _inside(self) -> tuple[str, ...]:
         return ("nsenter", f"--target={self._leader}", "--all", "--", *_CLEAN)
 
     def _prepare(self) -> None:
-        self._host.run("sh", "-c", _PREPARE, "sh", *self._layers, UNITS, self._cgroup)
+        self._host.run("sh", "-c", _PREPARE, "sh", *self._layers, self._cgroup)
+        if self._units != "never there":
+            self._host.run("sh", "-c", _INSTALL, "sh", _ROOT, UNITS)
         if not self._userspace:
             self._host.run("mv", f"{_ROOT}/usr/bin/wireguard-go", f"{_ROOT}/usr/bin/wireguard-go.real")
             self._write("/usr/bin/wireguard-go", _LIKE_THE_KERNELS, "755")
@@ -156,6 +171,8 @@ class Machine:
             self._write(path, text)
         if self._enabled:
             self._host.run("systemctl", f"--root={_ROOT}", "enable", *self._enabled)
+        if self._units == "removed":
+            self._host.run("sh", "-c", _REMOVE_UNITS, "sh", _ROOT)
 
     def _write(self, path: str, text: str, mode: str = "644") -> None:
         self._host.run("install", "-D", "-m", mode, "/dev/stdin", f"{_ROOT}{path}", input=text)

@@ -11,6 +11,7 @@ from tests.lab.fixtures import needs, requires_root
 from tests.lab.wireguard import Forward, Iptables
 from tests.systemd.booted import (
     SERVICE,
+    START,
     WG_QUICK,
     Layers,
     assert_ended_well,
@@ -98,19 +99,53 @@ def test_the_lock_of_iptables_legacy_need_not_exist_before(layers: Layers) -> No
         assert "igd" not in rules(lab)
 
 
-def test_tables_of_iptables_legacy_that_it_may_not_use_are_a_warning(layers: Layers) -> None:
-    """With CAP_DAC_OVERRIDE the service can read their names, but their programs need CAP_NET_RAW."""
-    with booted(layers, userspace=True, drop_ins=[USERSPACE]) as server:
-        lab, machine = server
-        machine.run("iptables-legacy", "-L")  # creates an empty table
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        "ln -s /run/elsewhere.lock /run/xtables.lock",
+        "touch /run/elsewhere.lock; ln -s /run/elsewhere.lock /run/xtables.lock",
+        "install -m 640 /dev/null /run/xtables.lock; mount --bind -o ro /run/xtables.lock /run/xtables.lock",
+    ],
+    ids=["link to nothing", "link", "read-only"],
+)
+def test_the_lock_of_iptables_legacy_may_be_somewhere_else(layers: Layers, prepare: str) -> None:
+    with booted(layers, drop_ins=[LEGACY], iptables="legacy") as server:
+        machine = server.machine
         machine.run("wg-quick", "up", "wg0")
+        machine.run("sh", "-ec", f"rm -f /run/xtables.lock; {prepare}")
         machine.run("systemctl", "start", SERVICE)
         assert_serves(machine)
-        assert "see systemd/iptables-legacy.conf" in machine.log(SERVICE)
+        assert "firewall backend iptables" in machine.log(SERVICE)
+
+
+def test_a_lock_of_iptables_legacy_that_cannot_be_used_is_a_warning(layers: Layers) -> None:
+    with booted(layers, drop_ins=[LEGACY], iptables="legacy") as server:
+        machine = server.machine
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("sh", "-ec", "rm -f /run/xtables.lock; mkdir -m 700 /run/xtables.lock")
+        machine.run("systemctl", "start", SERVICE)
+        assert_serves(machine)
+        assert "cannot open iptables' lock /run/xtables.lock: " in machine.log(SERVICE)
+
+
+@pytest.mark.parametrize("drop_ins", [[], [USERSPACE], [LEGACY], [USERSPACE, LEGACY]], ids=len)
+def test_it_starts_where_somebody_listed_the_rules_of_iptables_legacy(layers: Layers, drop_ins: list[str]) -> None:
+    """That creates empty tables. With CAP_DAC_OVERRIDE alone the service sees them, but not what is in them."""
+    with booted(layers, userspace=USERSPACE in drop_ins, drop_ins=drop_ins) as server:
+        lab, machine = server
+        machine.run("iptables-legacy", "-L")
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("systemctl", "start", SERVICE)
+        first = assert_serves(machine)
+        log = machine.log(SERVICE)
+        assert ("see systemd/iptables-legacy.conf" in log) is (LEGACY not in drop_ins)
+        assert ("no IPv4 rules of iptables-legacy are in use" in log) is (LEGACY in drop_ins)
+        machine.run("ip6tables-legacy", "-t", "nat", "-L")  # and while it runs
         _connect_client(lab)
         with answering(lab.c1, 8043):
             upnpc(lab.c1, "-n", "10.100.0.2", "8043", "8043", "tcp", "300")
             assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+        assert machine.shows(SERVICE, "MainPID") == (str(first),)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +179,16 @@ def test_without_what_it_needs_it_says_so(
 
 
 def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(layers: Layers) -> None:
-    with booted(
-        layers, lines=["PostUp = systemctl start --no-block igd@%i"], files={"/etc/igd/wg0.toml": "bakend = 1\n"}
-    ) as server:
+    with booted(layers, lines=[START], files={"/etc/igd/wg0.toml": "bakend = 1\n"}) as server:
         machine = server.machine
         machine.run("wg-quick", "up", "wg0")
         machine.await_state(SERVICE, "failed")
         assert machine.shows(SERVICE, "SubState", "ExecMainStatus") == ("failed", "2")
-        assert "bakend" in machine.log(SERVICE)
+        status = machine.run("systemctl", "status", SERVICE, check=False).stdout
+        assert "igd: /etc/igd/wg0.toml: bakend: unknown key" in status
+        machine.run("journalctl", "--rotate", "--vacuum-time=1us")  # a server's journal may be short
+        (kept,) = machine.shows(SERVICE, "StatusText")
+        assert kept.startswith("/etc/igd/wg0.toml: bakend: unknown key")
         machine.run("ip", "link", "show", "dev", "wg0")
 
 

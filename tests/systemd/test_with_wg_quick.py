@@ -6,6 +6,8 @@ from tests.lab import until
 from tests.lab.fixtures import requires_root
 from tests.systemd.booted import (
     SERVICE,
+    START,
+    STOP,
     WG_QUICK,
     Layers,
     assert_ended_well,
@@ -16,11 +18,9 @@ from tests.systemd.booted import (
 
 pytestmark = requires_root
 
-START = "PostUp = systemctl start igd@%i"
-START_LATER = "PostUp = systemctl start --no-block igd@%i"
-STOP_BEFORE = "PreDown = systemctl stop igd@%i"
-STOP_AFTER = "PostDown = systemctl stop igd@%i"
-HOOKS = pytest.mark.parametrize("lines", [(START, STOP_AFTER), (START_LATER, STOP_AFTER), (START, STOP_BEFORE)])
+START_AND_WAIT = "PostUp = systemctl start igd@%i"
+STOP_BEFORE = "PreDown = systemctl stop igd@%i || true"
+HOOKS = pytest.mark.parametrize("lines", [(START_AND_WAIT, STOP), (START, STOP), (START, STOP_BEFORE)])
 
 
 def test_enabled_it_comes_and_goes_with_the_interfaces_service(layers: Layers) -> None:
@@ -116,9 +116,21 @@ def test_hooks_when_somebody_runs_wg_quick_by_hand(layers: Layers, lines: tuple[
 
 
 def test_hooks_and_enabled_at_once(layers: Layers) -> None:
-    with booted(layers, lines=[START, STOP_AFTER], enabled=[WG_QUICK, SERVICE]) as server:
+    with booted(layers, lines=[START_AND_WAIT, STOP], enabled=[WG_QUICK, SERVICE]) as server:
         first = assert_serves(server.machine)
         server.machine.run("systemctl", "restart", WG_QUICK)
         assert assert_serves(server.machine) != first
         server.machine.run("systemctl", "stop", WG_QUICK)
         server.machine.await_state(SERVICE, "inactive")
+
+
+def test_an_interface_with_a_hyphen_in_its_name(layers: Layers) -> None:
+    """Systemd would make a slash of it in %I."""
+    with booted(layers, lines=[START, STOP]) as server:
+        machine = server.machine
+        machine.run("mv", "/etc/wireguard/wg0.conf", "/etc/wireguard/wg-home.conf")
+        machine.run("systemctl", "start", "wg-quick@wg-home")
+        machine.await_state("igd@wg-home.service", "active")
+        assert "wg-home" in machine.run("/opt/igd/bin/igd", "status", "wg-home").stdout
+        machine.run("systemctl", "stop", "wg-quick@wg-home")
+        machine.await_state("igd@wg-home.service", "inactive")

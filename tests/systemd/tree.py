@@ -7,7 +7,17 @@ from tests import trees
 
 CHECKOUT = Path(__file__).parents[2]
 
-_PACKAGES = ("systemd-sysv", "wireguard-tools", "wireguard-go", "nftables", "iptables", "iproute2", "python3", "kmod")
+_PACKAGES = (
+    "systemd-sysv",
+    "wireguard-tools",
+    "wireguard-go",
+    "nftables",
+    "iptables",
+    "iproute2",
+    "python3",
+    "kmod",
+    "passwd",
+)
 
 # The overlay lets /opt/igd, which stands in the scripts' first lines, be made without touching the machine's /opt.
 _MAKE_VENV = """
