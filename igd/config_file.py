@@ -138,12 +138,14 @@ def unread(path: Path) -> list[str]:
 
     If `path` does not exist, the files of other interfaces count too.
     """
-    missing = not is_present(path)
+    missing, read_from = not is_present(path), path.resolve()  # `path` may be a link to a file of another name
     effect = "which does not exist: the defaults are in force" if missing else "and no other file"
     found = [file for file in _entries(path.parent) if file != path and _looks_meant(file.name, path.stem, missing)]
     found += [path.parent.parent / name for name in ("igd.toml", "igd.conf", path.name)]
     return [
-        f"{file} is not read: the configuration of {path.stem} is {path}, {effect}" for file in found if file.is_file()
+        f"{file} is not read: the configuration of {path.stem} is {path}, {effect}"
+        for file in found
+        if _is_file(file) and file.resolve() != read_from
     ]
 
 
@@ -152,6 +154,13 @@ def _entries(directory: Path) -> list[Path]:
         return sorted(directory.iterdir())
     except OSError:  # there is none, or it may be entered and not listed
         return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a link to where this process may not look
+        return True
 
 
 def _looks_meant(name: str, interface: str, missing: bool) -> bool:  # noqa: FBT001 - one caller

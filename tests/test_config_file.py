@@ -163,6 +163,24 @@ def test_a_copy_is_not_named(directory: Path, name: str) -> None:
     assert config_file.unread(directory / "wg0.toml") == []
 
 
+def test_the_target_of_a_link_is_read(directory: Path) -> None:
+    (directory / "igd.toml").touch()
+    (directory / "wg0.toml").symlink_to("igd.toml")
+    (directory / "WG0.toml").symlink_to("igd.toml")
+    assert config_file.unread(directory / "wg0.toml") == []
+
+
+@pytest.mark.root
+def test_a_link_to_where_the_user_may_not_look_is_named(directory: Path) -> None:
+    (directory / "igd.conf").symlink_to("/root/igd.conf")
+    os.seteuid(65534)
+    try:
+        (sentence,) = config_file.unread(directory / "wg0.toml")
+    finally:
+        os.seteuid(0)
+    assert sentence.startswith(f"{directory}/igd.conf is not read: ")
+
+
 def test_without_a_directory_no_file_is_named(tmp_path: Path) -> None:
     assert config_file.unread(tmp_path / "igd" / "wg0.toml") == []
 

@@ -192,6 +192,64 @@ def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(
         machine.run("ip", "link", "show", "dev", "wg0")
 
 
+@pytest.mark.parametrize(
+    ("hiding", "complaint", "remedy"),
+    [
+        (
+            "chmod 600 /etc/igd/wg0.toml",
+            "user igd may not read /etc/igd/wg0.toml (mode 0600, root:root)",
+            "chgrp igd /etc/igd/wg0.toml && chmod g+r /etc/igd/wg0.toml",
+        ),
+        (
+            "chmod 700 /etc/igd",
+            "user igd may not enter /etc/igd (mode 0700, root:root)",
+            "chgrp igd /etc/igd && chmod g+x /etc/igd",
+        ),
+        (
+            "mv /etc/igd/wg0.toml /root; ln -s /root/wg0.toml /etc/igd/wg0.toml",
+            "user igd may not enter /root",
+            "igd@.service hides it, so put the file itself in /etc/igd, and no symbolic link",
+        ),
+        (
+            "mv /etc/igd/wg0.toml /etc/igd/Wg0.toml; ln -s Wg0.toml /etc/igd/wg0.toml; chmod 640 /etc/igd/Wg0.toml",
+            "user igd may not read /etc/igd/Wg0.toml (mode 0640, root:root)",
+            "chgrp igd /etc/igd/Wg0.toml && chmod g+r /etc/igd/Wg0.toml",
+        ),
+    ],
+    ids=["file", "directory", "link to a home", "link"],
+)
+def test_a_configuration_that_its_user_may_not_read(layers: Layers, hiding: str, complaint: str, remedy: str) -> None:
+    """`systemctl status` has the remedy, `igd check` of root has it too, and then igd starts."""
+    with booted(layers, lines=[START], files={"/etc/igd/wg0.toml": "http_port = 5000\n"}) as server:
+        machine = server.machine
+        machine.run("sh", "-ec", hiding)
+        checked = machine.run("/opt/igd/bin/igd", "check", "wg0")
+        assert f"igd: warning: {complaint}" in checked.stderr
+        assert "http_port = 5000\n" in checked.stdout
+        machine.run("wg-quick", "up", "wg0")
+        machine.await_state(SERVICE, "failed")
+        status = machine.run("systemctl", "status", "--full", SERVICE, check=False).stdout
+        assert f"igd: /etc/igd/wg0.toml: {complaint}" in status
+        assert f": {remedy}\n" in status
+        machine.run("sh", "-ec", remedy if remedy.startswith("chgrp") else "mv -f /root/wg0.toml /etc/igd/wg0.toml")
+        machine.run("systemctl", "start", SERVICE)
+        assert "5000" in machine.run("/opt/igd/bin/igd", "status", "wg0").stdout
+        assert machine.run("/opt/igd/bin/igd", "check", "wg0").stderr == ""
+
+
+def test_a_configuration_that_is_not_read_because_of_its_name(layers: Layers) -> None:
+    files = {"/etc/igd/wg0.conf": "http_port = 5000\n", "/etc/igd.toml": ""}
+    with booted(layers, lines=[START], files=files) as server:
+        machine = server.machine
+        machine.run("wg-quick", "up", "wg0")
+        assert_serves(machine)
+        status = machine.run("systemctl", "status", "--full", SERVICE).stdout
+        for file in files:
+            assert (
+                f"WARNING igd.cli: {file} is not read: the configuration of wg0 is /etc/igd/wg0.toml, which" in status
+            )
+
+
 def test_only_root_may_ask_the_daemon(layers: Layers) -> None:
     with booted(layers) as server:
         before, machine = rules_without_tunnel(server.lab), server.machine
