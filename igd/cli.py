@@ -72,9 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
         return _print_error(str(error), MISUSED)
-    if not arguments.config:
-        for warning in _unread(arguments.interface):
-            _log.warning(warning)
+    for warning in [*([] if arguments.config else _unread(arguments.interface)), *config.warnings]:
+        _log.warning(warning)
     instance = Instance(arguments.interface)
     if not arguments.detach:
         return _serve(instance, config)
@@ -139,7 +138,7 @@ def _check(arguments: argparse.Namespace) -> int:
         config = load_for(interface, file) if interface else Config()
     except (ConfigError, ValueError) as error:
         return _print_error(str(error), MISUSED)
-    for warning in _check_warnings(file, interface):
+    for warning in [*_check_warnings(file, interface), *config.warnings]:
         _print_error(f"warning: {warning}", OK)
     return _print(config.describe())
 

@@ -218,6 +218,15 @@ class Config(_Section):
         rules = ANY_UNPRIVILEGED if rules is None else rules
         return Policy(rules, self.leases.max, self.leases.default, self.limits.mappings_per_peer)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each value that is allowed and probably not meant."""
+        if not isinstance(self.external_address, IPv4Address) or self.external_address.is_global:
+            return []
+        reason = "is not a public address, and clients refuse such addresses"
+        remedy = "behind a 1:1 NAT, write the public address of the NAT"
+        return [f"external_address {self.external_address} {reason}; {remedy}"]
+
     def describe(self) -> str:
         """Return the configuration, including defaults, as equivalent TOML."""
         plain = self.model_dump(mode="json", exclude={"rules", "allow"}, exclude_none=True)

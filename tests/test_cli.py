@@ -135,6 +135,28 @@ def test_check_reads_a_file_in_the_current_directory(
     assert capsys.readouterr().err.startswith("igd: 'a b' is not an interface name")
 
 
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [("10.0.0.5", False), ("100.64.7.7", False), ("169.254.1.1", False), ("203.0.113.7", False), ("60.60.60.1", True)],
+)
+def test_a_private_external_address_is_allowed_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    address: str,
+    *,
+    public: bool,
+) -> None:
+    (tmp_path / "wg0.toml").write_text(f'external_address = "{address}"', encoding="utf-8")
+    sentence = f"external_address {address} is not a public address, and clients refuse such addresses"
+    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert (f"igd: warning: {sentence}" in capsys.readouterr().err) is not public
+    with Instance("wg0").lock():
+        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+    assert any(message.startswith(sentence) for message in caplog.messages) is not public
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_the_way_out_is_not_the_wireguard_interface(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
