@@ -138,7 +138,7 @@ def _check(arguments: argparse.Namespace) -> int:
         config = load_for(interface, file) if interface else Config()
     except (ConfigError, ValueError) as error:
         return _print_error(str(error), MISUSED)
-    for warning in [*_check_warnings(file, interface), *config.warnings]:
+    for warning in [*_check_warnings(file, interface), *config.warnings, *_host_warnings(interface, config)]:
         _print_error(f"warning: {warning}", OK)
     return _print(config.describe())
 
@@ -151,6 +151,15 @@ def _file_and_interface(subject: str | None) -> tuple[Path | None, str]:
     if "/" in subject or path.is_file() or path.suffix in {".toml", ".conf"}:
         return path.absolute(), path.stem
     return None, interface_name(subject)
+
+
+def _host_warnings(interface: str, config: "Config") -> list[str]:
+    from igd.process.host_check import host_warnings
+
+    try:
+        return host_warnings(interface, config) if interface else []
+    except OSError as error:
+        return [f"this host cannot be examined: {error}"]
 
 
 def _check_warnings(file: Path | None, interface: str) -> list[str]:

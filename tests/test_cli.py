@@ -32,6 +32,7 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.setattr("igd.config.DIRECTORY", tmp_path)
+    monkeypatch.setattr("igd.process.host_check.host_warnings", lambda *_: [])  # whatever this machine is like
     return tmp_path
 
 
@@ -86,6 +87,21 @@ def test_check_prints_the_whole_configuration(
         output = capsys.readouterr()
         assert "http_port = 5000\n" in output.out
         assert output.err == ""
+
+
+def test_check_warns_about_the_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("igd.process.host_check.host_warnings", lambda *_: ["no IPv4 default route"])
+    assert run(monkeypatch, "check") == cli.OK
+    assert "default route" not in capsys.readouterr().err, "the defaults are of no host"
+    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert capsys.readouterr().err.endswith("igd: warning: no IPv4 default route\n")
+
+    def fail(*_: object) -> list[str]:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("igd.process.host_check.host_warnings", fail)
+    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert capsys.readouterr().err.endswith("igd: warning: this host cannot be examined: too many open files\n")
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,32 @@ def test_run_refuses_the_same_mistakes(idle: Lab, tmp_path: Path) -> None:
     assert printed.stderr.startswith(f"igd: {path}: http_prot: unknown key")
 
 
+BEHIND_NAT = "ip address flush dev ens0; ip address add 192.168.1.2/24 dev ens0; ip route add default dev ens0"
+
+
+@pytest.mark.parametrize(
+    ("config", "command", "warning"),
+    [
+        ("", "", ""),
+        ('external_interface = "eth7"', "", "external_interface eth7 does not exist (there are: "),
+        ('external_address = "60.60.60.99"', "", "no interface has external_address 60.60.60.99 (there "),
+        ('external_address = "10.1.2.3"', "", "external_address 10.1.2.3 is not a public address"),
+        ("", "ip route del default", "no IPv4 default route: "),
+        ("", BEHIND_NAT, "ens0 has no public address, only 192.168.1.2"),
+    ],
+    ids=["nothing", "interface", "address", "private address", "no route", "1:1 NAT"],
+)  # fmt: skip
+def test_check_warns_about_the_host(config: str, command: str, warning: str) -> None:
+    """With exit status 0: the configuration is valid, and the host may change."""
+    with Lab(wg=False) as lab:
+        lab.srv.write("/etc/igd/wg0.toml", config)
+        lab.srv.run("sh", "-ec", command)
+        checked = igd(lab, "check", "wg0")
+        assert checked.stderr.startswith(f"igd: warning: {warning}" if warning else "")
+        assert bool(checked.stderr) is bool(warning)
+        assert "[firewall]\n" in checked.stdout
+
+
 def test_check_shows_what_would_be_used(tmp_path: Path) -> None:
     path = tmp_path / "wg0.toml"
     path.write_text('[firewall]\nbackend = "iptables"\n')
