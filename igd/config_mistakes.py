@@ -20,6 +20,9 @@ _SECRET = re.compile(r"\s*(private|preshared)key\b", re.IGNORECASE)
 _MINIUPNPD: Mapping[str, str] = {
     "ext_ifname": 'write external_interface = "{}"',
     "ext_ip": 'write external_address = "{}"',
+    "ext_perform_stun": 'write external_address = "stun" and stun_servers = ["HOST:PORT"]',
+    "ext_stun_host": 'write stun_servers = ["{}"]',
+    "ext_stun_port": 'write stun_servers = ["HOST:{}"]',
     "listening_ip": "delete it: the WireGuard interface is given by igd run INTERFACE or igd@INTERFACE",
     "port": "write http_port = {}",
     "max_lifetime": "write max = {} in a section [leases]",
@@ -32,8 +35,8 @@ _MINIUPNPD: Mapping[str, str] = {
 """Settings of miniupnpd that igd has too, or has in another way; {}: the value."""
 
 _MINIUPNPD_ALONE = re.compile(
-    r"(bitrate|clean_ruleset|ext|manufacturer|minissdpd|model|upnp_forward|upnp_nat|upnp_table)_?\w+"
-    r"|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|min_lifetime|notify_interval|enable_upnp|packet_log"
+    r"(bitrate|clean_ruleset|ext|manufacturer|model|upnp_forward|upnp_nat|upnp_table)_\w+"
+    r"|minissdpdsocket|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|min_lifetime|notify_interval|enable_upnp|packet_log"
     r"|presentation_url|queue|serial|system_uptime|tag|force_igd_desc_v1"
 )
 """Its other settings."""
@@ -98,7 +101,7 @@ def _of_miniupnpd(key: str, value: str, keys: Keys) -> str | None:
         return None
     if remedy is None:
         return "delete it: igd has no such setting"
-    if not value or value == "0":
+    if value in {"", "0"} or (key == "ext_perform_stun" and _YES.get(value) == "false"):
         return "delete it: that is igd's default" if "write" in remedy else remedy
     return remedy.format(_YES.get(value, value.strip("\"'")))
 

@@ -82,11 +82,15 @@ def test_words_for_true_and_false(path: Path, word: str, literal: str) -> None:
         ("secure_mode=yes", "delete it: peers map ports to their own addresses only"),
         ("model_description=x", "delete it: igd has no such setting"),
         ("clean_ruleset_interval=600", "delete it: igd has no such setting"),
+        ("ext_perform_stun=yes", 'write external_address = "stun" and stun_servers = ["HOST:PORT"]'),
+        ("ext_perform_stun=no", "delete it: that is igd's default"),
+        ("ext_stun_host=stun.example.net", 'write stun_servers = ["stun.example.net"]'),
+        ("ext_stun_port=3478", 'write stun_servers = ["HOST:3478"]'),
         ("port=0", "delete it: that is igd's default"),
         ("port=", "delete it: that is igd's default"),
     ],
 )
-def test_what_igd_has_not_is_to_be_deleted(path: Path, line: str, remedy: str) -> None:
+def test_what_igd_has_in_another_way_or_not_at_all(path: Path, line: str, remedy: str) -> None:
     error, _ = errors_of(path, f"{line}\nexternal_interface = ens0\n")
     assert error.startswith(f"line 1: {line.partition('=')[0]} is a setting of miniupnpd: {remedy}")
 
@@ -112,6 +116,7 @@ def test_every_line_of_a_pasted_file_is_named_at_once(path: Path) -> None:
             "http_prot: unknown key; did you mean http_port? Allowed are external_interface, external_ad",
         ),
         ('External-Interface = ""', "External-Interface: unknown key; did you mean external_interface?"),
+        ("external_interfac = 1", "external_interfac: unknown key; did you mean external_interface?"),
         ("[Firewall]", "Firewall: unknown key; did you mean firewall?"),
         ("[firewall]\nbakend = 1", "firewall.bakend: unknown key; did you mean backend? Allowed are backend, mark"),
         ("bakend = 1", "bakend: unknown key; allowed are external_interface"),
