@@ -49,6 +49,8 @@ class WireGuard:
         self._read_at = -math.inf
         self._addresses: tuple[Interface, ...] = ()
         self._addresses_read_at = -math.inf
+        self._handshakes: dict[str, tuple[int, float]] = {}  # wall time as `wg` prints it, and the same on `clock`
+        self._handshakes_read_at = 0.0  # the kernel forgets handshakes at a reboot
 
     async def public_key(self) -> str:
         """Return the interface's own public key, in base64."""
@@ -74,10 +76,22 @@ class WireGuard:
         return await self._links.route(address) == self._interface
 
     async def handshakes(self) -> Mapping[str, float]:
-        """Return the time on `clock` of each peer's last handshake, by public key; peers without one are omitted."""
-        shift = self._clock() - self._wall_clock()
+        """Return the time on `clock` of each peer's last handshake, by public key; peers without one are omitted.
+
+        `wg` prints wall time. Each handshake is converted once, to a time between the previous reading and this one:
+        it does not move when the wall clock is set.
+        """
         rows = [line.split("\t") for line in (await self._show("latest-handshakes")).splitlines()]
-        return {key: int(seconds) + shift for key, seconds in rows if int(seconds)}
+        now, last = self._clock(), self._handshakes_read_at
+        shift = now - self._wall_clock()
+        found = {key: int(seconds) for key, seconds in rows if int(seconds)}
+        known = self._handshakes
+        self._handshakes = {
+            key: known[key] if key in known and known[key][0] == wall else (wall, min(max(wall + shift, last), now))
+            for key, wall in found.items()
+        }
+        self._handshakes_read_at = now
+        return {key: moment for key, (_, moment) in self._handshakes.items()}
 
     async def _show(self, field: str) -> str:
         command = ("wg", "show", self._interface, field)

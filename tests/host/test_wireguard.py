@@ -56,7 +56,7 @@ def wg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wg:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock(5000.0)
+    return Clock(50_000.0)
 
 
 class FakeLinks(Links):
@@ -84,8 +84,13 @@ def links() -> FakeLinks:
 
 
 @pytest.fixture
-def wireguard(wg: Wg, links: FakeLinks, clock: Clock) -> WireGuard:
-    return WireGuard("wg0", links, clock=clock, wall_clock=Clock(1_700_000_130.0))
+def wall_clock() -> Clock:
+    return Clock(1_700_000_130.0)
+
+
+@pytest.fixture
+def wireguard(wg: Wg, links: FakeLinks, clock: Clock, wall_clock: Clock) -> WireGuard:
+    return WireGuard("wg0", links, clock=clock, wall_clock=wall_clock)
 
 
 async def test_the_peers_and_their_networks(wireguard: WireGuard) -> None:
@@ -109,7 +114,59 @@ async def test_an_interface_without_peers(wg: Wg, wireguard: WireGuard) -> None:
 
 
 async def test_handshakes_are_on_the_clock_of_the_leases(wireguard: WireGuard) -> None:
-    assert await wireguard.handshakes() == {C1: 5000.0 - 30, C3: 5000.0 - 10130}
+    assert await wireguard.handshakes() == {C1: 50_000.0 - 30, C3: 50_000.0 - 10130}
+
+
+YEAR = 365 * 86400.0
+
+
+@pytest.mark.parametrize("step", [YEAR, -YEAR])
+async def test_handshakes_do_not_move_when_the_wall_clock_is_set(
+    wg: Wg, wireguard: WireGuard, clock: Clock, wall_clock: Clock, step: float
+) -> None:
+    before = await wireguard.handshakes()
+    clock.now += 100
+    wall_clock.now += 100 + step
+    assert await wireguard.handshakes() == before
+    clock.now += 60
+    wall_clock.now += 60
+    wg.prints("latest-handshakes", f"{C1}\t{wall_clock.now - 40:.0f}", f"{C3}\t1699990000")
+    assert await wireguard.handshakes() == {C1: clock.now - 40, C3: before[C3]}
+
+
+async def test_a_handshake_before_the_wall_clock_was_set_lies_between_two_readings(
+    wg: Wg, wireguard: WireGuard, clock: Clock, wall_clock: Clock
+) -> None:
+    await wireguard.handshakes()
+    first = clock.now
+    for step in (YEAR, -YEAR):
+        clock.now += 600
+        wall_clock.now += 600
+        wg.prints("latest-handshakes", f"{C1}\t{wall_clock.now - 10:.0f}")
+        wall_clock.now += step
+        found = (await wireguard.handshakes())[C1]
+        assert first <= found <= clock.now
+        first = clock.now
+
+
+async def test_no_handshake_is_older_than_the_boot(
+    wg: Wg, wireguard: WireGuard, clock: Clock, wall_clock: Clock
+) -> None:
+    """The first reading of a run may follow a step of the wall clock."""
+    wall_clock.now += YEAR
+    assert await wireguard.handshakes() == {C1: 0.0, C3: 0.0}
+
+
+async def test_a_handshake_after_the_interface_was_made_anew_is_another(
+    wg: Wg, wireguard: WireGuard, clock: Clock, wall_clock: Clock
+) -> None:
+    await wireguard.handshakes()
+    wg.prints("latest-handshakes")
+    assert await wireguard.handshakes() == {}
+    clock.now += 60
+    wall_clock.now += 60
+    wg.prints("latest-handshakes", f"{C1}\t{wall_clock.now - 5:.0f}")
+    assert await wireguard.handshakes() == {C1: clock.now - 5}
 
 
 async def test_the_public_key(wireguard: WireGuard) -> None:
