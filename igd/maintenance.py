@@ -40,16 +40,20 @@ class Maintenance:
         drop: list[Entry] = []
         for entry in stored:
             (keep if self._may_stay(entry, peers) else drop).append(entry)
-        # the operator may have lowered the longest lease, and setting the wall clock back lengthens leases
-        latest = self._clock() + self._policy.max_lifetime
-        keep = [
-            replace(entry, lease=replace(entry.lease, expires=latest)) if entry.lease.expires > latest else entry
-            for entry in keep
-        ]
+        keep = [replace(entry, lease=self._resumed(entry.lease)) for entry in keep]
         if drop:
             log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
         self._checked = peers.all
+
+    def _resumed(self, lease: Lease) -> Lease:
+        """Return a stored lease within limits: the operator may have lowered the longest lifetime.
+
+        After a reboot no peer has a handshake yet, so that an endless lease leaves time for one.
+        """
+        now = self._clock()
+        least = now + LIVE_SECONDS if lease.endless else lease.expires
+        return replace(lease, expires=min(max(lease.expires, least), now + self._policy.max_lifetime))
 
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
         mapping = entry.mapping
@@ -101,8 +105,7 @@ class Maintenance:
             return None
         if not entry.lease.endless or handshakes is None or entry.mapping.peer not in handshakes:
             return Change(entry, None)
-        # An active peer repeats its handshake only every two minutes, hence LIVE_SECONDS. After the wall clock was set
-        # back, a handshake may lie in the future.
+        # an active peer repeats its handshake only every two minutes, hence LIVE_SECONDS
         handshake = min(handshakes[entry.mapping.peer], now)
         lease = Lease(handshake + max(self._policy.default_lifetime, LIVE_SECONDS), endless=True)
         return Change(entry, replace(entry, lease=lease) if lease.expires > now else None)
