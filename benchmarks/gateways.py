@@ -30,6 +30,7 @@ from igd.firewall.nfnetlink import (
     nft_message,
     text,
 )
+from igd.host import clock
 from igd.store.leases import LeaseStore
 from tests.lab import Lab, Process
 
@@ -241,8 +242,8 @@ def _rule_message(kind: int, *parts: bytes) -> Message:
 def write_store(lab: Lab, store: Path, count: int) -> None:
     """Leave what igd would have left that held this many mappings of c1."""
     peer = next(line.split()[0] for line in _allowed_ips(lab) if f"{CLIENT}/32" in line)
-    lease = Lease(time.monotonic() + LEASE_SECONDS)
-    leases = LeaseStore(store, clock=time.monotonic, wall_clock=time.time)
+    lease = Lease(clock.boottime() + LEASE_SECONDS)
+    leases = LeaseStore(store, clock.moment)
     try:
         leases.save([Change(None, Entry(_mapping(number, peer), lease)) for number in range(count)])
     finally:

@@ -62,7 +62,7 @@ class PeerSource(Protocol):
 class Gateway:
     """Answers the requests of all protocols; changes of one peer are made one after another.
 
-    `clock` is monotonic, in seconds. `taken` returns whether another rule translates an external port already, or the
+    `clock` is `boottime`, in seconds. `taken` returns whether another rule translates an external port already, or the
     server itself listens on it; such ports are not mapped. If the kernel or the store fails, the request is refused.
     `announced` is the external address as clients see it, `counters` counts by request and outcome.
     """

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from igd.core.mapping import Change, Entry
-from igd.core.table import Table
+from igd.core.table import HoldDown, Table
 from igd.firewall.backend import Backend, FirewallError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,13 @@ class Store(Protocol):
     """Where leases survive a crash."""
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Save all of these changes, or save none and raise OSError."""
+        """Save all of these changes, or save none and raise OSError. A port mapping that is closed is held down."""
+
+    def hold_downs(self) -> list[HoldDown]:
+        """Read the hold-downs that have not ended, in the order in which they end; OSError."""
+
+    def record_time(self) -> None:
+        """Record the time if the wall clock was set; OSError."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +51,7 @@ class Ledger:
     A change is made in all three or in none. After a failure the kernel's state is replaced by the table's, at once or,
     if that fails too, before the next change. Kernel and disk may block and are used from one worker thread. Changes
     that arrive meanwhile go into one transaction; if it fails, each is tried alone, so that no peer is refused because
-    of another's change. `clock` is monotonic, in seconds.
+    of another's change. `clock` is `boottime`, the clock of leases, in seconds.
     """
 
     def __init__(self, backend: Backend, store: Store, clock: Callable[[], float]) -> None:
@@ -91,6 +97,7 @@ class Ledger:
         self.table.accept((Change(None, entry) for entry in keep), self._clock())
         self.addresses = tuple(addresses)
         await self.in_worker(self._save_or_defer, [Change(entry, None) for entry in drop])
+        self.table.resume_hold_downs(await self.in_worker(self._store.hold_downs), self._clock())
         await self._repair()
 
     async def set_addresses(
@@ -127,6 +134,10 @@ class Ledger:
             self._retry_at = None
             if self._dirty:
                 await self._repair_or_retry()
+
+    async def record_time(self) -> None:
+        """Let what is left of the leases after a reboot be right after the wall clock was set; OSError."""
+        await self.in_worker(self._store.record_time)
 
     async def in_worker(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """Call a function in the worker thread, and so never in the middle of a change."""

@@ -9,6 +9,7 @@ from igd.core.peers import Address, Peer, Peers
 from igd.core.policy import Policy, PortRule
 from igd.core.rate_limit import RateLimit
 from igd.core.request import LinkStatus, ListMappings, MappingList, MapPort, Reply, Request
+from igd.core.table import HoldDown
 from igd.firewall.pretend import Pretend
 from igd.gateway import Gateway
 from igd.ledger import Ledger
@@ -81,6 +82,13 @@ class MemoryStore:
     def __init__(self, perhaps_fail: Callable[[], None] = lambda: None) -> None:
         self.entries: dict[Key, Entry] = {}
         self.perhaps_fail = perhaps_fail
+
+    def hold_downs(self) -> list[HoldDown]:
+        """Return none: they do not survive."""
+        return []
+
+    def record_time(self) -> None:
+        """Record nothing: it does not survive a reboot."""
 
     def save(self, changes: Sequence[Change]) -> None:
         """Save the changes."""

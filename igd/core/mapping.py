@@ -131,8 +131,8 @@ AnyMapping = PortMapping | Pinhole
 class Lease:
     """How long a mapping lives.
 
-    `expires` is in seconds on the monotonic clock. `endless` marks a lease that was requested without an end: the
-    gateway renews it as long as the peer keeps completing WireGuard handshakes.
+    `expires` is in seconds of `boottime`, the clock of leases. `endless` marks a lease that was requested without an
+    end: the gateway renews it as long as the peer keeps completing WireGuard handshakes.
     """
 
     expires: float

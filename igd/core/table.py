@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
 from igd.core.request import Refusal, UnmapInternal, UnmapPorts
@@ -16,6 +17,14 @@ MAX_HELD_DOWN = 64
 
 MAX_REMOTES = 16
 """How many remotes one mapping may admit: each is a set element, and every change copies an interval set."""
+
+
+class HoldDown(NamedTuple):
+    """A closed port, and the peer to which alone it is offered until then, on the clock of leases."""
+
+    key: tuple[TransportProtocol, int]
+    peer: str
+    until: float
 
 
 class Table:
@@ -194,12 +203,18 @@ class Table:
         if not of_peer:
             del self._by_peer[peer]
         if len(key) == 2:  # a port mapping
-            self._hold_down(key, peer, now)
+            self._hold_down(key, peer, now + HOLD_DOWN, now)
 
-    def _hold_down(self, key: Key, peer: str, now: float) -> None:
+    def resume_hold_downs(self, held_down: Iterable[HoldDown], now: float) -> None:
+        """Resume the hold-downs of an earlier run, in the order in which they end, before any port is closed."""
+        for key, peer, until in held_down:
+            if key not in self._entries:
+                self._hold_down(key, peer, until, now)
+
+    def _hold_down(self, key: Key, peer: str, until: float, now: float) -> None:
         while self._held_down and (oldest := next(iter(self._held_down))) and self._held_down[oldest][1] <= now:
             self._end_hold_down(oldest)
-        self._held_down[key] = (peer, now + HOLD_DOWN)  # the newest is last: a mapped key is not in the dictionary
+        self._held_down[key] = (peer, until)  # the newest is last: a mapped key is not in the dictionary
         own = self._held_down_by_peer.setdefault(peer, {})
         own[key] = None
         if len(own) > MAX_HELD_DOWN:

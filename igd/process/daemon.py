@@ -124,6 +124,7 @@ class Daemon:
         return [
             *([stun.run()] if stun else []),
             loops.end_leases(maintenance, firewall.ledger),
+            loops.record_time(firewall.ledger),
             loops.recheck_peers(maintenance, self.follow_peers),
             loops.announce(self._parts.endpoints),
             self._parts.endpoints.retry(),

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -35,7 +34,7 @@ class Endpoints:
     def __init__(self, interface: str, config: Config, root: UUID, gateway: Gateway, epoch: Epoch) -> None:
         name = config.friendly_name or f"igd on {interface}"
         documents = description.documents(description.Identity(root, name, VERSION, PAGE))
-        advertiser = ssdp.Advertiser(root, SERVER, int(time.time()), description.config_id(documents))
+        advertiser = ssdp.Advertiser(root, SERVER, epoch.next_bootid(), description.config_id(documents))
         self._http = UPnPHttp((interface, config.http_port), gateway, root, documents, SERVER)
         self._discovery = Discovery(interface, gateway, advertiser, self._http.endpoint_for, random.SystemRandom())
         self._port_control: PortControl | None = None

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.watch import Watch
+from igd.host.clock import boottime
 from igd.host.readable import wait_until_readable
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
@@ -19,6 +19,13 @@ log = logging.getLogger(__name__)
 
 PEERS_SECONDS = 5.0
 """How often the peers are read without a request: the mappings of a removed peer end within this time."""
+
+SUSPEND_SECONDS = 5.0
+"""How soon after a suspend leases end that have run out meanwhile: asyncio's timers do not count suspend."""
+
+CLOCK_SECONDS = 5.0
+"""How often the wall clock is compared with the clock of leases: a reboot later than this after it was set converts
+leases correctly."""
 
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
@@ -34,17 +41,31 @@ REPAIR_SECONDS = 0.5
 
 
 async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
-    """Wake the maintenance when a lease expires or a retry is due: the daemon's one timer."""
+    """Wake the maintenance when a lease expires or a retry is due."""
     changed = asyncio.Event()
     ledger.on_change.append(changed.set)
     while True:
         wake = ledger.next_wake()
-        try:
-            async with asyncio.timeout(None if wake is None else max(0.0, wake - time.monotonic())):
-                await changed.wait()
-        except TimeoutError:
+        if wake is not None and wake <= boottime():
             await maintenance.wake()
+            continue
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if wake is None else min(wake - boottime(), SUSPEND_SECONDS)):
+                await changed.wait()
         changed.clear()
+
+
+async def record_time(ledger: Ledger) -> None:
+    """Have the time recorded when the wall clock was set."""
+    failures = RecurringWarnings(log, "the time is not recorded, a reboot may misjudge the leases: %s")
+    while True:
+        await asyncio.sleep(CLOCK_SECONDS)
+        try:
+            await ledger.record_time()
+        except OSError as error:
+            failures.log([str(error)])
+        else:
+            failures.log([])
 
 
 async def recheck_peers(maintenance: Maintenance, follow: Callable[[], Awaitable[None]]) -> None:

@@ -23,6 +23,7 @@ from igd.firewall.site import Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.firewall.watch import Watch
 from igd.gateway import Gateway
+from igd.host import clock
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.own_ports import OwnPorts
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class HostParts:
-    """What reads the host; `root` is UPnP's root device, `started` is monotonic time.
+    """What reads the host; `root` is UPnP's root device, `started` is a boottime.
 
     `index` is the WireGuard interface's; `addresses` are those that it has now, `peers` those of its peers.
     """
@@ -63,7 +64,7 @@ class HostParts:
 
     def uptime(self) -> int:
         """Return the age of this run in seconds."""
-        return int(time.monotonic() - self.started)
+        return int(clock.boottime() - self.started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Parts:
 async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, links: Links, index: int) -> Parts:
     """Open all parts, and restore the stored mappings before any endpoint answers. FirewallError, OSError."""
     host = await _read_host(instance, config, links, index)
-    store = LeaseStore(config.store.path or instance.store_path, clock=time.monotonic, wall_clock=time.time)
+    store = LeaseStore(config.store.path or instance.store_path, clock.moment)
     stack.callback(store.close)
     stored = store.load()
     firewall = await _open_firewall(stack, host, store, stored)
@@ -107,7 +108,7 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     host.stun = host.external_address.stun = stun_address(config, gateway, firewall.site, firewall.taken_ports)
     await host.external_address.read(host.peers)
     addresses = host.external_address.addresses
-    epoch = Epoch(store, addresses.announced)
+    epoch = Epoch(store, addresses.announced, clock.boottime)
     await asyncio.to_thread(firewall.taken_ports.refresh)
     await asyncio.gather(maintenance.start(stored, *addresses), asyncio.to_thread(firewall.advisor.advise))
     endpoints = Endpoints(instance.interface, config, host.root, gateway, epoch)
@@ -121,7 +122,7 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
 
 
 async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
-    wireguard = WireGuard(instance.interface, links, clock=time.monotonic, wall_clock=time.time)
+    wireguard = WireGuard(instance.interface, links, clock=clock.boottime, wall_clock=time.time)
     root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
     external_address = ExternalAddressReader(
         links, instance.interface, config.external_interface, config.external_address
@@ -130,7 +131,7 @@ async def _read_host(instance: Instance, config: Config, links: Links, index: in
     await external_address.read(peers)
     addresses = await links.addresses(instance.interface)
     return HostParts(
-        instance, config, links, index, addresses, peers, external_address, wireguard, root, time.monotonic()
+        instance, config, links, index, addresses, peers, external_address, wireguard, root, clock.boottime()
     )
 
 
@@ -143,7 +144,7 @@ async def _open_firewall(
     site = await _site(host, stored)
     legacy_watch = LegacyWatch(kernel.LEGACY)
     backend = kernel.build(choice.backend, site, legacy_watch)
-    ledger = Ledger(backend, store, time.monotonic)
+    ledger = Ledger(backend, store, clock.boottime)
     stack.push_async_callback(ledger.close)
     watch = kernel.watch(backend, site)
     stack.callback(watch.close)
@@ -182,7 +183,7 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
         ledger=firewall.ledger,
         peers=host.wireguard,
         link=lambda: host.links.status(site.external, host.uptime()),
-        clock=time.monotonic,
+        clock=clock.boottime,
         rng=random.SystemRandom(),
         taken=taken,
     )

@@ -1,43 +1,21 @@
-"""The lease file: SQLite, with wall time in the file and monotonic time in the leases."""
+"""The lease file: SQLite. Leases, hold-downs and epoch survive crashes and reboots; times are those of `boottime`."""
 
 import contextlib
 import functools
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 from igd.core.mapping import Change, Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.moment import Moment, was_set
+from igd.core.table import HOLD_DOWN, HoldDown
+from igd.store import schema
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-_TABLE = """
-    CREATE TABLE IF NOT EXISTS lease (
-        protocol INTEGER NOT NULL,
-        external_port INTEGER NOT NULL,
-        pinhole TEXT NOT NULL,  -- the IPv6 address, or empty: a port mapping
-        internal_address TEXT NOT NULL,
-        internal_port INTEGER NOT NULL,
-        peer TEXT NOT NULL,
-        description TEXT NOT NULL,
-        remotes TEXT NOT NULL,  -- "NETWORK PORT" lines; empty: all sources
-        nonce BLOB,  -- the claim: the nonce, empty without one; NULL: by external port only
-        expires REAL NOT NULL,  -- seconds since 1970: monotonic time ends with the boot
-        endless INTEGER NOT NULL,
-        UNIQUE (protocol, external_port, pinhole)
-    );
-    CREATE TABLE IF NOT EXISTS state (
-        began REAL NOT NULL,  -- seconds since 1970
-        address TEXT NOT NULL  -- the external address announced to clients; empty: none yet
-    )
-"""
-_FROM_VERSION_1 = """
-    INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
-        NULL, expires, endless FROM lease_1 ORDER BY rowid;
-    DROP TABLE lease_1;
-"""
 _SAVE = """
     INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (protocol, external_port, pinhole) DO UPDATE SET
@@ -46,6 +24,7 @@ _SAVE = """
         nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
+_HOLD_DOWN = "INSERT OR REPLACE INTO hold_down VALUES (?, ?, ?, ?)"
 
 
 class StoreError(OSError):
@@ -56,18 +35,19 @@ class LeaseStore:
     """The leases of one interface in one SQLite file, used by one thread at a time.
 
     `is_new`: there was no readable file. A damaged file is renamed to `*.damaged` and a new one is created, so that the
-    gateway starts in any case. Methods raise StoreError.
+    gateway starts in any case. Each transaction records the time, for what is left of the leases after a reboot
+    (`igd.core.moment`). Methods raise StoreError.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, now: Callable[[], Moment]) -> None:
         self._path = path
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self._now = now
         self._preloaded: list[Entry] | None = None
+        self._swept = -math.inf  # when outdated hold-downs were last deleted
         with self._store_errors():
             try:
                 self._database = self._open()
-            except (sqlite3.DatabaseError, ValueError) as error:
+            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
                 if isinstance(error, sqlite3.OperationalError):  # no permission or a full disk, no damage
                     raise
                 log.error("%s is damaged (%s): renamed to %s", path, error, self._rename())
@@ -87,23 +67,17 @@ class LeaseStore:
         # Commits survive kill -9. A power loss may lose the last ones, and the rules in the kernel as well.
         database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, VERSION):
+        if version not in range(schema.VERSION + 1):
             raise StoreError(
-                f"{self._path} was written by another version (format {version}, expected {VERSION}): install that"
-                " version, or delete the file to begin without mappings"
+                f"{self._path} was written by another version (format {version}, expected {schema.VERSION}): install"
+                " that version, or delete the file to begin without mappings"
             )
-        before, after = ("ALTER TABLE lease RENAME TO lease_1;", _FROM_VERSION_1) if version == 1 else ("", "")
-        database.executescript(f"BEGIN; {before} {_TABLE}; {after} PRAGMA user_version = {VERSION}; COMMIT;")
-        begin = "INSERT INTO state SELECT ?, '' WHERE NOT EXISTS (SELECT * FROM state)"
-        self.is_new = database.execute(begin, [self._wall_clock()]).rowcount == 1
+        self._recorded = self._now()
+        self.is_new = schema.prepare(database, version, self._recorded)
         (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        self._preloaded = self._read(database)  # a damaged row is found now, not during a change
-
-    def _read(self, database: sqlite3.Connection) -> list[Entry]:
-        shift = self._clock() - self._wall_clock()
-        return [_entry(row, shift) for row in database.execute("SELECT * FROM lease ORDER BY rowid")]
+        self._preloaded = _read(database)  # a damaged row is found now, not during a change
 
     def _rename(self) -> Path:
         """Rename the file. Its journal stays, and SQLite deletes it when it creates the new file."""
@@ -113,40 +87,95 @@ class LeaseStore:
         """Read all leases, oldest first, including expired ones."""
         entries, self._preloaded = self._preloaded, None
         with self._store_errors():
-            return self._read(self._database) if entries is None else entries
+            return _read(self._database) if entries is None else entries
+
+    def hold_downs(self) -> list[HoldDown]:
+        """Read the hold-downs that have not ended, in the order in which they end."""
+        with self._store_errors():
+            rows = self._database.execute(
+                "SELECT protocol, external_port, peer, until FROM hold_down WHERE until > ? ORDER BY until",
+                [self._now().boottime],
+            )
+            return [HoldDown((TransportProtocol(protocol), port), peer, until) for protocol, port, peer, until in rows]
 
     def record_address(self, address: IPv4Address) -> bool:
         """Record the external address announced to clients; return whether it replaces another one."""
-        with self._store_errors(), self._database:  # commits, or rolls back after an exception
-            self._database.execute("BEGIN")
+        with self._transaction() as now:
             (before,) = self._database.execute("SELECT address FROM state").fetchone()
             self._database.execute("UPDATE state SET address = ?", [str(address)])
             replaced = before not in ("", str(address))
             if replaced:
-                self._database.execute("UPDATE state SET began = ?", [self._wall_clock()])
+                self._database.execute("UPDATE state SET began = ?", [now.boottime])
         return replaced
 
-    def age(self) -> float:
-        """Return the seconds since the file was created or the external address was replaced."""
+    def epoch_began(self) -> float:
+        """Return the boottime at which the file was created or the external address was replaced; may be negative."""
         with self._store_errors():
             (began,) = self._database.execute("SELECT began FROM state").fetchone()
-        return max(0.0, self._wall_clock() - float(began))
+        return float(began)
+
+    def next_bootid(self) -> int:
+        """Return a value for BOOTID.UPNP.ORG, larger than any before, whatever the wall clock shows.
+
+        If it cannot be stored, this is logged, and the value is the wall time.
+        """
+        seconds = int(self._now().wall) % 2**31
+        try:
+            with self._transaction():
+                self._database.execute("UPDATE state SET bootid = max(bootid + 1, ?)", [seconds])
+                (bootid,) = self._database.execute("SELECT bootid FROM state").fetchone()
+        except StoreError as error:
+            log.warning("BOOTID.UPNP.ORG is not stored: %s", error)
+            return seconds
+        return int(bootid)
 
     def save(self, changes: Sequence[Change]) -> None:
         """Save all of these changes, or none."""
-        shift = self._wall_clock() - self._clock()
         self._preloaded = None
-        with self._store_errors(), self._database:
-            self._database.execute("BEGIN")
+        with self._transaction() as now:
             for change in changes:
                 if change.after:
-                    self._database.execute(_SAVE, _row(change.after, shift))
+                    self._database.execute(_SAVE, _row(change.after))
                 elif change.before:
-                    self._database.execute(_DELETE, _key(change.before))
+                    self._close_lease(change.before, now.boottime)
+
+    def _close_lease(self, entry: Entry, now: float) -> None:
+        mapping = entry.mapping
+        self._database.execute(_DELETE, _key(entry))
+        if isinstance(mapping, PortMapping):
+            if now - self._swept >= HOLD_DOWN:
+                self._database.execute("DELETE FROM hold_down WHERE until <= ?", [now])
+                self._swept = now
+            self._database.execute(_HOLD_DOWN, [*mapping.key, mapping.peer, now + HOLD_DOWN])
+
+    def record_time(self) -> None:
+        """Record the time if the wall clock was set since it was last recorded."""
+        if was_set(self._recorded, self._now()):
+            with self._transaction():
+                pass
+            log.info("the wall clock was set: leases go on as before")
 
     def close(self) -> None:
-        """Close the file."""
+        """Record the time, and close the file."""
+        try:
+            with self._transaction():
+                pass
+        except StoreError as error:
+            log.warning("%s", error)
         self._database.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Moment]:
+        """Commit what is executed in this block, and the time, to the second; or nothing, after an exception."""
+        now = self._now()
+        outdated = now.boottime - self._recorded.boottime > 1.0 or was_set(self._recorded, now)
+        with self._store_errors(), self._database:
+            self._database.execute("BEGIN")
+            yield now
+            if outdated:
+                schema.record(self._database, now)
+        if outdated:
+            self._recorded = now
 
     @contextlib.contextmanager
     def _store_errors(self) -> Iterator[None]:
@@ -172,7 +201,11 @@ def _key(entry: Entry) -> tuple[int, int, str]:
     return mapping.protocol, mapping.external_port, pinhole
 
 
-def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, ...]:
+def _read(database: sqlite3.Connection) -> list[Entry]:
+    return [_entry(row) for row in database.execute("SELECT * FROM lease ORDER BY rowid")]
+
+
+def _row(entry: Entry) -> tuple[int | str | float | bytes | None, ...]:
     mapping = entry.mapping
     return (
         *_key(entry),
@@ -182,14 +215,14 @@ def _row(entry: Entry, shift: float) -> tuple[int | str | float | bytes | None, 
         mapping.description,
         "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
         mapping.claim.nonce if mapping.claim.by_internal else None,
-        entry.lease.expires + shift,
+        entry.lease.expires,
         entry.lease.endless,
     )
 
 
-def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, float, int], shift: float) -> Entry:
+def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, float, int]) -> Entry:
     protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless = row
-    lease = Lease(expires + shift, bool(endless))
+    lease = Lease(float(expires), bool(endless))
     about = peer, description, tuple(map(_remote, remotes.splitlines())), _claim(nonce)
     if pinhole:
         return Entry(Pinhole(TransportProtocol(protocol), Endpoint(_ipv6(pinhole), port), *about), lease)

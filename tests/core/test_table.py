@@ -25,7 +25,7 @@ from igd.core.mapping import (
     TransportProtocol,
 )
 from igd.core.request import Refusal, UnmapInternal, UnmapPorts
-from igd.core.table import HOLD_DOWN, MAX_HELD_DOWN, MAX_REMOTES, Table
+from igd.core.table import HOLD_DOWN, MAX_HELD_DOWN, MAX_REMOTES, HoldDown, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 QUOTA = 3
@@ -119,6 +119,26 @@ def test_the_number_of_held_down_ports_of_one_peer_is_limited() -> None:
         held.accept([Change(entry(port), None)], NOW)
     taken = [port for port in range(1, MAX_HELD_DOWN + 11) if not offers(held, port, "c2", C2)]
     assert taken == list(range(11, MAX_HELD_DOWN + 11))
+
+
+def test_hold_downs_of_an_earlier_run_are_resumed() -> None:
+    held = table(entry(3))
+    held_down = [HoldDown((TransportProtocol.TCP, port), "c1", NOW + 10 * port) for port in (1, 2, 3)]
+    held.resume_hold_downs(held_down, NOW)
+    assert [port for port in (1, 2, 3) if offers(held, port)] == [1, 2]
+    assert not offers(held, 1, "c2", C2, NOW + 9)
+    assert offers(held, 1, "c2", C2, NOW + 10)
+    assert not offers(held, 2, "c2", C2, NOW + 10)
+    held.accept([Change(entry(3), None)], NOW + 15)
+    assert not offers(held, 2, "c2", C2, NOW + 19), "it ends before that of port 3"
+    assert offers(held, 2, "c2", C2, NOW + 20)
+
+
+def test_the_number_of_resumed_hold_downs_of_one_peer_is_limited() -> None:
+    held = table()
+    ports = range(1, MAX_HELD_DOWN + 11)
+    held.resume_hold_downs([HoldDown((TransportProtocol.TCP, port), "c1", NOW + port) for port in ports], NOW)
+    assert [port for port in ports if not offers(held, port, "c2", C2)] == list(range(11, MAX_HELD_DOWN + 11))
 
 
 def test_the_companion_of_a_reserved_port_is_not_offered() -> None:

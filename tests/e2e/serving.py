@@ -92,6 +92,14 @@ def upnpc(client: Host, *words: str) -> str:
     return client.run("upnpc", "-u", f"http://{GATEWAY}:2869/1/device.xml", *words).stdout
 
 
+def natpmpc(client: Host, *words: str) -> tuple[int, int]:
+    """Map by natpmpc; return the public port and the epoch in seconds."""
+    printed = client.run("natpmpc", "-g", GATEWAY, "-a", *words).stdout
+    match = re.search(r"Mapped public port (\d+) .*\nepoch = (\d+)\n", printed)
+    assert match, printed
+    return int(match[1]), int(match[2])
+
+
 def held(lab: Lab) -> list[tuple[str, int]]:
     """Return protocol and external port of all mappings in the kernel's map."""
     listing = json.loads(lab.srv.run("nft", "-j", "list", "map", "inet", "igd_wg0", "mappings").stdout)

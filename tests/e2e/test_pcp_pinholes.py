@@ -8,6 +8,7 @@ import pytest
 
 from igd.core.mapping import TransportProtocol
 from igd.firewall.site import MARK
+from igd.host.clock import boottime
 from igd.wire.pcp.opcodes import Map
 from tests.e2e import stored
 from tests.e2e.pcp_client import C1_IPV6, NONCE, granted, map_port
@@ -66,7 +67,7 @@ def test_a_pinhole_ends_with_its_lease() -> None:
             granted(map_port(lab.c1, 8043, TransportProtocol.UDP, source=C1_IPV6))
             for word in PROTOCOLS.values():
                 assert ask(lab.net, C1_IPV6, 8043, word) == REACHED
-        stored.change(lab, "UPDATE lease SET expires = strftime('%s', 'now') + 3")
+        stored.change(lab, "UPDATE lease SET expires = ?", boottime() + 3)
         with serving(lab):
             until(lambda: not mappings(lab))
             for word in PROTOCOLS.values():

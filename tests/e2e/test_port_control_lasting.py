@@ -1,6 +1,5 @@
 """PCP's and NAT-PMP's ports and epoch survive restarts, and changes are announced to the clients concerned alone."""
 
-import re
 import select
 import signal
 import time
@@ -12,7 +11,7 @@ import pytest
 from igd.wire.pcp import natpmp
 from tests.e2e import stored
 from tests.e2e.pcp_client import C1_IPV6, connected, granted, has_address, has_mapping, is_restart, listening, map_port
-from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start
+from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, natpmpc, ports, serving, start
 from tests.lab import PATIENCE, Answer, Host, Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 from tests.wire.pcp import client_codec
@@ -29,20 +28,12 @@ def programs() -> None:
     needs("natpmpc", "nft", "conntrack")
 
 
-def _natpmpc(client: Host, *words: str) -> tuple[int, int]:
-    """Map by natpmpc and give the public port and the epoch (seconds)."""
-    printed = client.run("natpmpc", "-g", GATEWAY, "-a", *words).stdout
-    match = re.search(r"Mapped public port (\d+) .*\nepoch = (\d+)\n", printed)
-    assert match, printed
-    return int(match[1]), int(match[2])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_keeps_ports_and_epoch(lab: Lab, number: int) -> None:
     with start(lab) as process, answering(lab.c1, 8043, "udp"):
-        _natpmpc(lab.c2, "8043", "8043", "udp", "300")
+        natpmpc(lab.c2, "8043", "8043", "udp", "300")
         begin = time.monotonic()
-        port, epoch = _natpmpc(lab.c1, "8043", "8043", "udp", "300")
+        port, epoch = natpmpc(lab.c1, "8043", "8043", "udp", "300")
         end = time.monotonic()
         assert port != 8043  # so that it would hardly be found again by chance
         process.signal(number)
@@ -51,7 +42,7 @@ def test_a_restart_keeps_ports_and_epoch(lab: Lab, number: int) -> None:
         with serving(lab):
             assert ask(lab.net, PUBLIC, port, "udp") == Answer(REMOTE, "who am I?")
             least = 3600 + time.monotonic() - end
-            renewed, epoch_then = _natpmpc(lab.c1, "8043", "8043", "udp", "300")
+            renewed, epoch_then = natpmpc(lab.c1, "8043", "8043", "udp", "300")
             assert renewed == port
             most = 3600 + time.monotonic() - begin
             assert least - EPOCH_ERROR <= epoch_then - epoch <= most + EPOCH_ERROR

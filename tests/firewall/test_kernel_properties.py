@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from igd.core.mapping import AnyMapping, Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.moment import Moment
 from igd.core.request import MapPort, Refusal, UnmapPorts
 from igd.firewall import kernel
 from igd.firewall.legacy.watch import LegacyWatch
@@ -104,7 +105,7 @@ class Running:
         self._build()
 
     def _build(self) -> None:
-        self.store = LeaseStore(self._path, clock=self.clock, wall_clock=self.clock)
+        self.store = LeaseStore(self._path, lambda: Moment("boot", self.clock(), self.clock()))
         self.backend = kernel.build(self.choice, SITE, LegacyWatch(kernel.LEGACY))
         self.harness = GatewayHarness(backend=self.backend, store=self.store)  # type: ignore[arg-type]
         self.harness.clock.now = self.clock.now

@@ -11,12 +11,12 @@ from typing import Literal, cast
 
 import pytest
 
-from igd.core.mapping import Entry
+from igd.core.mapping import Entry, TransportProtocol
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.firewall.watch import ForeignChanges, Watch
 from igd.process import loops
-from tests.gateway_harness import GatewayHarness
+from tests.gateway_harness import GatewayHarness, MemoryStore, entry
 
 
 async def test_legacy_tables_that_could_not_be_read_are_read_again(
@@ -40,6 +40,54 @@ async def test_legacy_tables_that_could_not_be_read_are_read_again(
     task.cancel()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [each.rpartition(": ")[2] for each in warnings] == ["no", "no", "igd's part was repaired"]
+    await harness.ledger.close()
+
+
+async def test_a_lease_that_ran_out_during_a_suspend_ends_soon_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of leases counts a suspend, asyncio's timers do not."""
+    harness = await GatewayHarness().start(entry(2000, 1000.0 + 3600), entry(2001, 1000.0 + 100_000))
+    monkeypatch.setattr(loops, "boottime", harness.clock)
+    monkeypatch.setattr(loops, "SUSPEND_SECONDS", 0.01)
+    ended = asyncio.Event()
+    task = asyncio.create_task(loops.end_leases(harness.maintenance, harness.ledger))
+    await asyncio.sleep(0)  # it waits for an hour to pass
+    harness.ledger.on_change.append(ended.set)
+    harness.clock.now += 86400
+    async with asyncio.timeout(60):
+        await ended.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert list(harness.table) == [(TransportProtocol.TCP, 2001)]
+    await harness.ledger.close()
+
+
+class RecordingStore(MemoryStore):
+    """Fails in the first two recordings of the time, and ends a test after four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recordings = 0
+        self.over = threading.Event()
+
+    def record_time(self) -> None:
+        """Raise OSError at first."""
+        self.recordings += 1
+        if self.recordings <= 2:
+            raise OSError("disk full")
+        if self.recordings == 4:
+            self.over.set()
+
+
+async def test_a_time_that_could_not_be_recorded_is_recorded_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loops, "CLOCK_SECONDS", 0.0)
+    harness = await GatewayHarness(store=(store := RecordingStore())).start()
+    task = asyncio.create_task(loops.record_time(harness.ledger))
+    assert await asyncio.to_thread(store.over.wait, 60)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["disk full"]
     await harness.ledger.close()
 
 

@@ -5,9 +5,8 @@ import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -29,26 +28,7 @@ from igd.core.mapping import (
     TransportProtocol,
 )
 from igd.store.leases import LeaseStore, StoreError
-from tests.gateway_harness import Clock
-
-
-def entry(port: int = 8043, expires: float = 1600.0, description: str = "", *, endless: bool = False) -> Entry:
-    mapping = PortMapping(TransportProtocol.UDP, port, Endpoint(IPv4Address("10.100.0.2"), 80), "key=", description)
-    return Entry(mapping, Lease(expires, endless))
-
-
-@contextlib.contextmanager
-def opened(path: Path, now: float = 1000.0, wall: float = 1.7e9) -> Iterator[LeaseStore]:
-    store = LeaseStore(path, clock=Clock(now), wall_clock=Clock(wall))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "leases.sqlite"
+from tests.store.opened import Clocks, entry, opened
 
 
 def test_a_new_store_is_empty_and_creates_its_directory(path: Path) -> None:
@@ -115,55 +95,6 @@ def test_pinholes_to_one_port_of_several_addresses_coexist(path: Path) -> None:
         assert store.load() == [second]
 
 
-def test_the_age_continues_over_restarts_and_starts_again_with_a_new_file(path: Path) -> None:
-    with opened(path, wall=1000.0) as store:
-        assert store.age() == 0.0
-    with opened(path, wall=1060.0) as store:
-        assert store.age() == 60.0
-    with opened(path, wall=900.0) as store:
-        assert store.age() == 0.0, "the wall clock was set back"
-    path.write_bytes(b"damaged" * 1000)
-    with opened(path, wall=2000.0) as store:
-        assert store.age() == 0.0
-
-
-def test_the_age_starts_again_with_another_address(path: Path) -> None:
-    home, away = IPv4Address("60.60.60.1"), IPv4Address("60.60.60.9")
-    with opened(path, wall=1000.0) as store:
-        assert store.is_new
-        assert not store.record_address(home), "a new file had no address"
-    with opened(path, wall=1060.0) as store:
-        assert not store.is_new
-        assert not store.record_address(home)
-        assert store.age() == 60.0
-        assert store.record_address(away)
-        assert store.age() == 0.0
-        assert not store.record_address(away)
-
-
-_VERSION_1 = """
-    CREATE TABLE lease (
-        protocol INTEGER NOT NULL, external_port INTEGER NOT NULL, internal_address TEXT NOT NULL,
-        internal_port INTEGER NOT NULL, peer TEXT NOT NULL, description TEXT NOT NULL,
-        expires REAL NOT NULL, endless INTEGER NOT NULL, UNIQUE (protocol, external_port)
-    );
-    INSERT INTO lease VALUES (17, 8044, '10.100.0.2', 80, 'key=', 'newer', 1700000600.0, 0);
-    INSERT INTO lease VALUES (17, 8043, '10.100.0.2', 80, 'key=', 'old', 1700000600.0, 1);
-    PRAGMA user_version = 1;
-"""
-
-
-def test_a_store_of_the_first_version_is_converted(path: Path) -> None:
-    path.parent.mkdir()
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(_VERSION_1)
-    expected = [entry(8044, description="newer"), entry(8043, description="old", endless=True)]
-    for _again in range(2):
-        with opened(path) as store:
-            assert store.load() == expected
-            store.save([Change(expected[0], expected[0])])
-
-
 @pytest.mark.parametrize("description", ["", "a\0b", "torrent ü 🏠 \n\t'\";--", "\x7f\u202e"])
 def test_descriptions_are_read_back_unchanged(path: Path, description: str) -> None:
     with opened(path) as store:
@@ -195,27 +126,9 @@ def test_deleting_a_missing_lease_is_no_error(path: Path) -> None:
         assert store.load() == []
 
 
-@pytest.mark.parametrize(
-    ("now", "wall", "left"),
-    [
-        (1000.0, 1.7e9, 600.0),  # at once
-        (5.0, 1.7e9 + 100, 500.0),  # after a reboot
-        (2000.0, 1.7e9 + 1000, -400.0),  # expired
-        (1000.0, 1.7e9 + 1e8, 600.0 - 1e8),  # the wall clock jumped ahead
-        (1000.0, 0.0, 600.0 + 1.7e9),  # no battery-backed clock; the gateway shortens leases that are too long
-    ],
-)
-def test_leases_run_on_wall_time_while_the_daemon_is_stopped(path: Path, now: float, wall: float, left: float) -> None:
-    with opened(path) as store:
-        store.save([Change(None, entry())])
-    with opened(path, now, wall) as store:
-        (loaded,) = store.load()
-    assert loaded.lease.expires - now == pytest.approx(left)
-
-
 def test_saved_leases_survive_kill(path: Path) -> None:
     if (child := os.fork()) == 0:
-        LeaseStore(path, clock=Clock(), wall_clock=Clock(1.7e9)).save([Change(None, entry())])
+        LeaseStore(path, Clocks()).save([Change(None, entry())])
         os._exit(9)  # nothing is closed
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     with opened(path) as store:
@@ -266,7 +179,7 @@ def test_a_damaged_file_is_renamed(path: Path, damage: object, caplog: pytest.Lo
 def test_the_journal_of_a_damaged_file_is_not_applied_to_the_new_one(path: Path) -> None:
     if (child := os.fork()) == 0:
         filled(path, 2000)
-        LeaseStore(path, clock=Clock(), wall_clock=Clock()).save([Change(None, entry(5000))])
+        LeaseStore(path, Clocks()).save([Change(None, entry(5000))])
         os._exit(0)  # the journal stays
     os.waitpid(child, 0)
     assert path.with_name("leases.sqlite-wal").stat().st_size
@@ -282,7 +195,7 @@ def test_a_file_of_an_unknown_version_is_not_changed(path: Path) -> None:
         database.execute("PRAGMA user_version = 7")
     before = path.read_bytes()
     with pytest.raises(StoreError, match=r"another version .*7"):
-        LeaseStore(path, clock=Clock(), wall_clock=Clock())
+        LeaseStore(path, Clocks())
     assert path.read_bytes() == before
     assert not path.with_name("leases.sqlite.damaged").exists()
 
@@ -290,10 +203,10 @@ def test_a_file_of_an_unknown_version_is_not_changed(path: Path) -> None:
 def test_a_path_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "leases.sqlite").mkdir()
     with pytest.raises(StoreError, match="unable to open"):
-        LeaseStore(tmp_path / "leases.sqlite", clock=Clock(), wall_clock=Clock())
+        LeaseStore(tmp_path / "leases.sqlite", Clocks())
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        LeaseStore(tmp_path / "file" / "leases.sqlite", clock=Clock(), wall_clock=Clock())
+        LeaseStore(tmp_path / "file" / "leases.sqlite", Clocks())
 
 
 @pytest.mark.root
@@ -305,7 +218,7 @@ def test_a_read_only_directory_is_an_error() -> None:
         os.seteuid(65534)
         try:
             with pytest.raises(StoreError, match=r"readonly|unable to open"):
-                LeaseStore(path, clock=Clock(), wall_clock=Clock())
+                LeaseStore(path, Clocks())
         finally:
             os.seteuid(0)
         assert not path.with_name("leases.sqlite.damaged").exists()

@@ -1,0 +1,81 @@
+"""Files of older versions are converted."""
+
+import contextlib
+import sqlite3
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from igd.core.mapping import (
+    Change,
+)
+from igd.core.moment import Moment
+from igd.store.leases import LeaseStore, StoreError
+from tests.store.opened import TODAY, YEAR, Clocks, entry, opened
+
+# Up to version 2, times in the file were wall time.
+
+_VERSION_1 = """
+    CREATE TABLE lease (
+        protocol INTEGER NOT NULL, external_port INTEGER NOT NULL, internal_address TEXT NOT NULL,
+        internal_port INTEGER NOT NULL, peer TEXT NOT NULL, description TEXT NOT NULL,
+        expires REAL NOT NULL, endless INTEGER NOT NULL, UNIQUE (protocol, external_port)
+    );
+    INSERT INTO lease VALUES (17, 8044, '10.100.0.2', 80, 'key=', 'newer', 1900000600.0, 0);
+    INSERT INTO lease VALUES (17, 8043, '10.100.0.2', 80, 'key=', 'old', 1900000600.0, 1);
+    PRAGMA user_version = 1;
+"""
+_VERSION_2 = """
+    CREATE TABLE lease (
+        protocol INTEGER NOT NULL, external_port INTEGER NOT NULL, pinhole TEXT NOT NULL,
+        internal_address TEXT NOT NULL, internal_port INTEGER NOT NULL,
+        peer TEXT NOT NULL, description TEXT NOT NULL, remotes TEXT NOT NULL, nonce BLOB,
+        expires REAL NOT NULL, endless INTEGER NOT NULL, UNIQUE (protocol, external_port, pinhole)
+    );
+    CREATE TABLE state (began REAL NOT NULL, address TEXT NOT NULL);
+    INSERT INTO state VALUES (1899996400.0, '60.60.60.1');
+    INSERT INTO lease VALUES (17, 8044, '', '10.100.0.2', 80, 'key=', 'newer', '', NULL, 1900000600.0, 0);
+    INSERT INTO lease VALUES (17, 8043, '', '10.100.0.2', 80, 'key=', 'old', '', NULL, 1900000600.0, 1);
+    PRAGMA user_version = 2;
+"""
+
+
+def written(path: Path, statements: str) -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(statements)
+
+
+@pytest.mark.parametrize("statements", [_VERSION_1, _VERSION_2], ids=["1", "2"])
+def test_a_store_of_an_older_version_is_converted(path: Path, statements: str) -> None:
+    written(path, statements)
+    expected = [entry(8044, description="newer"), entry(8043, description="old", endless=True)]
+    for _again in range(2):
+        with opened(path) as store:
+            assert store.load() == expected
+            store.save([Change(expected[0], expected[0])])
+
+
+def test_the_epoch_and_the_address_of_the_second_version_go_on(path: Path) -> None:
+    written(path, _VERSION_2)
+    with opened(path) as store:
+        assert not store.is_new
+        assert store.epoch_began() == 1000.0 - 3600
+        assert store.record_address(IPv4Address("60.60.60.2")), "it was another"
+
+
+def test_an_epoch_of_the_second_version_that_begins_in_the_future_begins_now(path: Path) -> None:
+    written(path, _VERSION_2)
+    with opened(path, Moment("first", 1000.0, TODAY - YEAR)) as store:
+        assert store.epoch_began() == 1000.0
+
+
+def test_a_conversion_that_fails_changes_nothing(path: Path) -> None:
+    written(path, _VERSION_2 + "CREATE TABLE state_2 (in_the_way);")
+    with pytest.raises(StoreError, match="state_2"):
+        LeaseStore(path, Clocks())
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM lease").fetchone() == (2,)
+        assert database.execute("SELECT began FROM state").fetchone() == (TODAY - 3600,)
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
