@@ -78,7 +78,7 @@ def probe() -> Facts:
 def _legacy_matters(table: str) -> bool:
     """Return whether a table of iptables-legacy is in use: listing one creates it, with empty chains."""
     rules = parse(xtables.run("iptables-legacy-save", "-t", table), table)
-    foreign = rules.without(lambda chain: chain.startswith(OURS))
+    foreign = rules.without(lambda rule: rule.chain.startswith(OURS) or rule.target.startswith(OURS))
     return any(foreign.chains.values()) or not set(foreign.policies.values()) <= {"ACCEPT", "-"}
 
 

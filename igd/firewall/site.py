@@ -35,8 +35,8 @@ class Site:
     use. `mark` is the conntrack mark bit of mapped flows. `hairpin`: peers reach each other, and themselves, through
     the public address. `preserve_source_port`: UDP packets that a peer sends from a mapped internal port leave from the
     mapped external port. `own_table`: only igd may edit its nftables table, which stays when igd dies. `forward_chain`:
-    the chain that accepts mapped flows, by iptables' name ("DOCKER-USER") or nft's ("inet filter forward"); None: first
-    in iptables' FORWARD, if that drops them. `anycast`: the server receives what peers send to PCP's anycast addresses
+    the chain that accepts mapped flows, by iptables' name ("DOCKER-USER") or nft's ("inet filter forward"); None:
+    iptables' FORWARD, if that stops them. `anycast`: the server receives what peers send to PCP's anycast addresses
     (RFC 7723). The other attributes never change.
     """
 

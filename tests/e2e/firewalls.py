@@ -4,12 +4,43 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.e2e.serving import C2, PUBLIC
+from tests.e2e.serving import C2, PUBLIC, REMOTE
 from tests.lab import PATIENCE, Host, Lab
 from tests.lab.wireguard import Forward, Iptables
 
 ALLOWED, FORGOTTEN = 80, 81
 """The public ports of the operator's DNATs, both to the same port of c2."""
+
+
+Ban = tuple[str, str]
+"""The commands that ban REMOTE, as ban daemons and operators of this firewall do it, and take the ban back."""
+
+
+def _bans(program: str, *chains: str) -> tuple[Ban, ...]:
+    """Return bans at both ends of these chains of iptables; a chain with a "+" before it has only one in front."""
+    return tuple(
+        (
+            f"{program} {verb} {chain.strip('+')} -s {REMOTE} -j DROP",
+            f"{program} -D {chain.strip('+')} -s {REMOTE} -j DROP",
+        )
+        for chain in chains
+        for verb in ("-I", *(() if chain.startswith("+") else ("-A",)))
+    )
+
+
+def _nft_bans() -> tuple[Ban, ...]:
+    chain = "inet filter forward"
+    handle = f"nft -a list chain {chain} | sed -n 's/.* saddr {REMOTE} drop # handle //p' | head -n 1"
+    remove = f"nft delete rule {chain} handle $({handle})"
+    set_ = (
+        f"nft add table inet bans && nft 'add set inet bans addr {{ type ipv4_addr; }}' &&"
+        f"nft add element inet bans addr '{{ {REMOTE} }}' && nft 'add chain inet bans forward "
+        "{ type filter hook forward priority -1; }' && nft add rule inet bans forward ip saddr @addr drop"
+    )
+    return (
+        *((f"nft {verb} rule {chain} ip saddr {REMOTE} drop", remove) for verb in ("insert", "add")),
+        (set_, "nft delete table inet bans"),
+    )
 
 
 @dataclass(frozen=True)
@@ -21,6 +52,7 @@ class Firewall:
 
     name: str
     load: Callable[[Host, ExitStack], None]
+    bans: tuple[Ban, ...]
     forward: Forward = "open"
     iptables: Iptables = "nft"
     igd: str = ""
@@ -145,13 +177,39 @@ def _docker(srv: Host, _stack: ExitStack) -> None:
 
 
 FIREWALLS = (
-    Firewall("accept", _iptables("iptables-nft"), forward="accept-lines", forgets=False),
-    Firewall("nft-drop", _iptables("iptables-nft"), forward="drop"),
-    Firewall("legacy-drop", _iptables("iptables-legacy"), forward="drop", iptables="legacy"),
-    Firewall("native-drop", _native, igd='forward_chain = "inet filter forward"'),
-    Firewall("ufw", _ufw, programs=("nft", "ufw")),
-    Firewall("firewalld", _firewalld, programs=("nft", "firewalld", "dbus-daemon", "gdbus")),
-    Firewall("docker", _docker, igd='forward_chain = "DOCKER-USER"'),
+    Firewall(
+        "accept",
+        _iptables("iptables-nft"),
+        _bans("iptables-nft", "+FORWARD"),
+        forward="accept-lines",
+        forgets=False,
+    ),
+    Firewall("nft-drop", _iptables("iptables-nft"), _bans("iptables-nft", "FORWARD"), forward="drop"),
+    Firewall(
+        "legacy-drop",
+        _iptables("iptables-legacy"),
+        _bans("iptables-legacy", "FORWARD"),
+        forward="drop",
+        iptables="legacy",
+    ),
+    Firewall("native-drop", _native, _nft_bans(), igd='forward_chain = "inet filter forward"'),
+    Firewall(
+        "ufw",
+        _ufw,
+        (
+            *_bans("iptables-nft", "+FORWARD"),
+            (f"ufw route insert 1 deny from {REMOTE}", f"ufw route delete deny from {REMOTE}"),
+        ),
+        programs=("nft", "ufw"),
+    ),
+    Firewall(
+        "firewalld",
+        _firewalld,
+        _bans("iptables-nft", "+FORWARD"),
+        programs=("nft", "firewalld", "dbus-daemon", "gdbus"),
+    ),
+    Firewall("docker", _docker, _bans("iptables-nft", "+FORWARD", "+DOCKER-USER"), igd='forward_chain = "DOCKER-USER"'),
+    Firewall("docker-auto", _docker, _bans("iptables-nft", "+FORWARD", "+DOCKER-USER")),
 )
 
 

@@ -1,13 +1,14 @@
 """Mapped traffic passes whatever firewall the server has, and its operator's own rules keep their effect."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.e2e.firewalls import ALLOWED, FIREWALLS, FORGOTTEN, Firewall, loaded
-from tests.e2e.serving import PUBLIC, REMOTE, operators_rules, rules, serving, upnpc
-from tests.lab import Answer, Host, Lab, answering, ask, swallows
+from tests.e2e.serving import PUBLIC, REMOTE, operators_rules, rules, serving, start, upnpc
+from tests.lab import Answer, Host, Lab, answering, ask, swallows, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol
 
@@ -48,6 +49,61 @@ def _outcome(lab: Lab, caller: Host, address: str, port: int, protocol: Protocol
         return f"answered, seen as {ask(caller, address, port, protocol).source}"
     except OSError as error:
         return f"rejected: {error.strerror}"
+
+
+OTHER = "60.60.60.9"
+"""Another host on the internet: a second address of net."""
+
+
+def _is_banned(lab: Lab) -> bool:
+    return all(swallows(lab.srv, lab.net, PUBLIC, 8043, protocol) for protocol in PROTOCOLS)
+
+
+def _others_come_in(lab: Lab) -> bool:
+    answers = [ask(lab.net, PUBLIC, 8043, protocol, source=OTHER).source for protocol in PROTOCOLS]
+    return answers == [OTHER, OTHER]
+
+
+@contextmanager
+def _ban(lab: Lab, add: str, remove: str) -> Iterator[None]:
+    lab.srv.run("sh", "-c", add)
+    yield
+    lab.srv.run("sh", "-c", remove)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+@pytest.mark.parametrize("firewall", FIREWALLS, ids=[firewall.name for firewall in FIREWALLS])
+def test_a_ban_holds(firewall: Firewall, backend: str) -> None:
+    """A ban that stood before igd's start, and others that come and go while it runs, is killed, and runs again."""
+    needs("upnpc", "iptables-legacy-save", *firewall.programs)
+    config = f'[firewall]\nbackend = "{backend}"\n{firewall.igd}\n'
+    with (
+        Lab(forward=firewall.forward, iptables=firewall.iptables) as lab,
+        loaded(firewall, lab),
+        _everybody_listens(lab),
+    ):
+        lab.net.run("ip", "address", "add", f"{OTHER}/24", "dev", "srv")
+        with _ban(lab, *firewall.bans[0]):
+            before = rules(lab)
+            with start(lab, config) as doomed:
+                upnpc(lab.c1, "-r", "8043", "tcp", "8043", "udp")
+                assert _others_come_in(lab)
+                assert _is_banned(lab)
+                doomed.signal(signal.SIGKILL)
+                doomed.wait()
+            # The mapping is still in the kernel.
+            assert _is_banned(lab)
+            with serving(lab, config):
+                assert _others_come_in(lab)
+                assert _is_banned(lab)
+            assert rules(lab) == before
+        with serving(lab, config):
+            assert ask(lab.net, PUBLIC, 8043) == Answer(REMOTE, "who am I?")
+            for add, remove in firewall.bans:
+                with _ban(lab, add, remove):
+                    until(lambda: _is_banned(lab))
+                    assert _others_come_in(lab)
+                until(lambda: not any(swallows(lab.srv, lab.net, PUBLIC, 8043, each) for each in PROTOCOLS))
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])

@@ -12,11 +12,11 @@ _log = logging.getLogger(__name__)
 
 
 class Forward:
-    """Makes forward chains accept mapped flows where they would drop them, and where `forward_chain` asks for it.
+    """Makes forward chains accept mapped flows where they stop every one of them, behind all narrower rules.
 
-    The iptables chain that `forward_chain` names, or FORWARD if it names none, gets our jump only while it drops mapped
-    flows. An nftables chain that it names always gets our rules; iptables' FORWARD is then checked as well, because a
-    packet passes every chain, and each may drop it.
+    iptables' FORWARD gets our jump, in the chain that `forward_chain` names if it is one of iptables'. An nftables
+    chain that it names gets our rules; iptables' FORWARD is then checked as well, because a packet passes every chain,
+    and each may drop it.
     """
 
     def __init__(self, site: Site) -> None:

@@ -1,28 +1,29 @@
-"""Where the operator's FORWARD drops, let our flows in: one chain of ours and one jump to it, made by iptables itself.
+"""Keeps a chain of ours and jumps to it where the operator's iptables rules stop mapped flows; iptables edits them.
 
-    -A FORWARD -m comment --comment "igd wg0" -j igd_wg0        (inserted as the first rule)
-    -A igd_wg0 -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
-    -A igd_wg0 -i wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
+    -A FORWARD -m comment --comment "igd wg0" -j igd_wg0
+    -A igd_wg0 ! -i wg0 -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
+    -A igd_wg0 -i wg0 ! -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT
 
-An accept in a table of our own would not do: the other table's drop still drops. First, because firewalls end in a
-REJECT. By mark, which only flows of mappings carry and which both directions of a flow share; "--ctstate DNAT" would
-also let in redirections of the operator's that he had not accepted. Into and out of the tunnel only: nothing is let
-through to another network of the host. By the program, because nftables' own rules inside `ip filter` make iptables-nft
-refuse the table, or show it as something else.
+An accept in a table of our own would not help: the drop in another table still drops. A jump stands directly before
+the rule that stops every mapped flow, or at the end if the policy does, so that all narrower rules of the operator's
+keep their effect (igd.firewall.operator_rules.openings). Where a jump would overtake such a rule for other packets, it
+has the conditions of the packets that need it. iptables' programs edit, because native rules inside `ip filter` make
+iptables-nft refuse the table, or show them as something else.
 
-Where the operator names another chain (DOCKER-USER), the jump comes first in that one and in no other.
+In the chain that the operator names (DOCKER-USER), the jump stands in that chain or in those to which it leads.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6
 from igd.firewall.operator_rules import xtables
-from igd.firewall.operator_rules.saved_rules import Rule, Rules, parse
-from igd.firewall.operator_rules.verdict import Obstacle, find_obstacle, packets
+from igd.firewall.operator_rules.accepts import accepts, as_iptables, class_conditions, mapped_flows
+from igd.firewall.operator_rules.openings import Opening, Openings, find_openings, outcome
+from igd.firewall.operator_rules.packet import Version, used_versions
+from igd.firewall.operator_rules.saved_rules import Rule, Rules, parse, position_of
 from igd.firewall.site import OURS, Site, label
 
 _log = logging.getLogger(__name__)
@@ -32,78 +33,81 @@ FORWARD = "FORWARD"
 
 @dataclass(frozen=True, slots=True)
 class _Flavour:
-    """One of iptables' two lives in the kernel, of one IP version; packets pass both, so that either may drop them."""
+    """One of iptables' programs and its rules in the kernel; a packet passes both kinds, and either may drop it.
+
+    `present` is asked first: a listing by iptables-legacy creates its tables.
+    """
 
     name: str
-    version: Literal[4, 6]
-    might_drop: Callable[[Collection[tuple[int, str]]], bool]  # asked first: a look by iptables-legacy creates tables
-    options: tuple[str, ...]
+    version: Version
+    present: Callable[[Collection[tuple[int, str]]], bool]
+    lock: tuple[str, ...]
 
-    def look(self) -> Rules | str:
-        """Give the table `filter`, or why it cannot be looked at."""
+    def read(self) -> Rules | str:
+        """Return the table `filter`, or why it cannot be read."""
         if xtables.program(f"{self.name}-save") is None:
-            return f"{self.name}'s FORWARD cannot be looked at: the program is not installed"
+            return f"{self.name}'s FORWARD cannot be read: the program is not installed"
         saved = xtables.saved(self.name, "filter")
         if saved is None:
-            return f"{self.name}'s FORWARD cannot be looked at: nftables' own rules are in its table `filter`"
+            return f"{self.name}'s FORWARD cannot be read: nftables' own rules are in its table `filter`"
         return parse(saved)
 
-    def edit(self, lines: Iterable[str]) -> None:
-        """Carry out all lines as one transaction, or raise FirewallError and none."""
+    def edit(self, lines: Collection[str]) -> None:
+        """Carry out all lines as one transaction, or raise FirewallError and change nothing."""
         text = "".join(f"{line}\n" for line in ("*filter", *lines, "COMMIT"))
-        xtables.run(f"{self.name}-restore", "--noflush", *self.options, text=text)
+        xtables.run(f"{self.name}-restore", "--noflush", *self.lock, text=text)
 
+
+_NFT_LOCK, _LEGACY_LOCK = ("-w",), ("-w", "5")
+"""Wait for the lock, for at most 5 s; the programs of iptables-nft have none."""
 
 _FLAVOURS = (
-    _Flavour("iptables-nft", 4, lambda nft: (NFPROTO_IPV4, "filter") in nft, ("-w",)),
-    _Flavour("ip6tables-nft", 6, lambda nft: (NFPROTO_IPV6, "filter") in nft, ("-w",)),
-    _Flavour("iptables-legacy", 4, lambda _nft: "filter" in xtables.legacy_tables(4), ("-w", "5")),
-    _Flavour("ip6tables-legacy", 6, lambda _nft: "filter" in xtables.legacy_tables(6), ("-w", "5")),
+    _Flavour("iptables-nft", 4, lambda nft: (NFPROTO_IPV4, "filter") in nft, _NFT_LOCK),
+    _Flavour("ip6tables-nft", 6, lambda nft: (NFPROTO_IPV6, "filter") in nft, _NFT_LOCK),
+    _Flavour("iptables-legacy", 4, lambda _nft: "filter" in xtables.legacy_tables(4), _LEGACY_LOCK),
+    _Flavour("ip6tables-legacy", 6, lambda _nft: "filter" in xtables.legacy_tables(6), _LEGACY_LOCK),
 )
+
+FORWARD = "FORWARD"
 
 
 class ForwardJump:
-    """Keeps our jump in iptables' FORWARD, or the chain that the operator named, where mapped flows need it."""
+    """Keeps our jumps in iptables' FORWARD, or in the chain that the operator named, while mapped flows need them."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         named = (site.forward_chain or "").split()
-        self._place = named[0] if len(named) == 1 else FORWARD
+        self._named = named[0] if len(named) == 1 else ""
         self._chain = label(site.wireguard)
         self._comment = f"igd {site.wireguard}"
-        comment = f'-m comment --comment "{self._comment}"'
-        self._jump = f"{comment} -j {self._chain}"
-        accept = f"{site.wireguard} {comment} -m connmark --mark {site.mark:#x}/{site.mark:#x} -j ACCEPT"
-        # The colon creates the chain, or empties it.
-        self._contents = [f":{self._chain} - [0:0]", *(f"-A {self._chain} {way} {accept}" for way in ("-o", "-i"))]
 
     def ensure(self) -> list[str]:
-        """Have the jump exactly where it is needed, whatever was there; give what still may keep mapped flows out.
+        """Have the jumps where they are needed, and nowhere else; return what may still stop mapped flows.
 
-        Raise FirewallError where that fails. IPv6 is left alone while no peer has an address of it.
+        Raise FirewallError if that fails. IPv6 is ignored while no peer has an address of it.
         """
         complaints: list[str] = []
         known = {FORWARD}
         for flavour in _present():
-            if flavour.version == 6 and all(network.version == 4 for network in self._site.peers):
+            if not used_versions(self._site, [flavour.version]):
                 continue
-            rules = flavour.look()
+            rules = flavour.read()
             if isinstance(rules, str):
                 complaints.append(rules)
                 continue
             known |= rules.chains.keys()
             complaints += self._keep(flavour, rules)
-        if self._place not in known:
+        if self._named and self._named not in known:
             complaints.append(
-                f'forward_chain = "{self._place}": iptables has no such chain in its table `filter`; '
-                "the jump goes in when there is one"
+                f'forward_chain = "{self._named}": iptables has no such chain in its table `filter`; '
+                "igd's jump is inserted when there is one"
             )
         return complaints
 
     def remove(self) -> list[str]:
-        """Take chain and jump out and leave the operator's rules as they are; give what could not be looked at.
+        """Remove chain and jumps, and leave the operator's rules as they are; return what could not be read.
 
-        Nothing there is not an error; where one flavour fails, the others are still done before the FirewallError.
+        Their absence is not an error. If one flavour fails, the others are still done before the FirewallError.
         """
         complaints: list[str] = []
         with ExitStack() as all_of_them:
@@ -112,40 +116,54 @@ class ForwardJump:
         return complaints
 
     def _clear(self, flavour: _Flavour, complaints: list[str]) -> None:
-        rules = flavour.look()
+        rules = flavour.read()
         if isinstance(rules, str):
             complaints.append(rules)
         else:
             self._take_out(flavour, rules)
 
     def _keep(self, flavour: _Flavour, rules: Rules) -> list[str]:
-        obstacle = self._obstacle(flavour, rules.without(lambda chain: chain.startswith(OURS)))
-        if obstacle is None or self._place not in rules.chains:
-            self._take_out(flavour, rules)
-            return self._complaints(flavour, rules, obstacle)
+        bare = rules.without(lambda rule: rule.target.startswith(OURS))
+        classes = mapped_flows(self._site, [flavour.version])
+        found = find_openings(bare, FORWARD, classes, self._named)
         # Another instance may end at any time.
-        alone = rules.without(lambda chain: chain.startswith(OURS) and chain != self._chain)
-        if not self._is_in_place(flavour, alone):
-            _log.info("%s: %s; so: %s -I %s 1 %s", flavour.name, obstacle, flavour.name, self._place, self._jump)
-            self._put_in(flavour, rules)
-            alone = self._with_jump_in(self._place, rules)
-        return self._complaints(flavour, rules, self._obstacle(flavour, alone))
+        alone = rules.without(lambda rule: rule.target.startswith(OURS) and rule.target != self._chain)
+        if not found.needed:
+            self._take_out(flavour, rules)
+        elif not self._is_as_found(alone, found) or outcome(alone, FORWARD, classes, found.unjudged) != found.outcome:
+            self._put_in(flavour, rules, found)
+        return [f"{flavour.name}: {complaint}" for complaint in self._complaints(found)]
 
-    def _is_in_place(self, flavour: _Flavour, alone: Rules) -> bool:
-        """Whether there is nothing to better; a jump that does not help where the operator wants it is left in peace.
+    def _is_as_found(self, rules: Rules, found: Openings) -> bool:
+        """Return whether chain and jumps are not more than is needed; whether they are enough, the outcome says."""
+        contents = rules.chains.get(self._chain, ())
+        return len(contents) == len(self._contents(found)) and len(self._our_jumps(rules)) <= len(found.needed)
 
-        Not "is it the first rule of all": two instances would push each other aside for ever.
-        """
-        ours = self._our_jumps(alone)
-        if any(jump.chain != self._place for jump in ours):
-            return False
-        if self._obstacle(flavour, alone) is None:
-            return True
-        is_first = len(ours) == 1 and alone.chains[self._place][0] == ours[0]
-        return is_first and self._obstacle(flavour, alone, self._chain) is None
+    def _put_in(self, flavour: _Flavour, rules: Rules, found: Openings) -> None:
+        insertions = self._insertions(rules, found.needed)
+        causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
+        for insertion in insertions:
+            _log.info("%s: %s; so: %s %s", flavour.name, causes, flavour.name, insertion)
+        # The colon creates the chain, or empties it.
+        flavour.edit([f":{self._chain} - [0:0]", *self._contents(found), *self._deletions(rules), *insertions])
 
-    def _put_in(self, flavour: _Flavour, rules: Rules) -> None:
-        flavour.edit([*self._contents, *self._deletions(rules), f"-I {self._place} 1 {self._jump}"])
+    def _contents(self, found: Openings) -> list[str]:
+        return [
+            f"-A {self._chain} {as_iptables(conditions, self._comment)}-j ACCEPT"
+            for conditions in accepts(self._site, hairpin=found.hairpin)
+        ]
+
+    def _insertions(self, rules: Rules, needed: list[Opening]) -> list[str]:
+        """Return the commands that insert the jumps, the last of each chain first: positions do not shift then."""
+        ours = {id(rule) for rule in self._our_jumps(rules)}
+        commands: list[tuple[int, str]] = []
+        for chain, before, only in needed:
+            others = [rule for rule in rules.chains[chain] if id(rule) not in ours]
+            position = position_of(before, others)
+            where = f"-A {chain}" if before is None else f"-I {chain} {position + 1}"
+            conditions = as_iptables(class_conditions(self._site, only), "") if only else ""
+            commands.append((position, f'{where} {conditions}-m comment --comment "{self._comment}" -j {self._chain}'))
+        return [command for _position, command in sorted(commands, key=lambda found: -found[0])]
 
     def _take_out(self, flavour: _Flavour, rules: Rules) -> None:
         if self._chain not in rules.chains:
@@ -156,7 +174,7 @@ class ForwardJump:
             if not deletions and not rules.chains[self._chain]:
                 return
             _log.warning("%s: chain %s stays, empty, because of: %s", flavour.name, self._chain, kept_by[0])
-        _log.info("%s: the jump to %s goes", flavour.name, self._chain)
+        _log.info("%s: the jump to %s is removed", flavour.name, self._chain)
         flavour.edit([*deletions, f"-F {self._chain}", *([] if kept_by else [f"-X {self._chain}"])])
 
     def _deletions(self, rules: Rules) -> list[str]:
@@ -168,31 +186,20 @@ class ForwardJump:
     def _is_our_jump(self, rule: Rule) -> bool:
         return self._comment in rule.comments
 
-    def _obstacle(self, flavour: _Flavour, rules: Rules, chain: str = FORWARD) -> Obstacle | None:
-        return find_obstacle(rules, packets(self._site, flavour.version), chain)
-
-    def _complaints(self, flavour: _Flavour, rules: Rules, obstacle: Obstacle | None) -> list[str]:
-        """Say what would help, as far as one setting can."""
-        if obstacle is None:
-            return []
-        where = obstacle.where.split()
-        candidates = (where[1] if where[0] == "-A" else FORWARD, FORWARD)
-        for chain in candidates:
-            if self._obstacle(flavour, self._with_jump_in(chain, rules)) is None:
-                return [f'{flavour.name}: {obstacle}; what would help: forward_chain = "{chain}"']
-        return [f"{flavour.name}: {obstacle}"]
-
-    def _with_jump_in(self, chain: str, rules: Rules) -> Rules:
-        """Give the rules as they would be with our jump first in `chain`, and without any other instance's."""
-        ours = parse("\n".join(["*filter", *self._contents, f"-A {chain} {self._jump}"]))
-        bare = rules.without(lambda name: name.startswith(OURS))
-        chains = {**bare.chains, **ours.chains, chain: ours.chains[chain] + bare.chains.get(chain, [])}
-        return Rules(bare.policies | ours.policies, chains)
+    def _complaints(self, found: Openings) -> list[str]:
+        complaints = found.complaints()
+        if self._named and not found.partly:
+            complaints += [
+                f'{packet} ends at: {where}; forward_chain = "{self._named}" does not help there; '
+                "without this setting igd finds the place by itself"
+                for where, packet in found.still_stopped.items()
+            ]
+        return complaints
 
 
 def _present() -> Iterator[_Flavour]:
     nft = xtables.nft_tables() or ()
-    return (flavour for flavour in _FLAVOURS if flavour.might_drop(nft))
+    return (flavour for flavour in _FLAVOURS if flavour.present(nft))
 
 
 def _jumps_to(chain: str, rules: Rules) -> list[Rule]:

@@ -1,22 +1,22 @@
-"""Keeps two rules that accept mapped flows in the native nftables chain that `forward_chain` names.
+"""Keeps rules that accept mapped flows in the nftables chain that `forward_chain` names, or those to which it leads.
 
-    oifname "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"        (inserted as the first rules)
-    iifname "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"
+    iifname != "wg0" oifname "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"
+    iifname "wg0" oifname != "wg0" ct mark & 0x10000000 == 0x10000000 accept comment "igd wg0"
+
+In a base chain they stand directly before the rule that stops every mapped flow, or at the end if the policy does, and
+nowhere if mapped flows pass. Any other chain has them in any case: the operator leads packets there.
 
 The program nft lists and edits the chains. We recognize our rules by their comment and their form: iptables-nft stores
-comments in the same way, and its rules must not be edited here. We read nft's text, not its JSON, because `nft -j`
-aborts if a rule of the chain contains bytes that are not UTF-8.
-
-Operators who do not want them among their own rules can name a separate chain, and jump to it from anywhere.
+comments in the same way, and its rules must not be edited here. We find them in nft's text, because `nft -j` aborts if
+a rule of the table contains bytes that are not UTF-8; such a table is not judged.
 """
 
 import logging
 import os
 import re
 import socket
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import closing
-from itertools import takewhile
 from typing import NamedTuple
 
 from igd.firewall.backend import FirewallError
@@ -24,11 +24,17 @@ from igd.firewall.netlink import Netlink
 from igd.firewall.nf_tables import NFT_MSG, NFT_TABLE_F, NFTA_CHAIN, NFTA_RULE, NFTA_TABLE
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, body, nft_message, text
 from igd.firewall.operator_rules import xtables
+from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
+from igd.firewall.operator_rules.openings import Classes, Opening, Openings, find_openings, outcome
+from igd.firewall.operator_rules.packet import Version, used_versions
+from igd.firewall.operator_rules.rule_sets import native_table
+from igd.firewall.operator_rules.saved_rules import Rule, Rules
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
 _FAMILIES = {"ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6, "inet": NFPROTO_INET}
+_VERSIONS: dict[int, tuple[Version, ...]] = {NFPROTO_IPV4: (4,), NFPROTO_IPV6: (6,), NFPROTO_INET: (4, 6)}
 _FAMILY_NAMES = {number: name for name, number in _FAMILIES.items()}
 
 # iptables-nft's families, tables and base chains
@@ -39,7 +45,10 @@ _IPTABLES_CHAINS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 # What `nft -a list chain` prints: rules, the line of a base chain, and rules that have the same form as ours
 _LISTED = re.compile(r"^\t\t(.*) # handle (\d+)$", re.MULTILINE)
 _BASE_CHAIN = re.compile(r"^\t\ttype ", re.MULTILINE)
-_OF_ANY_INSTANCE = re.compile(r'[io]ifname \S+ ct mark (& )?\S+( [!=]= \S+)? \w+ comment "igd \S+"')
+_OURS = re.compile(
+    r"[io]ifname (!= )?\S+ ([io]ifname (!= )?\S+ )?(meta l4proto \w+ )?(ct state \w+ )?"
+    r'ct mark (& )?\S+( [!=]= \S+)? \w+ comment "igd \S+"'
+)
 
 _UNWRITABLE = set('"*')  # a quote ends a string; an asterisk at the end of a name matches a prefix
 
@@ -62,6 +71,10 @@ class _Rule(NamedTuple):
     handle: str
 
 
+_Present = tuple[NftChain, _Rule]
+"""A rule of ours, and its chain."""
+
+
 def named(forward_chain: str | None) -> NftChain | None:
     """Return the chain of a name like "inet filter forward"; None for an iptables chain or no name; FirewallError."""
     words = (forward_chain or "").split()
@@ -76,25 +89,20 @@ def named(forward_chain: str | None) -> NftChain | None:
 
 
 class ForwardRule:
-    """Keeps our two rules at the beginning of the nftables chain that `forward_chain` names, if it names one."""
+    """Keeps our rules where the nftables chain that `forward_chain` names needs them, if it names one."""
 
     def __init__(self, site: Site) -> None:
+        self._site = site
         self._chain = named(site.forward_chain)
-        self._interface = site.wireguard
         self._comment = f"igd {site.wireguard}"
         self._cleaned = False  # no rules of an earlier run are left in other chains; checking takes 10 us for each rule
         self._form_unknown = False  # otherwise each call would insert them again
-        mark = f"{site.mark:#010x}"
-        self._wanted = [
-            f'{key} "{site.wireguard}" ct mark & {mark} == {mark} accept comment "{self._comment}"'
-            for key in ("oifname", "iifname")
-        ]
 
     def ensure(self) -> list[str]:
-        """Ensure that our rules are first in that chain and in no other; return the reasons if they cannot be.
+        """Have our rules where they are needed and nowhere else; return what may still stop mapped flows.
 
-        They are inserted even if the chain does not drop. FirewallError if nft cannot edit a chain, and if the chain is
-        iptables-nft's, which could then no longer read its own table.
+        FirewallError if nft cannot edit a chain, and if the chain is iptables-nft's, which could then no longer read
+        its own table.
         """
         if xtables.nft_tables() is None:
             return self._missing()
@@ -107,24 +115,84 @@ class ForwardRule:
             if edited and xtables.program("nft") is None:
                 return [f"nft: not installed; without it our rules in {edited} can neither be inserted nor deleted"]
             complaints = self._unusable(netlink, owned)
-        listed = {chain: _rules(chain) for chain in chains}
-        deletions = self._deletions(listed)
+        present = self._present(chains)
         self._cleaned = True
         if self._chain is None or complaints:
-            _take_out(deletions)
-        elif not self._form_unknown and not self._is_in_place(listed.get(self._chain, []), len(deletions)):
-            self._put_in(self._chain, deletions)
-            self._form_unknown = not self._is_in_place(_rules(self._chain), len(self._wanted))
-        if self._form_unknown:
-            complaints = [f"nft lists our rules in {self._chain} in an unknown form: they are not checked any more"]
-        return complaints
+            _edit(_deletions(present))
+            return complaints
+        return self._keep(self._chain, present)
 
     def remove(self) -> None:
         """Delete our rules from every chain; their absence is not an error."""
         if xtables.nft_tables() is not None:
             with closing(Netlink()) as netlink:
                 chains = self._chains(netlink, _owned_tables(netlink))
-            _take_out(self._deletions({chain: _rules(chain) for chain in chains}))
+            _edit(_deletions(self._present(chains)))
+
+    def _keep(self, chain: NftChain, present: Sequence[_Present]) -> list[str]:
+        try:
+            table = _table(chain)
+        except FirewallError as error:
+            found = Openings([Opening(chain.name, None)], hairpin=self._site.hairpin)
+            if not (self._is_listed(present, chain, found) and self._is_last(chain, len(present))):
+                self._put_in(chain, present, found)
+            return [f'forward_chain = "{chain}": the rules cannot be judged, so ours stand at its end: {error}']
+        found = find_openings(table.without(_is_any_instances), chain.name, self._classes(chain))
+        if not (self._form_unknown or self._is_in_place(table, present, chain, found)):
+            self._put_in(chain, present, found)
+            self._form_unknown = not self._is_in_place(
+                _table(chain), self._present(_places(chain, found)), chain, found
+            )
+        if self._form_unknown:
+            return [f"nft lists our rules in {chain} in an unknown form: they are not checked any more"]
+        return [f"{chain}: {complaint}" for complaint in found.complaints()]
+
+    def _classes(self, chain: NftChain) -> Classes:
+        """Return the packets of mapped flows that pass a chain of this family."""
+        versions = _VERSIONS[chain.family]
+        return mapped_flows(self._site, used_versions(self._site, versions) or versions)
+
+    def _is_in_place(self, table: Rules, present: Sequence[_Present], chain: NftChain, found: Openings) -> bool:
+        """Return whether our rules are those that are needed, and at places where they do the same."""
+        alone = table.without(lambda rule: _is_any_instances(rule) and self._comment not in rule.comments)
+        if not self._is_listed(present, chain, found):
+            return False
+        return not present or outcome(alone, chain.name, self._classes(chain), found.unjudged) == found.outcome
+
+    def _is_listed(self, present: Sequence[_Present], chain: NftChain, found: Openings) -> bool:
+        """Return whether our rules, wherever they stand in the chains, are those that are needed."""
+        wanted = [(place, text) for place, _before, text in self._wanted(chain, found)]
+        return sorted((place, rule.text) for place, rule in present) == sorted(wanted)
+
+    def _is_last(self, chain: NftChain, count: int) -> bool:
+        """Return whether the last rules of the chain are ours, apart from other instances'."""
+        rules = [rule for rule in _rules(chain) if self._is_ours(rule) or not _OURS.fullmatch(rule.text)]
+        return all(self._is_ours(rule) for rule in rules[-count:])
+
+    def _wanted(self, chain: NftChain, found: Openings) -> list[tuple[NftChain, int, str]]:
+        """Return each of our rules: its chain, the handle of the rule behind it (0: none), and its text."""
+        return [
+            (
+                chain._replace(name=opening.chain),
+                opening.before.handle if opening.before else 0,
+                f'{as_nft(conditions)} accept comment "{self._comment}"',
+            )
+            for opening in found.needed
+            for conditions in accepts(self._site, opening.only, hairpin=found.hairpin)
+        ]
+
+    def _put_in(self, chain: NftChain, present: Sequence[_Present], found: Openings) -> None:
+        _edit(
+            _deletions(present)
+            + [
+                f"insert rule {place} position {before} {rule}" if before else f"add rule {place} {rule}"
+                for place, before, rule in self._wanted(chain, found)
+            ]
+        )
+
+    def _present(self, chains: Iterable[NftChain]) -> list[_Present]:
+        """Return our rules in these chains."""
+        return [(chain, rule) for chain in chains for rule in _rules(chain) if self._is_ours(rule)]
 
     def _chains(self, netlink: Netlink, owned: Container[tuple[int, str]]) -> list[NftChain]:
         """Return the chains that may contain our rules, except those in tables that only another program may edit.
@@ -153,49 +221,45 @@ class ForwardRule:
             )
         if chain[:2] in owned:
             return [f"{setting}: only the program that owns this table (flags owner) can edit it"]
-        if set(self._interface) & _UNWRITABLE:
-            return [f"{setting}: our rules cannot be there, because nft cannot write the name {self._interface}"]
+        if set(self._site.wireguard) & _UNWRITABLE:
+            return [f"{setting}: our rules cannot be there, because nft cannot write the name {self._site.wireguard}"]
         return []
 
     def _missing(self) -> list[str]:
         if self._chain is None:
             return []
-        return [f'forward_chain = "{self._chain}": nftables has no such chain; our rules go in when there is one']
-
-    def _is_in_place(self, rules: Iterable[_Rule], present: int) -> bool:
-        """Return whether the chain's `rules` begin with ours (others' of igd may precede), and no other chain has any.
-
-        `present` counts our rules in all chains.
-        """
-        leading = takewhile(lambda rule: _OF_ANY_INSTANCE.fullmatch(rule.text), rules)
-        first = [rule.text for rule in leading if self._is_ours(rule)]
-        return first == self._wanted and present == len(first)
-
-    def _put_in(self, chain: NftChain, deletions: Iterable[str]) -> None:
-        insertions = [f"insert rule {chain} {rule}" for rule in reversed(self._wanted)]
-        for insertion in insertions:
-            _log.info("nft %s", insertion)
-        _edit([*deletions, *insertions])
-
-    def _deletions(self, listed: Mapping[NftChain, Iterable[_Rule]]) -> list[str]:
-        """Return nft's commands that delete our rules."""
-        ours = ((chain, rule) for chain, rules in listed.items() for rule in rules if self._is_ours(rule))
-        return [f"delete rule {chain} handle {rule.handle}" for chain, rule in ours]
+        return [
+            f'forward_chain = "{self._chain}": nftables has no such chain; our rules are inserted when there is one'
+        ]
 
     def _is_ours(self, rule: _Rule) -> bool:
-        return rule.text.endswith(f' comment "{self._comment}"') and bool(_OF_ANY_INSTANCE.fullmatch(rule.text))
+        return rule.text.endswith(f' comment "{self._comment}"') and bool(_OURS.fullmatch(rule.text))
 
 
-def _take_out(deletions: Sequence[str]) -> None:
-    for deletion in deletions:
-        _log.info("nft %s", deletion)
-    _edit(deletions)
+def _is_any_instances(rule: Rule) -> bool:
+    """Return whether igd has made the rule, for any interface."""
+    ours = any(comment.startswith("igd ") for comment in rule.comments)
+    return ours and rule.target == "accept" and any(condition.module == "connmark" for condition in rule.conditions)
+
+
+def _places(chain: NftChain, found: Openings) -> Iterable[NftChain]:
+    return dict.fromkeys(chain._replace(name=opening.chain) for opening in found.needed)
+
+
+def _deletions(present: Sequence[_Present]) -> list[str]:
+    return [f"delete rule {chain} handle {rule.handle}" for chain, rule in present]
 
 
 def _edit(commands: Sequence[str]) -> None:
     """Carry out all commands as one transaction, or raise FirewallError and change nothing."""
     if commands:
+        for command in commands:
+            _log.info("nft %s", command)
         xtables.run("nft", "-f", "-", text="".join(f"{command}\n" for command in commands))
+
+
+def _table(chain: NftChain) -> Rules:
+    return native_table(_FAMILY_NAMES[chain.family], chain.table).rules
 
 
 def _rules(chain: NftChain) -> list[_Rule]:

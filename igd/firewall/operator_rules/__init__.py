@@ -1,1 +1,1 @@
-"""The operator's own rules: read, judged and advised on; nothing here changes them."""
+"""Reads the operator's own rules, judges and advises on them; changes none."""

@@ -1,4 +1,4 @@
-"""Advises the operator which commands let through what their firewall may drop; igd itself does not run them."""
+"""Advises the operator which commands let through what their firewall stops; igd itself does not run them."""
 
 import logging
 import re
@@ -8,10 +8,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from igd.core.mapping import TransportProtocol
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets
+from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
 from igd.firewall.operator_rules.conditions import Truth, matches
-from igd.firewall.operator_rules.packet import Packet, Version, packets, requests
+from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
+from igd.firewall.operator_rules.packet import Packet, Version, requests, used_versions
 from igd.firewall.operator_rules.rule_sets import Chain
-from igd.firewall.operator_rules.verdict import find_obstacle
+from igd.firewall.operator_rules.saved_rules import Condition, position_of
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import Site
 
@@ -22,7 +24,7 @@ Port = tuple[TransportProtocol, int]
 
 
 class Advisor:
-    """Warns the operator of what the firewall may drop, once for as long as it lasts.
+    """Warns the operator of what the firewall stops, once for as long as it lasts.
 
     `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel.
     """
@@ -34,7 +36,7 @@ class Advisor:
         self._warnings = RecurringWarnings(_log)
 
     def advise(self) -> None:
-        """Read the operator's rules and log what they may drop; may block, and runs programs."""
+        """Read the operator's rules and log what they stop; may block, and runs programs."""
         self._warnings.log(advice(self._site, self._ports, self._own()))
 
 
@@ -57,26 +59,42 @@ def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> li
 
 
 def input_advice(site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
-    """Return one sentence for each port of the server that the chains may block, with the lines that would open it."""
+    """Return one sentence for each port of the server that the chains stop, with the lines that would open it.
+
+    Also one for each rule that may stop packets to it, and cannot be judged.
+    """
     chains, own = list(chains), list(own)
     return [sentence for port in ports for sentence in _port_advice(site, chains, port, own)]
 
 
 def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[str]:
-    found = {
-        _remedy(site, chain, version, port): obstacle.where
-        for chain in chains
-        for version in _versions(site, chain)
-        if (obstacle := find_obstacle(chain.rules, requests(site, port, version, own), chain.name))
-    }
-    if found:
-        name, where = f"{port[0].name} {port[1]}", "; ".join(dict.fromkeys(found.values()))
-        lines = " and ".join(found)
-        yield f"peers may not reach {name} of this server, because of ({where}); this lets them in: {lines}"
+    name = f"{port[0].name} {port[1]}"
+    remedies: dict[str, str] = {}
+    for chain in chains:
+        for version in used_versions(site, chain.versions):
+            found = find_openings(chain.rules, chain.name, _requests(site, version, port, own))
+            for opening in found.needed:
+                remedies[_remedy(site, chain, version, port, opening)] = "; ".join(found.stopped)
+            for text in found.unjudged:
+                yield f"a rule that igd cannot judge may keep peers from {name} of this server: {text}"
+    if remedies:
+        where, lines = "; ".join(dict.fromkeys(remedies.values())), " and ".join(remedies)
+        yield f"peers cannot reach {name} of this server, because of ({where}); this lets them in: {lines}"
+
+
+def _requests(site: Site, version: Version, port: Port, own: list[Address]) -> Classes:
+    """Return the packets of peers to this port, and the rule that accepts them."""
+    protocol = port[0].name.lower()
+    conditions = (
+        Condition("", "-i", site.wireguard, negated=False),
+        Condition("", "-p", protocol, negated=False),
+        Condition(protocol, "--dport", str(port[1]), negated=False),
+    )
+    return Classes(list(requests(site, port, version, own)), lambda _only, _hairpin: [conditions])
 
 
 def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
-    """Return one sentence for each nft chain that may drop mapped flows; igd itself edits iptables' chains."""
+    """Return one sentence for each nft chain that stops mapped flows; igd itself edits iptables' chains."""
     return [
         sentence
         for chain in chains
@@ -86,34 +104,44 @@ def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
 
 
 def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
-    for version in _versions(site, chain):
-        obstacle = find_obstacle(chain.rules, packets(site, version), chain.name)
-        if obstacle is not None:
-            line = f"nft insert rule {_path(chain)} ct mark and {site.mark:#x} == {site.mark:#x} accept"
-            setting = f'forward_chain = "{_path(chain)}" under [firewall]'
-            yield f"mapped flows may be dropped: {obstacle}; what helps is {setting}, or by hand: {line}"
-            return
+    found = find_openings(chain.rules, chain.name, mapped_flows(site, used_versions(site, chain.versions)))
+    yield from (f"{_path(chain)}: {complaint}" for complaint in found.complaints())
+    if found.needed:
+        causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
+        rules = [
+            f"{_nft_place(chain, opening)} {as_nft(conditions)} accept"
+            for opening in found.needed
+            for conditions in accepts(site, opening.only, hairpin=found.hairpin)
+        ]
+        setting = f'forward_chain = "{_path(chain)}" under [firewall]'
+        yield f"mapped flows are stopped: {causes}; what helps is {setting}, or by hand: {_shell(rules)}"
 
 
-def _versions(site: Site, chain: Chain) -> list[Version]:
-    """Return the IP versions of the chain that peers use."""
-    return [each for each in chain.versions if each == 4 or any(network.version == 6 for network in site.peers)]
+def _shell(rules: Iterable[str]) -> str:
+    """Write nft commands for a shell, which would take the "&" for its own."""
+    return " && ".join(f"nft '{rule}'" for rule in rules)
+
+
+def _nft_place(chain: Chain, opening: Opening) -> str:
+    """Return the command for nft that adds a rule at this place, up to the rule itself."""
+    path = f"{chain.table} {opening.chain}"
+    return f"insert rule {path} position {opening.before.handle}" if opening.before else f"add rule {path}"
 
 
 def _path(chain: Chain) -> str:
     return f"{chain.table} {chain.name}"
 
 
-def _remedy(site: Site, chain: Chain, version: Version, port: Port) -> str:
+def _remedy(site: Site, chain: Chain, version: Version, port: Port, opening: Opening) -> str:
     """Return the command with which the manager of this chain opens the port to peers."""
-    return next(line for manages, line in _MANAGERS if manages(chain))(site, chain, version, port)
+    return next(line for manages, line in _MANAGERS if manages(chain))(site, chain, version, port, opening)
 
 
-def _ufw(site: Site, _chain: Chain, _version: Version, port: Port) -> str:
+def _ufw(site: Site, _chain: Chain, _version: Version, port: Port, _opening: Opening) -> str:
     return f"ufw allow in on {site.wireguard} to any port {port[1]} proto {port[0].name.lower()}"
 
 
-def _firewalld(site: Site, chain: Chain, version: Version, port: Port) -> str:
+def _firewalld(site: Site, chain: Chain, version: Version, port: Port, _opening: Opening) -> str:
     protocol, number = port[0].name.lower(), port[1]
     zone, outside = (_zone(chain, interface, site, version, port) for interface in (site.wireguard, site.external))
     command = "firewall-cmd --permanent" + (f" --zone={zone}" if zone else "")
@@ -149,17 +177,19 @@ def _zone(chain: Chain, interface: str, site: Site, version: Version, port: Port
 _SORTING = {"filter_INPUT_ZONES", "INPUT_ZONES"}
 
 
-def _iptables(site: Site, chain: Chain, _version: Version, port: Port) -> str:
+def _iptables(site: Site, chain: Chain, _version: Version, port: Port, opening: Opening) -> str:
     asked = f"-i {site.wireguard} -p {port[0].name.lower()} --dport {port[1]}"
-    return f"{chain.program} -I {chain.name} {asked} -j ACCEPT"
+    position = position_of(opening.before, chain.rules.chains[opening.chain]) + 1
+    place = f"-I {opening.chain} {position}" if opening.before else f"-A {opening.chain}"
+    return f"{chain.program} {place} {asked} -j ACCEPT"
 
 
-def _nft(site: Site, chain: Chain, _version: Version, port: Port) -> str:
+def _nft(site: Site, chain: Chain, _version: Version, port: Port, opening: Opening) -> str:
     asked = f'iifname "{site.wireguard}" {port[0].name.lower()} dport {port[1]}'
-    return f"nft insert rule {_path(chain)} {asked} accept"
+    return f"nft {_nft_place(chain, opening)} {asked} accept"
 
 
-_MANAGERS: tuple[tuple[Callable[[Chain], bool], Callable[[Site, Chain, Version, Port], str]], ...] = (
+_MANAGERS: tuple[tuple[Callable[[Chain], bool], Callable[[Site, Chain, Version, Port, Opening], str]], ...] = (
     (lambda chain: not {"ufw-user-input", "ufw6-user-input"}.isdisjoint(chain.rules.chains), _ufw),
     (lambda chain: not _SORTING.isdisjoint(chain.rules.chains), _firewalld),
     (lambda chain: chain.program != "nft", _iptables),

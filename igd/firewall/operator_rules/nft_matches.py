@@ -1,7 +1,7 @@
-"""What a rule of nftables asks, in iptables' words; `nft -j` gives it as JSON. Pure.
+"""Translates conditions of nftables' rules, as `nft -j` prints them, into iptables' options. Pure.
 
-The words are exact or they are none: what has no exact one becomes a condition that may hold. In nft's sets, any of the
-elements may match: such values are lists, parted by spaces for iptables' own options and by commas for its modules'.
+Only exact translations are made: a condition without one matches some packets, and is `nft match`. In nft's sets, any
+of the elements may match: such values are lists, separated by spaces for iptables' own options, by commas for modules'.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,13 +26,18 @@ class _Word(NamedTuple):
         return Condition(self.module, self.option, ("," if self.module else " ").join(filter(None, values)), negated)
 
 
-def unknown(said: object) -> Condition:
-    """Give the condition that may hold."""
-    return Condition("nft", "match", spoken(said), negated=False)
+def narrow(statement: object, *, negated: bool = False) -> Condition:
+    """Return a condition that matches some packets, or all but some."""
+    return Condition("nft", "match", spoken(statement), negated)
+
+
+def unknown(statement: object) -> Condition:
+    """Return a condition of which nothing is known."""
+    return Condition("nft", "unknown", spoken(statement), negated=False)
 
 
 def conditions(left: object, op: str, right: object) -> list[Condition]:
-    """Give all that must hold, with what `left` asks by itself: `tcp dport != 80` never holds for UDP."""
+    """Return all conditions, with those that `left` implies: `tcp dport != 80` never holds for UDP."""
     return [*_implied(left), *_asked(left, op, right)]
 
 
@@ -40,27 +45,29 @@ def _asked(left: object, op: str, right: object) -> list[Condition]:
     if op == "==" and isinstance(left, dict) and "concat" in left:
         return _each_part(left["concat"], right)
     exact = _masked(left, op, right) or _plain(left, op, right)
-    return [exact or unknown({"match": {"op": op, "left": left, "right": right}})]
+    return [exact or narrow({"match": {"op": op, "left": left, "right": right}}, negated=op in ("!=", "!"))]
 
 
 def _each_part(parts: list[object], right: object) -> list[Condition]:
-    """Each part must be in one of the elements at its place; that it is the same element, we do not know."""
+    """Return that each part is in one of the elements at its place; that it is the same element remains open."""
     rows = [_unwrapped(element) for element in _elements(right)]
     columns = [row["concat"] for row in rows if isinstance(row, dict) and "concat" in row]
     if not rows or len(columns) != len(rows) or any(len(column) != len(parts) for column in columns):
-        return [unknown({"concat": parts})]
+        return [narrow({"concat": parts})]
     asked = [
         condition
         for part, column in zip(parts, zip(*columns, strict=True), strict=True)
         for condition in _asked(part, "==", {"set": list(column)})
     ]
-    return asked if len(rows) == 1 else [*asked, unknown({"concat": parts})]
+    return asked if len(rows) == 1 else [*asked, narrow({"concat": parts})]
 
 
 def _masked(left: object, op: str, right: object) -> Condition | None:
     match left, op, right:
         case {"&": [{"ct": {"key": "mark"}}, int(mask)]}, "==" | "!=", int(mark):
             return Condition("connmark", "--mark", f"{mark:#x}/{mask:#x}", op == "!=")
+        case {"ct": {"key": "mark"}}, "==" | "!=", {"prefix": {"addr": int(mark), "len": int(length)}}:  # nft 1.0.6
+            return Condition("connmark", "--mark", f"{mark:#x}/{(1 << 32) - (1 << 32 - length):#x}", op == "!=")
         case {"ct": {"key": "mark"}}, "==" | "!=", int(mark):
             return Condition("connmark", "--mark", f"{mark:#x}", op == "!=")
         case {"&": [{"ct": {"key": "status"}} as status, str(flag)]}, "==", str(other) if flag == other:
@@ -97,7 +104,7 @@ def _plain(left: object, op: str, right: object) -> Condition | None:
 
 
 def _elements(right: object) -> list[object]:
-    """Take an anonymous set apart; what is in a named one nobody was asked."""
+    """Return the elements of an anonymous set; those of a named one are not listed."""
     match right:
         case {"set": [*elements]}:
             return [_unwrapped(element) for element in elements]
@@ -154,8 +161,8 @@ _HEADERS = {
 
 
 def _interface(element: object) -> str | None:
-    # "*" alone stands for what no other element names; backslashes and "+" would mean something else in iptables
-    if not isinstance(element, str) or element == "*" or element.endswith("+") or "\\" in element:
+    # "*" alone stands for what no other element names; the others would be prefixes in iptables, and are none in nft
+    if not isinstance(element, str) or element == "*" or element.endswith(("+", "\\*")):
         return None
     return element[:-1] + "+" if element.endswith("*") else element
 

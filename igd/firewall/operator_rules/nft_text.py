@@ -1,7 +1,7 @@
-"""What `nft -j` says of a rule, in nft's own words again, for people to find it by. Pure."""
+"""Writes what `nft -j` prints of a rule as nft lists it, for the log. Pure."""
 
 _SHOWN = 6
-"""How many elements of a set are written out."""
+"""How many elements of a set are written."""
 
 
 def spoken(value: object) -> str:  # noqa: C901, PLR0911, PLR0912 - one line for each form of expression

@@ -66,7 +66,7 @@ def taken(
 
 
 def _taken(rules: Rules, chain: str, site: Site, addresses: tuple[IPv4Address, ...]) -> dict[TransportProtocol, _Bits]:
-    others = rules.without(lambda name: name == label(site.wireguard))
+    others = rules.without(lambda rule: rule.target == label(site.wireguard))
     return {
         protocol: _PortWalk(others, arriving(site, protocol, addresses)).taken(chain) for protocol in TransportProtocol
     }

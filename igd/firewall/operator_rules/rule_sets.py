@@ -1,6 +1,6 @@
-"""All rule sets that packets pass in this network namespace, apart from ours: iptables' of both kinds, and nft's.
+"""Reads the rule sets that packets pass in this network namespace, but igd's: iptables' of both kinds, and nft's.
 
-Looking creates nothing, and what nft's sets hold is not asked for.
+Reading creates no tables. The elements of nft's sets are not read.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,8 +39,8 @@ _FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
 }
 _PROGRAMS: dict[Version, str] = {4: "iptables", 6: "ip6tables"}
 
-_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}  # what iptables-nft calls its tables
-_NOT_ALL = "contains incompatible base-chains"  # iptables-nft-save, which then prints its own chains and not nft's
+_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}  # iptables-nft's names of its tables
+_NOT_ALL = "contains incompatible base-chains"  # iptables-nft-save then prints its own chains, and not nft's
 
 
 class Chain(NamedTuple):
@@ -77,6 +77,15 @@ def chains(place: Place) -> Chains:
     return result
 
 
+def native_table(family: str, name: str) -> nft_rules.Table:
+    """Read a table of nftables, without the elements of its sets, which may be many; FirewallError."""
+    listed = xtables.run("nft", "-j", "-t", "list", "table", family, name)
+    try:
+        return nft_rules.parse(listed, f"{family} {name}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FirewallError(f"nft prints table {family} {name} in an unknown form: {error!r}") from error
+
+
 def _sources(place: _Chains) -> Iterator[Callable[[], list[Chain]]]:
     for family, name in xtables.nft_tables() or ():
         if family in _FAMILIES and not name.startswith(OURS):
@@ -108,12 +117,7 @@ def _built_in(place: _Chains, version: Version, program: str, table: str, saved:
 
 
 def _native(place: _Chains, family: str, versions: tuple[Version, ...], name: str) -> list[Chain]:
-    """Read with -t: without what the sets hold, which may be much, and nobody's business."""
-    listed = xtables.run("nft", "-j", "-t", "list", "table", family, name)
-    try:
-        table = nft_rules.parse(listed, f"{family} {name}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise FirewallError(f"nft prints table {family} {name} in a form of its own: {error!r}") from error
+    table = native_table(family, name)
     return [
         Chain("nft", table.name, base.name, versions, table.rules)
         for base in sorted(table.base_chains, key=lambda base: base.priority)

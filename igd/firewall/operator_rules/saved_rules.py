@@ -1,16 +1,16 @@
-"""What iptables-save prints, taken apart. Pure."""
+"""Decodes what iptables-save prints. Pure."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Options known to take one value, which may then look like an option itself; of the others, values are what follows.
+# Options that take one value, which may look like an option itself. The values of others end before the next option.
 _ONE_VALUE = {"-i", "-o", "-p", "-s", "-d", "-m", "--comment", "--ctstate", "--state", "--mark"}
 
 
 class Condition(NamedTuple):
-    """One thing that a rule asks: an option and the match module that it belongs to ("" for iptables' own)."""
+    """One condition of a rule: an option and the match module that it belongs to ("" for iptables' own)."""
 
     module: str
     option: str
@@ -18,47 +18,63 @@ class Condition(NamedTuple):
     negated: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """One line "-A chain ..." of iptables-save; `target` is "" where a rule only counts."""
+    """One line "-A chain ..." of iptables-save; `target` is "" if the rule only counts.
+
+    `handle` is nft's number of the rule, 0 for iptables' rules. Two lines with one text are two rules.
+    """
 
     text: str
     chain: str
     conditions: tuple[Condition, ...]
     target: str
-    goto: bool
+    goto: bool = False
+    handle: int = 0
 
     @property
     def comments(self) -> list[str]:
-        """The texts of its comments, without quotes."""
+        """Its comments, without quotes."""
         return [condition.value for condition in self.conditions if condition.option == "--comment"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """One table: the policies of its built-in chains ("-" for chains of users) and each chain's rules in order."""
+    """One table: the policies of its base chains ("-" for other chains), and each chain's rules in order."""
 
     policies: dict[str, str] = field(default_factory=dict)
     chains: dict[str, list[Rule]] = field(default_factory=dict)
 
-    def without(self, ignored: Callable[[str], bool]) -> "Rules":
-        """Give the same table without the chains whose name is `ignored`, and without the jumps to them."""
-        return Rules(
-            {name: policy for name, policy in self.policies.items() if not ignored(name)},
-            {
-                name: [rule for rule in rules if not ignored(rule.target)]
-                for name, rules in self.chains.items()
-                if not ignored(name)
-            },
-        )
+    def without(self, ignored: Callable[[Rule], bool]) -> "Rules":
+        """Return the same table without these rules."""
+        chains = {name: [rule for rule in rules if not ignored(rule)] for name, rules in self.chains.items()}
+        return Rules(self.policies, chains)
+
+    def inserted(self, chain: str, before: Rule | None, new: Iterable[Rule]) -> "Rules":
+        """Return the same table with `new` rules before this rule of the chain (None: behind its last)."""
+        rules = self.chains.get(chain, [])
+        position = position_of(before, rules)
+        return Rules(self.policies, {**self.chains, chain: [*rules[:position], *new, *rules[position:]]})
 
 
-# A quoted value keeps its quotes while it is looked at, so that it is never taken for an option.
+def position_of(rule: Rule | None, rules: Sequence[Rule]) -> int:
+    """Return the index of this very rule, for None that behind the last one.
+
+    A rule of nft's with several verdicts is several Rules with one handle; the index is the first one's.
+    """
+    if rule is None:
+        return len(rules)
+    return next(
+        index for index, each in enumerate(rules) if each is rule or (rule.handle and each.handle == rule.handle)
+    )
+
+
+# A quoted value keeps its quotes until the options are known, so that it is never taken for an option.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 
 
 def parse(saved: str, table: str = "filter") -> Rules:
-    """Read one table out of iptables-save's output; what comes before, after and between is passed over."""
+    """Decode one table of iptables-save's output; skip everything else."""
     rules = Rules()
     inside = False
     for line in saved.splitlines():

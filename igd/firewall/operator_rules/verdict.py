@@ -1,115 +1,165 @@
-"""Would packets pass a chain of the operator's? Pure: judged from rules that were read.
+"""The road of a class of packets through a chain: where it certainly ends, and which rules it passes. Pure.
 
-What is not understood "may match". Only a packet that passes whatever those rules do is said to pass: when in doubt we
-add one jump too many, which lets in our flows alone, rather than leave a mapping without traffic.
+A rule ends the road if it matches all packets of the class. Other rules may take some packets away; they are recorded
+as passed, and the road goes on.
 """
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from igd.firewall.operator_rules.conditions import Truth, matches
-from igd.firewall.operator_rules.packet import Packet, packets
+from igd.firewall.operator_rules.packet import Packet
 from igd.firewall.operator_rules.saved_rules import Rule, Rules
 
-__all__ = ["Obstacle", "find_obstacle", "packets"]
-
-# Targets after which a packet goes on to the next rule. Not here, hence "may drop": DROP, REJECT, NFQUEUE, what we have
-# never heard of, and CONNMARK, which might take away the mark that a later rule accepts by.
+# In capitals iptables' targets, in small letters nft's verdicts, which are no names of chains.
+_ACCEPTS = {"ACCEPT", "accept"}
+_STOPS = {"DROP", "REJECT", "drop", "reject"}
+_RETURNS = {"RETURN", "return"}
 _GOES_ON = {
-    "",
-    "continue",
-    "AUDIT",
-    "CHECKSUM",
-    "CLASSIFY",
-    "CONNSECMARK",
-    "DSCP",
-    "HL",
-    "LOG",
-    "MARK",
-    "NFLOG",
-    "SECMARK",
-    "TCPMSS",
-    "TOS",
-    "TRACE",
-    "TTL",
-    "ULOG",
+    *("", "continue", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "HL", "LED", "LOG", "MARK", "NFLOG"),
+    *("RATEEST", "SECMARK", "SET", "TCPMSS", "TEE", "TOS", "TRACE", "TTL", "ULOG"),
 }
+"""Targets after which a packet reaches the next rule.
+
+Not NFQUEUE, not what is unknown, and not CONNMARK, which might clear the mark by which a later rule accepts.
+"""
+
+
+class End(enum.Enum):
+    """How a road ends."""
+
+    PASSES = enum.auto()
+    STOPS = enum.auto()
+    LEAVES = enum.auto()  # a chain without a policy, for the chain that led there
+
+
+class Step(NamedTuple):
+    """The rule at which the road leaves a chain; None: behind the chain's last rule."""
+
+    chain: str
+    rule: Rule | None
+
+
+Passed = dict[Rule, Truth]
+"""Rules that may take packets away, themselves or by the chain to which they lead: NARROW or UNKNOWN."""
 
 
 @dataclass(frozen=True, slots=True)
-class Obstacle:
-    """What may keep a packet from getting through: a rule's line, or "policy DROP of FORWARD"."""
+class Road:
+    """The steps from the first chain to the rule at which the road ends, and for each step what it passed before it."""
 
-    packet: Packet
-    where: str
+    end: End
+    steps: tuple[Step, ...]
+    passed: tuple[Passed, ...]
 
-    def __str__(self) -> str:
-        return f"{self.packet} may end at: {self.where}"
+    @property
+    def ahead(self) -> Passed:
+        """All rules that the road passes."""
+        return {rule: truth for each in self.passed for rule, truth in each.items()}
 
-
-def find_obstacle(rules: Rules, packets: Iterable[Packet], chain: str = "FORWARD") -> Obstacle | None:
-    """Give the first obstacle in this chain, or None where all `packets` definitely pass."""
-    for packet in packets:
-        where = _VerdictWalk(rules, packet).through(chain)
-        if where is not None:
-            return Obstacle(packet, where)
-    return None
-
-
-class _End(NamedTuple):
-    """Where a packet may be after a rule or a chain; nowhere at all: it was accepted."""
-
-    obstacle: str | None = None
-    next: bool = False  # at the next rule
-    caller: bool = False  # behind the jump that led here
+    def places(self, blanket: AbstractSet[Rule]) -> Sequence[Step]:
+        """Return the steps, outermost first, at which an accept overtakes none of the rules passed but `blanket`."""
+        narrow = [level for level, passed in enumerate(self.passed) if passed.keys() - blanket]
+        return self.steps[max(narrow, default=0) :]
 
 
-class _VerdictWalk:
-    """The ways that one packet may take through the chains."""
+class Walk:
+    """The road of one class of packets through the chains; `visits` has a road for each chain that it entered.
 
-    def __init__(self, rules: Rules, packet: Packet) -> None:
+    `unjudged` are the texts of rules that count as UNKNOWN where they match.
+    """
+
+    def __init__(self, rules: Rules, packet: Packet, unjudged: AbstractSet[str] = frozenset()) -> None:
         self._rules = rules
         self._packet = packet
-        self._ends: dict[str, _End] = {}  # a chain that many rules jump to is walked once
+        self._unjudged = unjudged
+        self.visits: dict[str, Road] = {}  # a chain to which many rules lead is walked once
+        self._inside: dict[str, Truth] = {}
 
-    def through(self, chain: str) -> str | None:
-        """Give what may stop the packet on its way through a built-in chain, or None."""
-        end = self._chain(chain)
+    def through(self, chain: str) -> Road:
+        """Return the road from the first rule of the chain; its policy, if it has one, is the last step."""
+        road = self._through(chain)
         policy = self._rules.policies.get(chain, "ACCEPT")
-        if end.obstacle is None and end.caller and policy != "ACCEPT":
-            return f"policy {policy} of {chain}"
-        return end.obstacle
+        if road.end is not End.LEAVES or policy == "-":
+            return road
+        return Road(End.PASSES if policy == "ACCEPT" else End.STOPS, road.steps, road.passed)
 
-    def _chain(self, name: str) -> _End:
-        if name not in self._ends:
-            self._ends[name] = self._walk(self._rules.chains.get(name, []))
-        return self._ends[name]
+    def where(self, road: Road) -> str:
+        """Return the text of the rule or policy at which the road ends."""
+        rule = road.steps[-1].rule
+        chain = road.steps[0].chain
+        if rule is None or rule.target in _RETURNS:
+            return f"policy {self._rules.policies.get(chain)} of {chain}"
+        return rule.text
 
-    def _walk(self, rules: Iterable[Rule]) -> _End:
-        back = False
-        for rule in rules:
-            truth = matches(rule.conditions, self._packet)
+    def _through(self, name: str) -> Road:
+        if name not in self.visits:
+            self.visits[name] = self._walk(name)
+        return self.visits[name]
+
+    def _walk(self, name: str) -> Road:
+        passed: Passed = {}
+        for rule in self._rules.chains.get(name, ()):
+            truth = self._truth(rule)
             if truth is Truth.NO:
                 continue
-            end = self._target(rule)
-            if end.obstacle is not None:
-                return end
-            back = back or end.caller
-            if truth is Truth.YES and not end.next:
-                return _End(caller=back)
-        return _End(caller=True)
+            rest = self._follow(rule) if truth is Truth.YES else None
+            if rest is None:
+                _add(passed, rule, self._taken_away(rule, truth))
+            elif rest.end is End.LEAVES and not rule.goto and rule.target not in _RETURNS:
+                for each, kind in rest.ahead.items():
+                    _add(passed, each, kind)
+            else:
+                return Road(rest.end, (Step(name, rule), *rest.steps), (passed, *rest.passed))
+        return Road(End.LEAVES, (Step(name, None),), (passed,))
 
-    def _target(self, rule: Rule) -> _End:
+    def _truth(self, rule: Rule) -> Truth:
+        truth = self._packet.judged.get(rule)
+        if truth is None:
+            truth = self._packet.judged[rule] = matches(rule.conditions, self._packet)
+        return min(truth, Truth.UNKNOWN) if rule.text in self._unjudged else truth
+
+    def _follow(self, rule: Rule) -> Road | None:
+        """Return the rest of the road behind a rule that matches all packets; None: it goes on with the next rule."""
         if rule.target in self._rules.chains:
-            end = self._chain(rule.target)
-            return end if rule.goto else _End(end.obstacle, next=end.caller)
-        return _ENDS.get(rule.target, _End(obstacle=rule.text))
+            return self._through(rule.target)
+        return _ENDS.get(rule.target)
+
+    def _taken_away(self, rule: Rule, truth: Truth) -> Truth:
+        """Return whether this rule, or the chain to which it leads, takes packets away; NO: none."""
+        if rule.target in self._rules.chains:
+            inside = min(truth, self._taken_inside(rule.target))
+            return max(inside, Truth.NARROW) if rule.goto else inside
+        if rule.target in _ACCEPTS | _GOES_ON:
+            return Truth.NO
+        if rule.target in _RETURNS:
+            return Truth.NARROW
+        return truth if rule.target in _STOPS else min(truth, Truth.UNKNOWN)
+
+    def _taken_inside(self, name: str) -> Truth:
+        """Return whether rules of this chain take packets away that come there."""
+        if name not in self._inside:
+            found = Truth.NO
+            for rule in self._rules.chains[name]:
+                truth = self._truth(rule)
+                if truth is not Truth.NO:
+                    found = max(found, self._taken_away(rule, truth))
+                if truth is Truth.YES and rule.target in _ENDS:
+                    break
+            self._inside[name] = found
+        return self._inside[name]
 
 
-# In capitals iptables' targets, in small letters nft's verdicts, which no chain can be named after.
+def _add(passed: Passed, rule: Rule, truth: Truth) -> None:
+    if truth is not Truth.NO:
+        passed[rule] = max(truth, passed.get(rule, truth))
+
+
 _ENDS = {
-    **dict.fromkeys(("ACCEPT", "accept"), _End()),
-    **dict.fromkeys(("RETURN", "return"), _End(caller=True)),
-    **dict.fromkeys(_GOES_ON, _End(next=True)),
+    **{target: Road(End.PASSES, (), ()) for target in _ACCEPTS},
+    **{target: Road(End.STOPS, (), ()) for target in _STOPS},
+    **{target: Road(End.LEAVES, (), ()) for target in _RETURNS},
 }

@@ -149,7 +149,7 @@ def test_a_complaint_is_made_once_for_as_long_as_it_lasts(caplog: pytest.LogCapt
     run("nft", "flush", "ruleset")
     forward.ensure()
     assert [record.getMessage() for record in caplog.records] == 2 * [
-        'forward_chain = "inet mine forward": nftables has no such chain; our rules go in when there is one'
+        'forward_chain = "inet mine forward": nftables has no such chain; our rules are inserted when there is one'
     ]
 
 

@@ -24,8 +24,8 @@ FLAVOURS = pytest.mark.parametrize("flavour", ["iptables-nft", "iptables-legacy"
 
 JUMP = '-A FORWARD -m comment --comment "igd wg0" -j igd_wg0'
 ACCEPTS = [
-    f'-A igd_wg0 {way} wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT'
-    for way in ("-o", "-i")
+    f'-A igd_wg0 {way} -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000 -j ACCEPT'
+    for way in ("! -i wg0 -o wg0", "-i wg0 ! -o wg0", "-i wg0 -o wg0")
 ]
 
 # As ufw has it, cut down: answers pass, the rest is rejected by a rule, and the policy drops too.
@@ -39,6 +39,9 @@ REJECTING = """*filter
 -A ufw-reject-forward -j REJECT
 COMMIT
 """
+
+
+BEFORE, REJECT = "-A FORWARD -j ufw-before-forward", "-A FORWARD -j ufw-reject-forward"
 
 
 def sh(command: str) -> None:
@@ -98,13 +101,13 @@ def test_a_packet_passes_both_flavours_so_both_get_the_jump(hosts: ThreeHosts) -
 
 @FLAVOURS
 @pytest.mark.usefixtures("alone")
-def test_the_jump_comes_first_and_once(flavour: str) -> None:
+def test_the_jump_comes_once_and_before_what_stops_everything(flavour: str) -> None:
     run(f"{flavour}-restore", text=REJECTING)
     before = rules(flavour)
     jump = ForwardJump(SITE)
     for _again in range(2):
         jump.ensure()
-        assert forward(flavour)[0] == JUMP
+        assert forward(flavour) == [BEFORE, JUMP, REJECT]
         assert [line for line in rules(flavour) if "igd" in line] == [":igd_wg0 -", JUMP, *ACCEPTS]
     for _again in range(2):
         jump.remove()
@@ -126,7 +129,20 @@ def test_a_standing_jump_is_left_alone(flavour: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [[], ["-i wg0 -j ACCEPT", "-o wg0 -j ACCEPT"], ["-i eth7 -j DROP"]], ids=["none", "walkthrough", "others"]
+    "lines",
+    [
+        [],
+        ["-i wg0 -j ACCEPT", "-o wg0 -j ACCEPT"],
+        ["-i eth7 -j DROP"],
+        ["-m mac --mac-source 02:00:00:00:00:09 -j DROP", "-o wg0 -p tcp --dport 8000 -j REJECT"],
+        ["-i wg0 -o wg0 -j DROP"],
+        [
+            "-p tcp --syn -m connlimit --connlimit-above 30 -j REJECT",
+            "-m hashlimit --hashlimit-name a --hashlimit-above 1/s -j DROP",
+        ],
+        ["-p udp -j DROP"],
+    ],
+    ids=["none", "walkthrough", "others", "narrow", "isolation", "limits", "one protocol"],
 )
 @pytest.mark.usefixtures("alone")
 def test_where_traffic_passes_nothing_is_touched(lines: list[str]) -> None:
@@ -154,17 +170,115 @@ def test_a_jump_that_is_no_longer_needed_goes(flavour: str) -> None:
 
 @FLAVOURS
 @pytest.mark.usefixtures("alone")
-def test_a_jump_that_was_taken_out_or_overtaken_comes_first_again(flavour: str) -> None:
+def test_a_jump_that_was_removed_or_overtaken_comes_again(flavour: str) -> None:
     jump = ForwardJump(SITE)
     run(f"{flavour}-restore", text=REJECTING)
     jump.ensure()
-    run(f"{flavour}-restore", text=REJECTING)  # the operator loads his rules anew, and takes ours away
+    run(f"{flavour}-restore", text=REJECTING)  # the operator loads the rules anew, which removes ours
     jump.ensure()
-    assert forward(flavour)[0] == JUMP
+    assert forward(flavour) == [BEFORE, JUMP, REJECT]
     sh(f"{flavour} -I FORWARD -i ext0 -j DROP")
     jump.ensure()
-    assert forward(flavour)[:2] == [JUMP, "-A FORWARD -i ext0 -j DROP"]
-    assert rules(flavour).count(JUMP) == 1
+    assert forward(flavour) == [JUMP, "-A FORWARD -i ext0 -j DROP", BEFORE, REJECT]
+
+
+def banned(flavour: str) -> str:
+    return "-s 2001:db8::7/128" if flavour.startswith("ip6") else "-s 198.51.100.7/32"
+
+
+@FLAVOURS
+@pytest.mark.usefixtures("alone")
+def test_bans_that_come_and_go_stay_ahead(flavour: str) -> None:
+    """A ban in front changes nothing, so nothing is edited; the jump moves behind one at the end."""
+    sh(f"{flavour} -P FORWARD DROP")
+    jump = ForwardJump(SITE)
+    jump.ensure()
+    ban = f"FORWARD {banned(flavour)} -j DROP"
+    for _again in range(2):
+        sh(f"{flavour} -I {ban}")
+        before = jumps_with_handles(flavour)
+        jump.ensure()
+        assert forward(flavour) == [f"-A {ban}", JUMP]
+        assert jumps_with_handles(flavour) == before
+        sh(f"{flavour} -A {ban.replace('DROP', 'REJECT')}")
+        jump.ensure()
+        assert [line.partition(" --reject")[0] for line in forward(flavour)] == [
+            f"-A {ban}",
+            f"-A {ban.replace('DROP', 'REJECT')}",
+            JUMP,
+        ]
+        sh(f"{flavour} -D {ban.replace('DROP', 'REJECT')}")
+        sh(f"{flavour} -A {ban}")  # twice: that the first is deleted must not open anything
+        jump.ensure()
+        assert forward(flavour) == [f"-A {ban}", f"-A {ban}", JUMP]
+        sh(f"{flavour} -D {ban}")
+        sh(f"{flavour} -D {ban}")
+        before = jumps_with_handles(flavour)
+        jump.ensure()
+        assert forward(flavour) == [JUMP]
+        assert jumps_with_handles(flavour) == before
+
+
+CHAINS = """*filter
+:FORWARD ACCEPT [0:0]
+:IN - [0:0]
+:OUT - [0:0]
+-A FORWARD -i ext0 -j IN
+-A FORWARD -o ext0 -j OUT
+-A IN -m mac --mac-source 02:00:00:00:00:09 -j DROP
+-A IN -j DROP
+-A OUT -p tcp -m tcp --dport 25 -j REJECT
+-A OUT -j DROP
+COMMIT
+"""
+
+
+@FLAVOURS
+@pytest.mark.usefixtures("alone")
+def test_two_chains_that_stop_different_packets_get_a_jump_each(flavour: str) -> None:
+    run(f"{flavour}-restore", text=CHAINS)
+    before = rules(flavour)
+    jump = ForwardJump(SITE)
+    for _again in range(2):
+        assert jump.ensure() == []
+        lines = [line for line in rules(flavour) if line.startswith(("-A IN", "-A OUT"))]
+        assert lines[1:3] == [JUMP.replace("FORWARD", "IN"), "-A IN -j DROP"]
+        assert lines[4:] == [JUMP.replace("FORWARD", "OUT"), "-A OUT -j DROP"]
+    jump.remove()
+    assert rules(flavour) == before
+
+
+@FLAVOURS
+@pytest.mark.usefixtures("alone")
+def test_a_jump_that_would_overtake_a_ban_for_other_packets_has_their_conditions(flavour: str) -> None:
+    ban = f"-A FORWARD {banned(flavour)} -j DROP"
+    for line in ("-A FORWARD -p tcp -j REJECT", ban, "-A FORWARD -p udp -j DROP"):
+        sh(f"{flavour} {line}")
+    jump = ForwardJump(SITE)
+    for _again in range(2):
+        assert jump.ensure() == []
+        lines = forward(flavour)
+        assert lines.index(ban) == len(lines) - 3
+        assert lines[-2:] == [JUMP, "-A FORWARD -p udp -j DROP"]
+        assert all(" -p tcp -m conntrack --ctstate " in line for line in lines if "igd_wg0" in line and line != JUMP)
+        handles = jumps_with_handles(flavour)
+    assert jump.ensure() == []
+    assert jumps_with_handles(flavour) == handles
+
+
+@FLAVOURS
+@pytest.mark.usefixtures("alone")
+def test_isolation_of_peers_holds(flavour: str) -> None:
+    sh(f"{flavour} -A FORWARD -i ext0 -j DROP")
+    sh(f"{flavour} -A FORWARD -i wg0 -o wg0 -j DROP")
+    ForwardJump(SITE).ensure()
+    assert forward(flavour)[0] == JUMP
+    assert [line for line in rules(flavour) if line.startswith("-A igd")] == ACCEPTS[:2]
+    sh(f"{flavour} -D FORWARD -i wg0 -o wg0 -j DROP")
+    sh(f"{flavour} -P FORWARD DROP")
+    sh(f"{flavour} -D FORWARD -i ext0 -j DROP")
+    ForwardJump(SITE).ensure()
+    assert [line for line in rules(flavour) if line.startswith("-A igd")] == ACCEPTS
 
 
 @FLAVOURS
@@ -190,12 +304,20 @@ def test_two_instances_do_not_push_each_other_aside(flavour: str) -> None:
     first.ensure()
     second.ensure()
     both = rules(flavour)
-    assert [line[-7:] for line in forward(flavour)][:2] == ["igd_wg1", "igd_wg0"]
+    assert [line[-7:] for line in forward(flavour)][1:3] == ["igd_wg0", "igd_wg1"]
     first.ensure()
     second.ensure()
     assert rules(flavour) == both
+    sh(f"{flavour} -I FORWARD {banned(flavour)} -j DROP")
+    sh(f"{flavour} -I FORWARD 4 {banned(flavour)} -j REJECT")  # between the jumps
+    for _again in range(2):
+        first.ensure()
+        second.ensure()
+        assert [line[-7:] for line in forward(flavour)][-3:-1] == ["igd_wg1", "igd_wg0"]
+    sh(f"{flavour} -D FORWARD 3")
+    sh(f"{flavour} -D FORWARD 1")
     second.remove()
-    assert forward(flavour)[0] == JUMP
+    assert forward(flavour) == [BEFORE, JUMP, REJECT]
     first.remove()
     assert rules(flavour) == before
 
@@ -235,7 +357,7 @@ def test_rules_of_nftables_itself_in_the_table_are_left_alone() -> None:
     sh("nft 'add rule ip filter FORWARD ct status dnat accept'")
     before = run("nft", "list", "ruleset")
     jump = ForwardJump(SITE)
-    complaint = "iptables-nft's FORWARD cannot be looked at: nftables' own rules are in its table `filter`"
+    complaint = "iptables-nft's FORWARD cannot be read: nftables' own rules are in its table `filter`"
     assert jump.ensure() == [complaint]
     assert jump.remove() == [complaint]
     assert run("nft", "list", "ruleset") == before
@@ -247,7 +369,7 @@ def test_without_its_programs_a_flavour_is_left_alone(flavour: str, monkeypatch:
     sh(f"{flavour} -P FORWARD DROP")
     before = rules(flavour)
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    complaint = f"{flavour}'s FORWARD cannot be looked at: the program is not installed"
+    complaint = f"{flavour}'s FORWARD cannot be read: the program is not installed"
     assert ForwardJump(SITE).ensure() == [complaint]
     assert ForwardJump(SITE).remove() == [complaint]
     assert rules(flavour) == before
@@ -321,14 +443,17 @@ def jumps(flavour: str) -> list[str]:
 @pytest.mark.usefixtures("alone")
 def test_the_chain_that_the_operator_names_gets_the_jump_and_no_other(flavour: str) -> None:
     run(f"{flavour}-restore", text=DOCKER)
-    sh(f"{flavour} -A DOCKER-USER -i ext0 -j DROP")
+    ban = f"-A DOCKER-USER {banned(flavour)} -j DROP"
+    for line in (ban, "-A DOCKER-USER -i ext0 -j DROP"):
+        sh(f"{flavour} {line}")
     before = rules(flavour)
     ForwardJump(SITE).ensure()
     jump = ForwardJump(replace(SITE, forward_chain="DOCKER-USER"))
     for _again in range(2):
         assert jump.ensure() == []
         assert jumps(flavour) == [IN_DOCKER_USER]
-        assert next(line for line in rules(flavour) if line.startswith("-A DOCKER-USER")) == IN_DOCKER_USER
+        lines = [line for line in rules(flavour) if line.startswith("-A DOCKER-USER")]
+        assert lines == [ban, IN_DOCKER_USER, "-A DOCKER-USER -i ext0 -j DROP"]
     ForwardJump(SITE).remove()  # which does not know where it is
     assert rules(flavour) == before
 
@@ -342,7 +467,7 @@ def test_a_named_chain_that_is_not_there_is_complained_of_and_used_when_it_comes
     sh(f"{flavour} -P FORWARD DROP")
     before = rules(flavour)
     dropped, not_there = jump.ensure()
-    assert dropped.endswith('may end at: policy DROP of FORWARD; what would help: forward_chain = "FORWARD"')
+    assert 'ends at: policy DROP of FORWARD; forward_chain = "DOCKER-USER" does not help there' in dropped
     assert not_there.startswith(missing)
     assert rules(flavour) == before
     run(f"{flavour}-restore", text=DOCKER)
@@ -350,37 +475,30 @@ def test_a_named_chain_that_is_not_there_is_complained_of_and_used_when_it_comes
     assert jumps(flavour) == [IN_DOCKER_USER]
 
 
-# Rules in front of or beside the chain in which the operator wants the jump, and what is said to help.
+# Rules in front of or beside the chain in which the operator wants the jump, and what is left.
 IN_THE_WAY = [
-    (["-I FORWARD -i ext0 -j DROP"], "may end at: -A FORWARD -i ext0 -j DROP", "FORWARD"),
-    (["-N early", "-A early -i ext0 -j DROP", "-I FORWARD -j early"], "-A early -i ext0 -j DROP", "early"),
-    (
-        ["-N early", "-A early -i ext0 -j DROP", "-I FORWARD -j early", "-I FORWARD -o ext0 -j DROP"],
-        "-A early -i ext0 -j DROP",
-        "FORWARD",
-    ),
-    (["-D FORWARD -j DOCKER-USER"], "policy DROP of FORWARD", "FORWARD"),
+    (["-I FORWARD -i ext0 -j DROP"], "-A FORWARD -i ext0 -j DROP"),
+    (["-N early", "-A early -i ext0 -j DROP", "-I FORWARD -j early"], "-A early -i ext0 -j DROP"),
+    (["-D FORWARD -j DOCKER-USER"], "policy DROP of FORWARD"),
 ]
 
 
 @FLAVOURS
-@pytest.mark.parametrize(("lines", "obstacle", "better"), IN_THE_WAY)
+@pytest.mark.parametrize(("lines", "obstacle"), IN_THE_WAY)
 @pytest.mark.usefixtures("alone")
-def test_a_drop_before_the_named_chain_is_complained_of_with_what_would_help(
-    flavour: str, lines: list[str], obstacle: str, better: str
-) -> None:
-    """And the jump, which cannot help, is not put in again and again."""
+def test_a_drop_before_the_named_chain_is_complained_of(flavour: str, lines: list[str], obstacle: str) -> None:
+    """And the jump, which cannot help, is not inserted again and again."""
     run(f"{flavour}-restore", text=DOCKER)
     for line in lines:
         sh(f"{flavour} {line}")
     jump = ForwardJump(replace(SITE, forward_chain="DOCKER-USER"))
     (complaint,) = jump.ensure()
     assert complaint.startswith(f"{flavour}: ")
-    assert complaint.endswith(f'{obstacle}; what would help: forward_chain = "{better}"')
+    assert f'{obstacle}; forward_chain = "DOCKER-USER" does not help there; without' in complaint
     generation = jumps_with_handles(flavour)
     assert jump.ensure() == [complaint]
     assert jumps_with_handles(flavour) == generation
-    assert ForwardJump(replace(SITE, forward_chain=better)).ensure() == []
+    assert ForwardJump(SITE).ensure() == []
 
 
 def jumps_with_handles(flavour: str) -> str:

@@ -33,9 +33,11 @@ table inet filter {
 
 
 def accepts(interface: str = "wg0", mark: int = 0x1000_0000) -> list[str]:
+    ways = (("!= ", ""), ("", "!= "), ("", ""))
     return [
-        f'{way} "{interface}" ct mark & {mark:#010x} == {mark:#010x} accept comment "igd {interface}"'
-        for way in ("oifname", "iifname")
+        f'iifname {come}"{interface}" oifname {go}"{interface}" ct mark & {mark:#010x} == {mark:#010x} accept '
+        f'comment "igd {interface}"'
+        for come, go in ways
     ]
 
 
@@ -87,13 +89,13 @@ def test_what_names_no_chain(forward_chain: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("firewall")
-def test_our_rules_come_first_and_once() -> None:
+def test_our_rules_come_last_and_once() -> None:
     operators = chain()
     for _run in range(2):  # the second is that of a process after a kill -9
         rule = ForwardRule(SITE)
         for _again in range(2):
             assert rule.ensure() == []
-            assert chain() == [*accepts(), *operators]
+            assert chain() == [*operators, *accepts()]
 
 
 @pytest.mark.root
@@ -119,12 +121,12 @@ def test_what_stands_is_left_alone() -> None:
 @pytest.mark.usefixtures("firewall")
 def test_a_form_that_is_not_recognised_is_inserted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a release of nft that prints them in another way would have them inserted twice a second."""
-    monkeypatch.setattr(nft_rule, "_OF_ANY_INSTANCE", re.compile("no such form"))
+    monkeypatch.setattr(nft_rule, "_OURS", re.compile("no such form"))
     rule = ForwardRule(SITE)
     for _again in range(3):
         (complaint,) = rule.ensure()
         assert "in an unknown form" in complaint
-    assert chain()[:3] == [*accepts(), 'ct state established,related accept comment "igd wg0"']
+    assert chain()[2:] == accepts()
 
 
 @pytest.mark.root
@@ -140,7 +142,7 @@ def test_a_saved_rule_set_loads_and_is_recognised() -> None:
 
 
 SPOILED = {
-    "overtaken": ["insert rule inet filter forward iifname ext0 drop"],
+    "not ahead": ["add rule inet filter forward ip saddr 198.51.100.7 drop"],
     "emptied": ["flush chain inet filter forward"],
     "doubled": [
         "add rule inet filter forward oifname wg0 ct mark and 0x10000000 == 0x10000000 accept comment '\"igd wg0\"'"
@@ -165,10 +167,10 @@ def test_what_is_not_right_is_put_right(how: str) -> None:
     for command in SPOILED[how]:
         nft(command)
     ForwardRule(SITE).ensure()
-    assert chain()[:2] == accepts()
+    assert chain()[-3:] == accepts()
     assert (
         ruleset().count('accept comment "igd wg0"') - ruleset().count('established,related accept comment "igd wg0"')
-        == 2
+        == 3
     )
     assert chain("inet filter early") == []
 
@@ -191,8 +193,14 @@ def test_two_instances_do_not_push_each_other_aside(firewall: str) -> None:
     first.ensure()
     second.ensure()
     assert chain(handles=True) == both
+    nft("add rule inet filter forward ip saddr 198.51.100.7 drop")
+    for _again in range(2):
+        first.ensure()
+        second.ensure()
+        assert chain()[2:] == ["ip saddr 198.51.100.7 drop", *accepts(), *accepts("wg1")]
+    nft("delete rule inet filter forward handle " + chain(handles=True)[2].rpartition(" ")[2])
     first.remove()
-    assert chain()[:2] == accepts("wg1")
+    assert chain()[2:] == accepts("wg1")
     second.remove()
     assert ruleset() == firewall
 
@@ -203,7 +211,7 @@ def test_two_instances_do_not_push_each_other_aside(firewall: str) -> None:
 def test_a_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(family: str) -> None:
     rule = ForwardRule(replace(SITE, forward_chain=f"{family} mine forward", mark=0x200))
     missing = [
-        f'forward_chain = "{family} mine forward": nftables has no such chain; our rules go in when there is one'
+        f'forward_chain = "{family} mine forward": nftables has no such chain; our rules are inserted when there is one'
     ]
     assert rule.ensure() == missing
     nft(f"add table {family} mine")
@@ -225,7 +233,7 @@ def test_a_table_that_a_program_owns_is_complained_of() -> None:
         owner.stdin.flush()
         assert any(line == "table inet filter\n" for line in owner.stdout)
         before = ruleset()
-        assert before.count("igd wg0") == 2
+        assert before.count("igd wg0") == 3
         rule = ForwardRule(SITE)
         assert rule.ensure() == [
             'forward_chain = "inet filter forward": only the program that owns this table (flags owner) can edit it'
@@ -259,7 +267,7 @@ def test_chains_of_iptables_are_refused_and_left_alone(
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("name", "installed", "first"),
+    ("name", "installed", "operators"),
     [
         ("forward", True, "iifname eth7 drop"),
         ("forward", False, "iifname eth7 drop"),
@@ -268,18 +276,18 @@ def test_chains_of_iptables_are_refused_and_left_alone(
 )
 @pytest.mark.usefixtures("alone")
 def test_a_table_that_is_only_called_like_iptables_is_the_operators(
-    *, name: str, installed: bool, first: str, monkeypatch: pytest.MonkeyPatch
+    *, name: str, installed: bool, operators: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nft("add table ip filter")
     nft(f"add chain ip filter {name} '{{ type filter hook forward priority 0; policy drop; }}'")
-    nft(f"add rule ip filter {name} {first}")
+    nft(f"add rule ip filter {name} {operators}")
     if not installed:
         uninstall(monkeypatch, *IPTABLES)
     before = ruleset()
     rule = ForwardRule(replace(SITE, forward_chain=f"ip filter {name}"))
     assert rule.ensure() == []
     assert rule.ensure() == []
-    assert chain(f"ip filter {name}")[:2] == accepts()
+    assert chain(f"ip filter {name}")[1:] == accepts()
     rule.remove()
     assert ruleset() == before
 
@@ -289,7 +297,7 @@ def test_a_table_that_is_only_called_like_iptables_is_the_operators(
 def test_native_rules_beside_iptables_chains_do_not_disturb_iptables() -> None:
     """The operator has a base chain of their own in iptables-nft's table, which iptables-nft ignores."""
     run("iptables-nft", "-A", "FORWARD", "-i", "eth7", "-j", "DROP")
-    nft("add chain ip filter mine '{ type filter hook forward priority 1; }'")
+    nft("add chain ip filter mine '{ type filter hook forward priority 1; policy drop; }'")
     before = run("iptables-nft", "-S")
     ForwardRule(replace(SITE, forward_chain="ip filter mine")).ensure()
     assert run("iptables-nft", "-S") == before
@@ -354,9 +362,7 @@ def test_without_nft_and_without_rules_of_ours_all_is_well(monkeypatch: pytest.M
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    "interface", ["wg\xe9", "wg\udcff", "wg\\", "$wg", "#wg", "wg;", "{wg", "wg'0", "-wg", "w\x01"]
-)
+@pytest.mark.parametrize("interface", ["wg\xe9", "wg\\", "$wg", "#wg", "wg;", "{wg", "wg'0", "-wg", "w\x01"])
 @pytest.mark.usefixtures("firewall")
 def test_odd_names_of_interfaces(interface: str) -> None:
     rule = ForwardRule(replace(SITE, wireguard=interface))
@@ -367,6 +373,11 @@ def test_odd_names_of_interfaces(interface: str) -> None:
     assert listed_bytes() == before
     rule.remove()
     assert b"igd " + os.fsencode(interface) not in listed_bytes()
+
+
+def chain_bytes() -> list[bytes]:
+    listed = subprocess.run("nft list chain inet filter forward".split(), check=True, capture_output=True).stdout
+    return [line.strip() for line in listed.splitlines()[2:-2]]
 
 
 def listed_bytes() -> bytes:
@@ -383,6 +394,111 @@ def test_names_that_nft_cannot_write_are_complained_of(firewall: str, interface:
     assert ruleset() == firewall
 
 
+# What the operator's chain ends in, and what stays ahead of ours.
+LAWS = {
+    "policy accept": ("accept", ["ip saddr 198.51.100.7 drop", "ip saddr @banned drop"], [], None),
+    "policy drop": ("drop", ["ip saddr @banned drop", "tcp dport 8000 reject"], [], 2),
+    "a reject": ("accept", ["ip saddr @banned drop"], ["reject", "ip saddr 9.9.9.9 drop"], 1),
+    "two protocols": (
+        "accept",
+        ["ct state invalid drop"],
+        ["tcp dport 1-65535 reject with tcp reset", "udp dport 1-65535 drop"],
+        1,
+    ),
+    "isolation": ("accept", ['iifname "wg0" oifname "wg0" drop'], [], None),
+    "one protocol": ("accept", ["meta l4proto udp drop"], [], None),
+    "a chain": ("accept", ["ip saddr @banned drop"], ["jump everything"], 1),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.usefixtures("alone")
+def test_the_place(law: str) -> None:
+    """Nowhere where nothing stops every mapped flow; else before what does, and behind all that is narrow."""
+    policy, ahead, behind, position = LAWS[law]
+    body = "\n".join([*ahead, *behind])
+    run(
+        "nft",
+        "-f",
+        "-",
+        text=f"""table inet filter {{
+        set banned {{ type ipv4_addr; }}
+        chain everything {{ drop; }}
+        chain forward {{ type filter hook forward priority filter; policy {policy};\n{body}\n}}
+    }}""",
+    )
+    before = ruleset()
+    rule = ForwardRule(SITE)
+    for _again in range(2):
+        assert [complaint for complaint in rule.ensure() if law != "one protocol"] == []
+        listed = chain(handles=True)
+        ours = [index for index, line in enumerate(listed) if "igd wg0" in line]
+        assert ours == ([] if position is None else [position, position + 1, position + 2])
+    nft("insert rule inet filter forward ip saddr 198.51.100.9 drop")
+    rule.ensure()
+    assert chain(handles=True)[1:] == listed
+    nft("add rule inet filter forward ip saddr 198.51.100.10 drop")
+    rule.ensure()
+    assert ("igd wg0" in chain()[-1]) is (policy == "drop")
+    rule.remove()
+    assert [
+        line for line in ruleset().splitlines() if "198.51.100" not in line or " 198.51.100.7 " in line
+    ] == before.splitlines()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("alone")
+def test_a_ban_inside_the_chain_that_stops_everything_stays_ahead() -> None:
+    run(
+        "nft",
+        "-f",
+        "-",
+        text="""table inet filter {
+        chain mine { ip saddr 198.51.100.7 drop; log; drop; }
+        chain forward { type filter hook forward priority filter; jump mine; }
+    }""",
+    )
+    before = ruleset()
+    rule = ForwardRule(SITE)
+    for _again in range(2):
+        assert rule.ensure() == []
+        assert chain("inet filter mine") == ["ip saddr 198.51.100.7 drop", "log", *accepts(), "drop"]
+        assert chain() == ["jump mine"]
+    ForwardRule(UNNAMED).remove()
+    assert ruleset() == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("rules", "position"),
+    [([], 0), (["ip saddr 9.9.9.9 drop"], 1), (["ip saddr 9.9.9.9 drop", "return"], 1), (["accept"], 0), (["drop"], 0)],
+)
+@pytest.mark.usefixtures("firewall")
+def test_a_chain_that_is_no_base_chain_always_has_our_rules(rules: list[str], position: int) -> None:
+    for line in rules:
+        nft(f"add rule inet filter early {line}")
+    rule = ForwardRule(replace(SITE, forward_chain="inet filter early"))
+    for _again in range(2):
+        assert rule.ensure() == []
+        # Behind an accept, packets between peers pass anyway.
+        ours = accepts()[: 2 if rules == ["accept"] else 3]
+        assert chain("inet filter early") == [*rules[:position], *ours, *rules[position:]]
+    nft("insert rule inet filter early ip saddr 198.51.100.9 drop")
+    rule.ensure()
+    assert chain("inet filter early")[1:] == [*rules[:position], *ours, *rules[position:]]
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
+def test_a_rule_that_cannot_be_judged_is_named() -> None:
+    nft("insert rule inet filter forward ip saddr != 198.51.100.0/24 drop")
+    rule = ForwardRule(SITE)
+    (complaint,) = rule.ensure()
+    assert complaint.endswith("may stop mapped flows: inet filter forward: ip saddr != 198.51.100.0/24 drop")
+    assert chain()[-3:] == accepts()
+
+
 @pytest.mark.root
 @pytest.mark.usefixtures("firewall")
 def test_others_rules_in_bytes_that_are_not_utf_8() -> None:
@@ -390,10 +506,13 @@ def test_others_rules_in_bytes_that_are_not_utf_8() -> None:
     subprocess.run(["nft", "-f", "-"], input=latin, check=True)
     rule = ForwardRule(SITE)
     for _again in range(2):
-        assert rule.ensure() == []
+        nft("add rule inet filter forward ip saddr 198.51.100.7 drop")
+        (complaint,) = rule.ensure()
+        assert chain_bytes()[-3:] == [line.encode() for line in accepts()]
+        assert "cannot be judged, so ours stand at its end: nft: " in complaint
         listed = listed_bytes()
-        assert listed.index(accepts()[1].encode()) < listed.index(b"f\xfcr mich")
-        assert listed.count(b'accept comment "igd wg0"') == 3  # with the operator's
+        assert listed.index(accepts()[0].encode()) > listed.index(b"f\xfcr mich")
+        assert listed.count(b'accept comment "igd wg0"') == 4  # with the operator's
 
 
 @pytest.mark.root
@@ -403,7 +522,7 @@ def test_the_highest_bit_as_mark() -> None:
     highest = replace(SITE, mark=0x8000_0000)
     ForwardRule(highest).ensure()
     before = chain(handles=True)
-    assert len(before) == 4
+    assert len(before) == 5
     ForwardRule(highest).ensure()
     assert chain(handles=True) == before
     ForwardRule(UNNAMED).remove()

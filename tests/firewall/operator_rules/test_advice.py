@@ -77,18 +77,18 @@ def gets_in(hosts: ThreeHosts, protocol: TransportProtocol, port: int) -> bool:
 @pytest.mark.parametrize(
     ("load", "remedy"),
     [
-        (("iptables-nft-restore", IPTABLES), "iptables-nft -I INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
-        (("ip6tables-nft-restore", IPTABLES), "ip6tables-nft -I INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
-        (("iptables-legacy-restore", IPTABLES), "iptables-legacy -I INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
-        (("ip6tables-legacy-restore", IPTABLES), "ip6tables-legacy -I INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
-        (("nft -f -", WORKSTATION), 'nft insert rule inet filter input iifname "wg0" udp dport 1900 accept'),
+        (("iptables-nft-restore", IPTABLES), "iptables-nft -A INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
+        (("ip6tables-nft-restore", IPTABLES), "ip6tables-nft -A INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
+        (("iptables-legacy-restore", IPTABLES), "iptables-legacy -A INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
+        (("ip6tables-legacy-restore", IPTABLES), "ip6tables-legacy -A INPUT -i wg0 -p udp --dport 1900 -j ACCEPT"),
+        (("nft -f -", WORKSTATION), 'nft insert rule inet filter input position N iifname "wg0" udp dport 1900 accept'),
     ],
 )
 def test_what_is_dropped_gets_in_by_the_line(hosts: ThreeHosts, load: tuple[str, str], remedy: str) -> None:
     run(*load[0].split(), text=load[1])
     sentences = advice(SITE, PORTS, OWN)
     assert len(sentences) == len(PORTS)
-    assert remedy in lines_of(sentences[0])
+    assert remedy in [re.sub(r"position \d+", "position N", line) for line in lines_of(sentences[0])]
     if not remedy.startswith("ip6"):
         assert not any(gets_in(hosts, *port) for port in PORTS)
     for sentence in sentences:
@@ -115,6 +115,61 @@ def test_of_what_gets_in_nothing_is_said(rules: str) -> None:
     policy = "DROP" if rules else "ACCEPT"
     run("iptables-nft-restore", text=f"*filter\n:INPUT {policy} [0:0]\n{rules}\nCOMMIT\n")
     assert advice(SITE, PORTS, OWN) == []
+
+
+# Rules of INPUT that do not concern every peer or packet: no advice, and the advised line stays behind them.
+NARROW = [
+    "-s 198.51.100.7/32 -j DROP",
+    "-s 10.100.0.7/32 -j DROP",
+    "-i wg0 -m mac --mac-source 02:00:00:00:00:09 -j DROP",
+    "-p tcp --syn -m connlimit --connlimit-above 30 -j REJECT",
+    "-p udp -m hashlimit --hashlimit-above 9/sec --hashlimit-name x -j DROP",
+    "-p tcp --dport 25 -j DROP",
+    "-i ext0 -j DROP",
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("rule", NARROW)
+def test_a_narrow_rule_is_no_reason_for_advice_and_keeps_its_effect(hosts: ThreeHosts, rule: str) -> None:
+    run("sh", "-c", f"iptables-nft -A INPUT {rule}")
+    assert advice(SITE, PORTS, OWN) == []
+    run("sh", "-c", "iptables-nft -A INPUT -i wg0 -s 10.100.0.2 -j DROP; iptables-nft -A INPUT -j DROP")
+    before = run("iptables-nft", "-S", "INPUT").splitlines()
+    sentences = advice(SITE, PORTS, OWN)
+    assert len(sentences) == len(PORTS)
+    for sentence in sentences:
+        for line in lines_of(sentence):
+            run("sh", "-c", line)
+    assert advice(SITE, PORTS, OWN) == []
+    after = run("iptables-nft", "-S", "INPUT").splitlines()
+    assert [line for line in after if line in before] == before
+    assert after[: len(before) - 1] == before[:-1]
+    assert not any(gets_in(hosts, *port) for port in PORTS), "the peer is in quarantine"
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("hosts")
+def test_a_rule_of_input_that_cannot_be_judged_is_named() -> None:
+    run("iptables-nft", *"-A INPUT -i wg0 -m policy --dir in --pol none -p tcp -j DROP".split())
+    (sentence,) = advice(SITE, PORTS, OWN)
+    assert sentence.startswith("a rule that igd cannot judge may keep peers from TCP 2869 of this server: -A INPUT ")
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("hosts")
+def test_the_line_for_a_chain_of_nftables_stays_behind_narrow_rules() -> None:
+    """Also inside a chain to which the base chain leads, and before a drop of everything."""
+    rules = "ip saddr 198.51.100.7 drop\n%s"
+    base = "chain forward { type filter hook forward priority filter; policy accept; jump mine; }"
+    run("nft", "-f", "-", text=f"table inet filter {{ chain mine {{ {rules % 'drop'}\n }}\n{base}\n}}")
+    (sentence,) = advice(SITE, PORTS, OWN)
+    for line in lines_of(sentence):
+        run("sh", "-c", line)
+    assert advice(SITE, PORTS, OWN) == []
+    listed = [line.strip() for line in run("nft", "list", "chain", "inet", "filter", "mine").splitlines()]
+    assert listed[2] == "ip saddr 198.51.100.7 drop"
+    assert listed[-3] == "drop"
 
 
 @pytest.mark.root
@@ -184,7 +239,7 @@ def test_mapped_flows_pass_by_the_line(hosts: ThreeHosts) -> None:
     with listener(hosts.peer, "udp", PORT) as waiting:
         assert swallows(hosts.server, hosts.remote, "udp", (str(EXTERNAL), PORT))
         for line in lines_of(sentence):
-            assert line == "nft insert rule inet filter forward ct mark and 0x10000000 == 0x10000000 accept"
+            assert line.startswith('nft \'add rule inet filter forward iifname != "wg0" oifname "wg0" ct mark & ')
             run("sh", "-c", line)
         assert advice(SITE, PORTS, OWN) == []
         assert call_from_remote(hosts, "udp", PORT, waiting) == REMOTE

@@ -72,7 +72,8 @@ CASES: list[tuple[str, list[tuple[list[str], str]]]] = [
     ("fib saddr . iif oif missing drop", [([ANY], "drop")]),
     ("limit rate 3/second accept", [([ANY], "accept")]),
     ("ct state new ct count over 3 drop", [(["--ctstate NEW", ANY], "drop")]),
-    ("add @seen { ip saddr } drop", [([ANY], "drop")]),
+    ("add @seen { ip saddr } drop", [(["unknown set"], "drop")]),
+    ("update @seen { ip saddr limit rate over 9/second } drop", [([ANY], "drop")]),
     (
         'iifname . tcp dport { "wg0" . 80 } accept',
         [(["-p tcp", "-i wg0", "--dports 80"], "accept")],
