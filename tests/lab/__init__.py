@@ -7,7 +7,7 @@ machine: every host has its own network, processes, /etc, /var and /run.
 from .host import Host
 from .namespaces import await_ipv6
 from .process import PATIENCE, CommandFailed, Process, until
-from .talk import Answer, answering, ask, call, put, swallows
+from .talk import Answer, answering, ask, call, put, swallows, swallows_more
 from .topology import Lab
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "call",
     "put",
     "swallows",
+    "swallows_more",
     "until",
 ]

@@ -22,18 +22,26 @@ class _Seen(NamedTuple):
     ports: frozenset[int]
 
 
-def swallowed(watching: socket.socket, calling: socket.socket, to: tuple[str, int]) -> bool:
+def swallowed(watching: socket.socket, calling: socket.socket, to: tuple[str, int], source: str = "") -> bool:
     """Send the first packet of `calling`, and return whether the host of `watching` sends nothing because of it.
 
     False if it forwards, answers or rejects the packet. `watching` is a packet socket in that host for ALL_PACKETS,
     `calling` a TCP or UDP socket that is bound to nothing. TimeoutError if the packet does not come to the host.
     """
     port = next(_own_ports)
-    calling.bind(("", port))
+    calling.bind((source, port))
     calling.setblocking(False)  # noqa: FBT003 - the parameter has no name
     calling.connect_ex(to)
     if calling.type == socket.SOCK_DGRAM:
         calling.send(b"\n")
+    return sends_nothing(watching, port)
+
+
+def sends_nothing(watching: socket.socket, port: int) -> bool:
+    """Return whether the host sends nothing because of the next packet with this port that it receives.
+
+    TimeoutError if none comes.
+    """
     await_arrival(watching, port)
     watching.setblocking(False)  # noqa: FBT003 - the parameter has no name
     try:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from .host import Host
 from .process import PATIENCE, Process
-from .swallowed import ALL_PACKETS, swallowed
+from .swallowed import ALL_PACKETS, sends_nothing, swallowed
 
 Protocol = Literal["tcp", "udp"]
 
@@ -52,11 +52,20 @@ def ask(
         return put(remote)
 
 
-def swallows(firewall: Host, caller: Host, address: str, port: int, protocol: Protocol = "tcp") -> bool:
+def swallows(
+    firewall: Host, caller: Host, address: str, port: int, protocol: Protocol = "tcp", *, source: str = ""
+) -> bool:
     """Return whether `firewall` drops what `caller` sends to this address: neither sends it on nor answers it."""
     watching = firewall.socket(socket.AF_PACKET, socket.SOCK_DGRAM, ALL_PACKETS)
     with watching, _new_socket(caller, address, protocol) as calling:
-        return swallowed(watching, calling, (address, port))
+        return swallowed(watching, calling, (address, port), source)
+
+
+def swallows_more(firewall: Host, remote: socket.socket) -> bool:
+    """Return whether `firewall` drops what a connected socket sends."""
+    with firewall.socket(socket.AF_PACKET, socket.SOCK_DGRAM, ALL_PACKETS) as watching:
+        remote.sendall(b"more\n")
+        return sends_nothing(watching, remote.getsockname()[1])
 
 
 def _new_socket(host: Host, address: str, protocol: Protocol) -> socket.socket:
