@@ -17,7 +17,7 @@ async def wait_until_up(links: Links, interface: str, report_missing: Callable[[
             missing = f"{interface} to exist"
         elif not link.up:
             missing = f"{interface} to be up"
-        elif not await links.addresses(interface):
+        elif all(address.ip.is_link_local for address in await links.addresses(interface)):
             missing = f"{interface} to have an address"
         else:
             return link.index
