@@ -74,8 +74,8 @@ class Maintenance:
 
         `update_site` (Ledger.repair) sets the interface of the way out.
         """
-        self._gateway.announced = announced
         await asyncio.shield(self._ledger.set_addresses(matched, update_site))
+        self._gateway.announced = announced  # no client is told of an address before its packets pass
 
     async def wake(self) -> None:
         """End or renew the leases that have run out, and retry what failed before."""

@@ -175,12 +175,16 @@ class Daemon:
         def update_site() -> None:
             parts.firewall.site.external = external.interface
 
-        if changed:
-            await parts.maintenance.set_addresses(*external.addresses, update_site)
-            self._rules_changed.set()  # interface and address decide which of the operator's rules apply
         announced = external.addresses.announced
-        if announced != self._told:
-            lost = await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
+        told = announced == self._told
+        try:
+            # before clients can learn the address: one that reads it with the old epoch would not map again
+            lost = not told and await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
+        finally:  # a full disk does not keep the way out from being followed
+            if changed:
+                await parts.maintenance.set_addresses(*external.addresses, update_site)
+                self._rules_changed.set()  # interface and address decide which of the operator's rules apply
+        if not told:
             self._told = announced
             log.info("external address: %s", announced or "none")
             parts.endpoints.announce(lost=lost)
