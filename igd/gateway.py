@@ -3,8 +3,9 @@
 import asyncio
 import collections
 import logging
+import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -39,6 +40,12 @@ log = logging.getLogger(__name__)
 LIVE_SECONDS = 180
 """WireGuard's REJECT_AFTER_TIME: a peer without a handshake for so long has no session and cannot be reached."""
 
+REREAD_SECONDS = 0.2
+"""The shortest time between two readings of the peers because of unknown sources: junk from them costs little."""
+
+BURST_SECONDS = 0.01
+"""Changes from one address that follow each other within this time are decided on one reading of the peers."""
+
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
 
@@ -48,11 +55,17 @@ ChangeRequest = MapPort | UnmapPorts | UnmapInternal
 class PeerSource(Protocol):
     """The peers and their state, read from the machine; each method raises OSError."""
 
-    async def peers(self) -> Peers:
-        """Return the peers; the answer is at most a second old."""
+    async def peers(self, max_age: float = ...) -> Peers:
+        """Return the peers as of at most `max_age` seconds before this call, by default a second.
 
-    async def reaches(self, address: Address) -> bool:
+        The same object is returned until they change.
+        """
+
+    def reaches(self, address: Address) -> bool:
         """Return whether packets to `address` leave through the tunnel."""
+
+    def routed_elsewhere(self, addresses: Collection[Address]) -> Collection[Address]:
+        """Return those of `addresses` to which packets certainly do not leave through the tunnel any more."""
 
     async def handshakes(self) -> Mapping[str, float]:
         """Return the last handshake of each peer that had one: public key -> time on the clock of the leases."""
@@ -64,7 +77,8 @@ class Gateway:
 
     `clock` is `boottime`, in seconds. `taken` returns whether another rule translates an external port already, or the
     server itself listens on it; such ports are not mapped. If the kernel or the store fails, the request is refused.
-    `announced` is the external address as clients see it, `counters` counts by request and outcome.
+    `announced` is the external address as clients see it, `counters` counts by request and outcome. `on_new_peers` are
+    awaited one after another when the peers have changed, before any change is decided.
     """
 
     policy: Policy
@@ -77,36 +91,75 @@ class Gateway:
     taken: Callable[[TransportProtocol, int], bool]
     announced: IPv4Address | None = field(default=None, init=False)
     counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
+    on_new_peers: list[Callable[[Peers], Awaitable[None]]] = field(default_factory=list, init=False)
+    _followed: Peers | None = field(default=None, init=False)
+    _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _changed_at: dict[Address, float] = field(default_factory=dict, init=False)  # of the last BURST_SECONDS
+    _reread_at: float = field(default=-math.inf, init=False)
+    _rereading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _waiting: collections.Counter[str] = field(default_factory=collections.Counter, init=False)
 
     # For the endpoints
 
     async def admit(self, source: Address) -> Peer | Refusal:
         """Return the peer that sends from `source`, and count this packet against its rate limit."""
-        found = await self._identify(source)
+        received = self.clock()
+        found = await self._identify(source, self.peers.peers())
         # all unknown sources share one rate-limit bucket
-        if not self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, self.clock()):
+        if not self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, received):
             found = Refusal.TOO_MANY_REQUESTS
+        if found is Refusal.NOT_A_PEER:
+            found = await self._identify(source, self._reread(received))
         if isinstance(found, Refusal):
             self.counters["admission", found.name] += 1
             log.debug("request from %s refused: %s", source, found.value)
         return found
 
-    async def _identify(self, source: Address) -> Peer | Refusal:
+    async def _identify(self, source: Address, reading: Awaitable[Peers]) -> Peer | Refusal:
         try:
-            return (await self.peers.peers()).owner(source) or Refusal.NOT_A_PEER
+            return (await reading).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
             log.error("cannot read the peers, request from %s refused: %s", source, error)
             return Refusal.SYSTEM_FAILURE
 
+    async def _reread(self, since: float) -> Peers:
+        """Return the peers as of `since` or later, after a pause if they were reread less than REREAD_SECONDS ago."""
+        async with self._rereading:
+            if self._reread_at < since:
+                await asyncio.sleep(self._reread_at + REREAD_SECONDS - self.clock())
+                self._reread_at = self.clock()
+            return await self.peers.peers(self.clock() - since)
+
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
-        """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise."""
-        reply = await self._decide(peer, source, request)
+        """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise.
+
+        A change is decided for the peer that owns `source` now: the address may have moved since the peers were read.
+        """
+        found: Peer | Refusal = peer
+        if isinstance(request, ChangeRequest):
+            found = await self._identify(source, self._read_for_change(source))
+        reply = found if isinstance(found, Refusal) else await self._decide(found, source, request)
         outcome = reply.name if isinstance(reply, Refusal) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
         level = logging.INFO if isinstance(request, ChangeRequest) else logging.DEBUG
-        log.log(level, "%s (%s) requests %s: %s", source, peer, request, _for_log(reply))
+        log.log(
+            level,
+            "%s (%s) requests %s: %s",
+            source,
+            found if isinstance(found, Peer) else peer,
+            request,
+            _for_log(reply),
+        )
         return reply
+
+    async def _read_for_change(self, source: Address) -> Peers:
+        """Return the peers as of now or, in a burst of changes from `source`, as of a moment ago; followed."""
+        now = self.clock()
+        self._changed_at = {each: at for each, at in self._changed_at.items() if now - at < BURST_SECONDS}
+        peers = await (self.peers.peers() if source in self._changed_at else self.peers.peers(0))
+        self._changed_at[source] = now
+        await self.follow(peers)
+        return peers
 
     async def _decide(self, peer: Peer, source: Address, request: Request) -> Reply:
         match request:
@@ -171,9 +224,7 @@ class Gateway:
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
         """The peer must own the address, and packets to it must leave through the tunnel."""
         peers = await self.peers.peers()
-        if not peers.may_map(peer.public_key, source, internal):
-            return False
-        return peers.on_link(internal) or await self.peers.reaches(internal)
+        return peers.may_map(peer.public_key, source, internal) and self.peers.reaches(internal)
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self.ledger.table.plan_unmap(peer.public_key, request)
@@ -189,7 +240,20 @@ class Gateway:
         await self.ledger.commit(changes)
         return Unmapped(tuple(change.before.mapping for change in changes if change.before))
 
-    # For announcements and the operator
+    # For maintenance, announcements and the operator
+
+    async def follow(self, peers: Peers) -> None:
+        """Await `on_new_peers`, unless they were called with these peers last."""
+        async with self._following:
+            if peers is not self._followed:
+                for follow in self.on_new_peers:
+                    await follow(peers)
+                self._followed = peers
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change is in progress; it may have been decided on earlier peers and routes."""
+        return bool(self._waiting)
 
     async def live_peers(self) -> list[Peer]:
         """Return the peers with a recent handshake, which can be reached; OSError."""

@@ -1,18 +1,21 @@
 """Changes that no client requests: leases run out, peers are removed, addresses change, stored leases are resumed."""
 
 import asyncio
-import functools
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 from igd.core.mapping import Change, Entry, Lease, PortMapping
-from igd.core.peers import Peer, Peers
+from igd.core.peers import Address, Peers
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
 
 log = logging.getLogger(__name__)
+
+Holder = tuple[str, Address]
+"""Whose packets a mapping admits: a peer's public key, and the internal address."""
 
 
 class Maintenance:
@@ -27,8 +30,8 @@ class Maintenance:
         self._ledger = gateway.ledger
         self._peers = gateway.peers
         self._clock = gateway.clock
-        self._checked: tuple[Peer, ...] | None = None  # the peers against which all present mappings were checked
-        self._ledger.on_change.append(self._forget_check)
+        self._checked: Peers | None = None  # the peers against which all mappings were checked, and their routes
+        gateway.on_new_peers.append(self._end_lost)
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
@@ -44,7 +47,6 @@ class Maintenance:
         if drop:
             log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
-        self._checked = peers.all
 
     def _resumed(self, lease: Lease) -> Lease:
         """Return a stored lease within limits: the operator may have lowered the longest lifetime.
@@ -59,7 +61,7 @@ class Maintenance:
         mapping = entry.mapping
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
-            and _owned(peers, entry)
+            and peers.still_owns(*_holder(entry))
             and not (isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key))
             and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
         )
@@ -111,29 +113,37 @@ class Maintenance:
         return Change(entry, replace(entry, lease=lease) if lease.expires > now else None)
 
     async def recheck_peers(self) -> None:
-        """Close the mappings whose peers were removed or no longer own the internal address."""
-        await asyncio.shield(self._recheck_peers())
+        """Close the mappings whose peers were removed or no longer own the internal address; OSError.
 
-    async def _recheck_peers(self) -> None:
-        try:
-            peers = await self._peers.peers()
-        except OSError as error:
-            log.error("cannot read the peers, mappings not checked: %s", error)
-            return
-        if peers.all == self._checked:
-            return
-        owns = functools.cache(peers.still_owns)  # many mappings share few addresses
-        lost = [each for each in self._ledger.table if not owns(each.mapping.peer, each.mapping.internal.address)]
-        self._checked = peers.all
+        After `recheck_routes`, or a failure, also those whose internal address is routed elsewhere.
+        """
+        peers = await self._peers.peers(0)
+        await self._gateway.follow(peers)
+        if peers is not self._checked:
+            await self._end_lost(peers)
 
-        def closing(entry: Entry) -> Change | None:
-            return None if _owned(peers, entry) else Change(entry, None)
+    async def _end_lost(self, peers: Peers) -> None:
+        holders = set(map(_holder, self._ledger.table))
+        elsewhere = self._peers.routed_elsewhere({address for _, address in holders})
+        # a change in progress may have been decided on earlier peers and routes, and is not yet in the table
+        self._checked = None if self._gateway.is_changing else peers
+        lost = {holder for holder in holders if not peers.still_owns(*holder)}
+        moved = {holder for holder in holders - lost if holder[1] in elsewhere}
+        closed = await self._close(lost, "the peer no longer owns the address")
+        if not (await self._close(moved, "the tunnel is no longer the way to the address") and closed):
+            self._checked = None
 
-        if not await self._impose(lost, closing, "the peer no longer owns the address"):
-            self._forget_check()
-
-    def _forget_check(self) -> None:
+    async def recheck_routes(self) -> None:
+        """Do the same after a change of the host's addresses or routes; after a failure `recheck_peers` repeats it."""
         self._checked = None
+        with contextlib.suppress(OSError):
+            await self.recheck_peers()
+
+    async def _close(self, holders: Collection[Holder], why: str) -> bool:
+        """Close all mappings of these holders; return False if a change failed."""
+        found = [entry for entry in self._ledger.table if _holder(entry) in holders] if holders else ()
+        closing = self._impose(found, lambda entry: Change(entry, None) if _holder(entry) in holders else None, why)
+        return await asyncio.shield(closing)
 
     async def _impose(self, entries: Iterable[Entry], decide: Callable[[Entry], Change | None], why: str) -> bool:
         """Apply `decide` to all entries of the peers that have one of `entries`, each peer in its turn.
@@ -167,5 +177,5 @@ class Maintenance:
         self._ledger.retry_later()
 
 
-def _owned(peers: Peers, entry: Entry) -> bool:
-    return peers.still_owns(entry.mapping.peer, entry.mapping.internal.address)
+def _holder(entry: Entry) -> Holder:
+    return entry.mapping.peer, entry.mapping.internal.address

@@ -1,7 +1,7 @@
 """A real gateway with a pretended kernel, for the tests of the gateway and of the endpoints."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
@@ -21,6 +21,7 @@ C1_HOST = IPv4Address("192.168.7.20")
 WEEK = 604800
 KEY = (TransportProtocol.TCP, 8043)
 SERVER = IPv4Address("10.100.0.1")
+_OWN = [ip_interface(f"{SERVER}/16")]
 LINK = LinkStatus(
     up=True,
     bits_per_second=10**9,
@@ -51,23 +52,46 @@ class Clock:
 
 
 class PretendPeers:
-    """An igd.gateway.PeerSource whose answers a test sets; while `trouble` is set, it is raised instead."""
+    """An igd.gateway.PeerSource whose answers a test sets; while `trouble` is set, it is raised instead.
 
-    def __init__(self, *peers: Peer) -> None:
+    After `remember`, the earlier peers are returned to callers for whom they are new enough. `readings` counts the
+    callers for whom peers of up to a second ago were not.
+    """
+
+    def __init__(self, clock: Clock, *peers: Peer) -> None:
         self.all = peers
+        self.readings = 0
+        self._clock = clock
+        self._earlier: tuple[float, Peers] | None = None
+        self._last = Peers(peers, _OWN)
         self.shaken: dict[str, float] = {}
         self.trouble: OSError | None = None
         self.shadowed: set[Address] = set()
 
-    async def reaches(self, address: Address) -> bool:
+    def remember(self, *peers: Peer) -> None:
+        """Let the last reading, a moment ago, have found these peers."""
+        self._earlier = self._clock(), Peers(peers, _OWN)
+        self._clock.now += 0.001
+
+    def reaches(self, address: Address) -> bool:
         """Return whether no network of the server shadows `address`."""
         return address not in self.shadowed
 
-    async def peers(self) -> Peers:
-        """Return the peers."""
+    def routed_elsewhere(self, addresses: Collection[Address]) -> Collection[Address]:
+        """Return those of `addresses` that a network of the server shadows."""
+        return self.shadowed.intersection(addresses)
+
+    async def peers(self, max_age: float = 1.0) -> Peers:
+        """Return the peers, as the same object until a test changes them."""
         if self.trouble:
             raise self.trouble
-        return Peers(self.all, [ip_interface(f"{SERVER}/16")])
+        if self._earlier and self._earlier[0] >= self._clock() - max_age:
+            return self._earlier[1]
+        self._earlier = None
+        self.readings += max_age < 1.0
+        if self._last.all != self.all:
+            self._last = Peers(self.all, _OWN)
+        return self._last
 
     async def handshakes(self) -> Mapping[str, float]:
         """Return the handshakes."""
@@ -111,7 +135,7 @@ class GatewayHarness:
         rate: int = 10_000,
     ) -> None:
         self.clock = Clock()
-        self.peers = PretendPeers(*PEERS)
+        self.peers = PretendPeers(self.clock, *PEERS)
         self.backend = backend or Pretend()
         self.store = store or MemoryStore()
         self.ledger = Ledger(self.backend, self.store, self.clock)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
-from igd.core.peers import Address
+from igd.core.peers import Address, Peers
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -22,7 +22,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
-from igd.gateway import LIVE_SECONDS, MAX_WAITING
+from igd.gateway import BURST_SECONDS, LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
 from tests.gateway_harness import (
     C1,
     C1_HOST,
@@ -56,6 +56,46 @@ async def test_the_rate_limit_refuses_one_peer_and_not_the_others() -> None:
         Refusal.TOO_MANY_REQUESTS,
         PEERS[1],
     ]
+
+
+async def test_a_peer_that_was_added_after_the_peers_were_read_is_admitted() -> None:
+    harness = await GatewayHarness().start()
+    harness.peers.remember(PEERS[1])
+    assert await harness.gateway.admit(C1) == PEERS[0]
+    assert harness.peers.readings == 1
+
+
+async def test_concurrent_unknown_sources_share_a_reading() -> None:
+    harness = await GatewayHarness().start()
+    harness.peers.remember()
+    admitted = await asyncio.gather(*(harness.gateway.admit(source) for source in (C1, C2, C1_HOST) * 3))
+    assert admitted == [PEERS[0], PEERS[1], PEERS[0]] * 3
+
+
+async def test_unknown_sources_have_the_peers_read_five_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the test advances by the pauses that the gateway makes."""
+    harness = await GatewayHarness().start()
+
+    async def pause(seconds: float) -> None:
+        harness.clock.now += max(0.0, seconds)
+
+    monkeypatch.setattr("igd.gateway.asyncio.sleep", pause)
+    begin, before = harness.clock.now, harness.peers.readings
+    for _ in range(10):
+        harness.peers.remember(*PEERS)
+        assert await harness.gateway.admit(IPv4Address("10.100.0.9")) == Refusal.NOT_A_PEER
+    assert harness.peers.readings - before == 10
+    assert harness.clock.now - begin == pytest.approx(9 * REREAD_SECONDS, abs=0.002)
+
+
+async def test_unknown_sources_above_their_rate_limit_have_nothing_read() -> None:
+    harness = await GatewayHarness(rate=1).start()
+    replies, before = [], harness.peers.readings
+    for _ in range(3):
+        harness.peers.remember(*PEERS)
+        replies.append(await harness.gateway.admit(IPv4Address("10.100.0.9")))
+    assert replies == [Refusal.NOT_A_PEER, Refusal.TOO_MANY_REQUESTS, Refusal.TOO_MANY_REQUESTS]
+    assert harness.peers.readings - before == 1
 
 
 async def test_no_source_is_admitted_while_the_peers_cannot_be_read() -> None:
@@ -114,10 +154,66 @@ async def test_a_peer_with_allowed_ips_of_any_address_maps_to_its_source(
     assert len(harness.table) == granted
 
 
-async def test_an_address_that_moved_to_another_peer_after_admission_is_refused() -> None:
+async def test_a_change_is_decided_for_the_peer_that_owns_the_source_now() -> None:
     harness = await GatewayHarness().start()
-    harness.peers.all = (peer("new", f"{C1}/32"),)
-    assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refusal.NOT_YOUR_ADDRESS
+    await harness.ask(map_port(2000, internal=C1_HOST))
+    harness.clock.now += BURST_SECONDS
+    harness.peers.remember(*PEERS)
+    harness.peers.all = (peer("new", f"{C1}/32"), peer("c1", f"{C1_HOST}/32"))
+    granted = await harness.ask(map_port())
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.peer == "new"
+    assert await harness.ask(UnmapPorts(TransportProtocol.TCP, range(2000, 2001))) == Refusal.NO_SUCH_MAPPING
+    await harness.maintenance.recheck_peers()
+    assert [key[1] for key in harness.table] == [2000, 8043]
+
+
+async def test_the_new_owner_of_an_address_gets_the_port_that_its_last_owner_had_mapped_to_it() -> None:
+    harness = await GatewayHarness().start()
+    await harness.ask(map_port())
+    harness.peers.all = (peer("new", f"{C1}/32"), PEERS[1])
+    granted = await harness.ask(map_port())
+    assert isinstance(granted, Mapped)
+    assert granted.mapping.peer == "new"
+    assert harness.all_equal()
+
+
+async def test_a_change_from_an_address_that_no_peer_owns_any_more_is_refused() -> None:
+    harness = await GatewayHarness().start()
+    harness.peers.all = PEERS[1:]
+    assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refusal.NOT_A_PEER
+
+
+async def test_a_burst_of_changes_has_the_peers_read_once() -> None:
+    harness = await GatewayHarness().start()
+    before = harness.peers.readings
+    for port in range(2000, 2020):
+        harness.peers.remember(*PEERS)
+        await harness.ask(map_port(port))
+        harness.clock.now += BURST_SECONDS / 2
+    assert harness.peers.readings - before == 1
+
+
+async def test_a_change_is_refused_while_the_peers_cannot_be_read() -> None:
+    harness = await GatewayHarness().start()
+    harness.peers.trouble = OSError("no such device")
+    assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refusal.SYSTEM_FAILURE
+    assert harness.gateway.counters["MapPort", "SYSTEM_FAILURE"] == 1
+
+
+async def test_new_peers_are_followed_before_a_change_is_decided_and_once() -> None:
+    harness = await GatewayHarness().start()
+    followed: list[Peers] = []
+
+    async def follow(peers: Peers) -> None:
+        assert not harness.table, "the mapping was granted before"
+        followed.append(peers)
+
+    harness.gateway.on_new_peers.append(follow)
+    harness.peers.all = (*PEERS, peer("new", "10.200.0.9/32"))
+    await asyncio.gather(*(harness.ask(map_port(port)) for port in (2000, 2001)))
+    await harness.maintenance.recheck_peers()
+    assert [peers.all for peers in followed] == [harness.peers.all]
 
 
 @pytest.mark.parametrize("asked", [map_port(80), map_port(internal_port=80)])
@@ -320,8 +416,8 @@ async def test_a_local_network_of_the_server_inside_a_peers_allowed_ips_is_not_m
     harness = await GatewayHarness().start()
     harness.peers.all = (peer("site", "10.100.0.2/32", "10.0.0.0/8"),)
     behind, shadowed = IPv4Address("10.5.0.7"), IPv4Address("10.6.0.7")
-    harness.peers.shadowed = {shadowed, C1}  # routes are not consulted for the tunnel's own network
-    for internal, granted in ((behind, True), (shadowed, False), (C1, True)):
+    harness.peers.shadowed = {shadowed, C1}
+    for internal, granted in ((behind, True), (shadowed, False), (C1, False)):
         asked = MapPort(TransportProtocol.TCP, Endpoint(internal, 8043), int(internal) % 1000 + 2000, 300)
         assert (await harness.ask(asked) != Refusal.NOT_YOUR_ADDRESS) is granted
 

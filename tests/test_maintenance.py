@@ -1,12 +1,13 @@
 """Mappings follow the clock, the peers and the store."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
-from igd.core.mapping import Endpoint, Entry, Lease, TransportProtocol
+from igd.core.mapping import Change, Endpoint, Entry, Lease, TransportProtocol
 from igd.core.request import (
     ENDLESS,
     GetMapping,
@@ -183,6 +184,78 @@ async def test_a_change_in_progress_when_its_peer_was_removed_is_closed_too() ->
 async def test_no_mapping_ends_while_the_peers_cannot_be_read() -> None:
     harness = await GatewayHarness().start(entry(2000))
     harness.peers.trouble = OSError("interrupted")
+    with pytest.raises(OSError, match="interrupted"):
+        await harness.maintenance.recheck_peers()
+    await harness.maintenance.recheck_routes()
+    assert len(harness.table) == 1
+
+
+async def test_a_peer_that_is_back_before_the_peers_are_read_keeps_its_mappings() -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    harness.peers.all = PEERS[1:]
+    harness.peers.all = PEERS
+    await harness.maintenance.recheck_peers()
+    assert len(harness.table) == 1
+
+
+# Routes
+
+
+async def test_mappings_end_when_their_address_is_routed_elsewhere() -> None:
+    harness = await GatewayHarness().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
+    await harness.maintenance.recheck_peers()
+    harness.peers.shadowed = {C1_HOST}
+    await harness.maintenance.recheck_routes()
+    assert [key[1] for key in harness.table] == [2000, 2002]
+    assert harness.all_equal()
+
+
+async def test_routes_that_changed_while_the_peers_could_not_be_read_are_checked_later() -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    await harness.maintenance.recheck_peers()
+    harness.peers.shadowed, harness.peers.trouble = {C1}, OSError("interrupted")
+    await harness.maintenance.recheck_routes()
+    harness.peers.trouble = None
+    await harness.maintenance.recheck_peers()
+    assert harness.table == {}
+
+
+async def test_a_change_in_progress_when_its_route_moved_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = await GatewayHarness().start()
+    committing, proceed = asyncio.Event(), asyncio.Event()
+    commit = harness.ledger.commit
+
+    async def slow_commit(changes: Sequence[Change], *, imposed: bool = False) -> None:
+        committing.set()
+        await proceed.wait()
+        await commit(changes, imposed=imposed)
+
+    monkeypatch.setattr(harness.ledger, "commit", slow_commit)
+    asking = asyncio.create_task(harness.ask(map_port(2000)))
+    await committing.wait()
+    harness.peers.shadowed = {C1}
+    await harness.maintenance.recheck_routes()
+    proceed.set()
+    assert isinstance(await asking, Mapped), "it was decided before"
+    await harness.maintenance.recheck_peers()
+    assert harness.table == harness.backend.entries == {}
+
+
+async def test_an_end_of_a_shadowed_mapping_that_the_kernel_rejects_is_retried() -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    await harness.maintenance.recheck_peers()
+    harness.peers.shadowed = {C1}
+    harness.backend.fail_next = FirewallError("busy")
+    await harness.maintenance.recheck_routes()
+    assert len(harness.table) == 1
+    await harness.maintenance.recheck_peers()
+    assert harness.table == {}
+
+
+async def test_unchanged_peers_and_routes_are_not_checked_again() -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    await harness.maintenance.recheck_peers()
+    harness.peers.shadowed = {C1}  # and nothing reports it
     await harness.maintenance.recheck_peers()
     assert len(harness.table) == 1
 

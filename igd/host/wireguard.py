@@ -9,13 +9,14 @@ import functools
 import ipaddress
 import math
 import os
+import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import BinaryIO
 
 from igd.core.peers import Address, Interface, Peer, Peers
-from igd.host.links import Links
 from igd.host.readable import wait_until_readable
+from igd.host.routes import RTN_LOCAL, RTN_UNICAST, Route, is_up, routes
 
 WG_SECONDS = 5.0
 """The time limit of one `wg`: a userspace WireGuard that hangs must block neither requests nor our exit."""
@@ -27,28 +28,23 @@ _HINTS = {
 """What `wg` prints, and its usual cause."""
 
 FRESH_SECONDS = 1.0
-"""The maximum age of the list of peers: a removed peer is refused after this time."""
-
-ADDRESSES_SECONDS = 5.0
-"""The maximum age of the interface's own addresses: they cost as much to read as the peers, and only limit what an
-AllowedIPs entry wider than /8 owns (core/peers.py)."""
+"""The usual maximum age of the list of peers."""
 
 
 class WireGuard:
-    """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read."""
+    """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read.
 
-    def __init__(
-        self, interface: str, links: Links, *, clock: Callable[[], float], wall_clock: Callable[[], float]
-    ) -> None:
+    `addresses` are the interface's own; whoever follows the interface sets them.
+    """
+
+    def __init__(self, interface: str, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        self.addresses: tuple[Interface, ...] = ()
         self._interface = interface
-        self._links = links
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = asyncio.Lock()
-        self._peers = Peers([], [])
+        self._allowed_ips = ""
         self._read_at = -math.inf
-        self._addresses: tuple[Interface, ...] = ()
-        self._addresses_read_at = -math.inf
         self._handshakes: dict[str, tuple[int, float]] = {}  # wall time as `wg` prints it, and the same on `clock`
         self._handshakes_read_at = 0.0  # the kernel forgets handshakes at a reboot
 
@@ -56,24 +52,43 @@ class WireGuard:
         """Return the interface's own public key, in base64."""
         return (await self._show("public-key")).strip()
 
-    async def peers(self) -> Peers:
-        """Return the peers as of at most FRESH_SECONDS ago; concurrent callers share one `wg`."""
+    async def peers(self, max_age: float = FRESH_SECONDS) -> Peers:
+        """Return the peers as of at most `max_age` seconds before this call; concurrent callers share one `wg`.
+
+        The same object is returned until the peers or the interface's addresses change.
+        """
+        oldest = self._clock() - max_age
         async with self._lock:
-            now = self._clock()
-            if now - self._read_at > FRESH_SECONDS:
-                self._peers = _parse(await self._show("allowed-ips"), await self._own_addresses(now))
+            if self._read_at < oldest:
+                now = self._clock()
+                printed = await self._show("allowed-ips")
+                # wireguard-go has the same peers in another order each time
+                if sorted(printed.splitlines()) != sorted(self._allowed_ips.splitlines()):
+                    self._allowed_ips = printed
                 self._read_at = now
-            return self._peers
+            return _parse(self._allowed_ips, self.addresses)
 
-    async def _own_addresses(self, now: float) -> tuple[Interface, ...]:
-        if now - self._addresses_read_at > ADDRESSES_SECONDS:
-            self._addresses = await self._links.addresses(self._interface)
-            self._addresses_read_at = now
-        return self._addresses
-
-    async def reaches(self, address: Address) -> bool:
+    def reaches(self, address: Address) -> bool:
         """Return whether packets to `address` leave through this interface."""
-        return await self._links.route(address) == self._interface
+        tunnel = Route(RTN_UNICAST, socket.if_nametoindex(self._interface))
+        return routes([address])[address] == tunnel
+
+    def routed_elsewhere(self, addresses: Collection[Address]) -> Collection[Address]:
+        """Return those of `addresses` to which packets leave through another interface, or not at all.
+
+        An address without any route may be reached again later, and so may every address while the interface is down.
+        While the interface has no address of an IP version but a link-local one, which is how a link that went down
+        and up loses its IPv6 routes, only an address that is the server's own is elsewhere.
+        """
+        if not is_up(self._interface):
+            return ()
+        tunnel = Route(RTN_UNICAST, socket.if_nametoindex(self._interface))
+        versions = {interface.version for interface in self.addresses if not interface.is_link_local}
+        return [
+            address
+            for address, route in routes(addresses).items()
+            if route not in {None, tunnel} and (address.version in versions or (route and route.kind == RTN_LOCAL))
+        ]
 
     async def handshakes(self) -> Mapping[str, float]:
         """Return the time on `clock` of each peer's last handshake, by public key; peers without one are omitted.

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 
 from igd.config import Config
-from igd.core.peers import Interface
+from igd.core.peers import Interface, Peers
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.host.links import Links
 from igd.host.ready import wait_until_up
@@ -98,6 +98,7 @@ class Daemon:
         self._failures = RecurringWarnings(log, "the host cannot be followed, trying again: %s")
         self._way_out_warnings = RecurringWarnings(log)
         self._status = ""
+        parts.gateway.on_new_peers.append(self._follow_peers)
 
     async def serve(self) -> None:
         """Serve until the interface is removed. OSError."""
@@ -125,7 +126,7 @@ class Daemon:
             *([stun.run()] if stun else []),
             loops.end_leases(maintenance, firewall.ledger),
             loops.record_time(firewall.ledger),
-            loops.recheck_peers(maintenance, self.follow_peers),
+            loops.recheck_peers(maintenance),
             loops.announce(self._parts.endpoints),
             self._parts.endpoints.retry(),
             loops.repair_nftables(firewall.ledger, firewall.watch, self._rules_changed),
@@ -143,7 +144,7 @@ class Daemon:
                 log.info("%s is gone", interface)
                 return
             failures = []
-            for step in (self._follow_addresses, self._follow_way_out):
+            for step in (self._follow_addresses, self._follow_way_out, self._parts.maintenance.recheck_routes):
                 try:
                     await step()
                 except OSError as error:  # the host changed while it was read, or a port is taken
@@ -156,6 +157,7 @@ class Daemon:
         """Listen on the addresses that the interface has now."""
         host = self._parts.host
         addresses = await host.links.addresses(host.instance.interface)
+        host.wireguard.addresses = addresses
         if addresses == host.addresses:
             return
         gone = set(host.addresses) - set(addresses)
@@ -200,15 +202,10 @@ class Daemon:
             self._status = status
             sd_notify.notify(f"STATUS={status}")
 
-    async def follow_peers(self) -> None:
+    async def _follow_peers(self, peers: Peers) -> None:
         """Update the networks of the peers, and let their mapped flows through."""
         parts = self._parts
         site, ledger = parts.firewall.site, parts.firewall.ledger
-        try:
-            peers = await parts.host.wireguard.peers()
-        except OSError as error:
-            log.error("cannot read the peers, their networks are not followed: %s", error)
-            return
         if peers.addresses != parts.host.peers:
             parts.host.peers = peers.addresses
             self.look_again.set()  # the operator may route them by another way

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
@@ -17,8 +17,8 @@ from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
 
-PEERS_SECONDS = 5.0
-"""How often the peers are read without a request: the mappings of a removed peer end within this time."""
+PEERS_SECONDS = 1.0
+"""How often the peers are read: WireGuard reports no changes of them. One reading takes a millisecond."""
 
 SUSPEND_SECONDS = 5.0
 """How soon after a suspend leases end that have run out meanwhile: asyncio's timers do not count suspend."""
@@ -68,12 +68,20 @@ async def record_time(ledger: Ledger) -> None:
             failures.log([])
 
 
-async def recheck_peers(maintenance: Maintenance, follow: Callable[[], Awaitable[None]]) -> None:
-    """End the mappings of peers that were removed; then call `follow`, which updates whose networks are let through."""
+async def recheck_peers(maintenance: Maintenance) -> None:
+    """End the mappings of peers that were removed, and of addresses that they have lost."""
+    failures = RecurringWarnings(log, "the peers cannot be read, their mappings are not checked: %s")
+    before: list[str] = []
     while True:
         await asyncio.sleep(PEERS_SECONDS)
-        await maintenance.recheck_peers()
-        await follow()
+        failed = []
+        try:
+            await maintenance.recheck_peers()
+        except OSError as error:
+            failed = [str(error)]
+        # once means nothing: it also fails while the interface is being removed
+        failures.log(each for each in failed if each in before)
+        before = failed
 
 
 async def announce(endpoints: Endpoints) -> None:

@@ -91,6 +91,7 @@ class Parts:
 
     host: HostParts
     firewall: FirewallParts
+    gateway: Gateway
     maintenance: Maintenance
     epoch: Epoch
     endpoints: Endpoints
@@ -118,18 +119,18 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway, endpoints), instance.runtime_directory)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()
-    return Parts(host, firewall, maintenance, epoch, endpoints)
+    return Parts(host, firewall, gateway, maintenance, epoch, endpoints)
 
 
 async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
-    wireguard = WireGuard(instance.interface, links, clock=clock.boottime, wall_clock=time.time)
+    wireguard = WireGuard(instance.interface, clock=clock.boottime, wall_clock=time.time)
     root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
     external_address = ExternalAddressReader(
         links, instance.interface, config.external_interface, config.external_address
     )
     peers = (await wireguard.peers()).addresses
     await external_address.read(peers)
-    addresses = await links.addresses(instance.interface)
+    wireguard.addresses = addresses = await links.addresses(instance.interface)
     return HostParts(
         instance, config, links, index, addresses, peers, external_address, wireguard, root, clock.boottime()
     )

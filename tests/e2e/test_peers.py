@@ -2,13 +2,18 @@
 
 import re
 import socket
+from collections.abc import Callable
 
 import pytest
 
-from tests.e2e import control
-from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start, upnpc
-from tests.lab import PATIENCE, Lab, answering, ask, until
+from igd.core.mapping import TransportProtocol
+from igd.wire.pcp import natpmp
+from tests.e2e import control, pcp_client
+from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, held, ports, serving, start, upnpc
+from tests.lab import PATIENCE, Host, Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
+from tests.lab.wireguard import Iptables
+from tests.wire.pcp import client_codec
 
 pytestmark = requires_root
 
@@ -30,13 +35,74 @@ def programs() -> None:
 
 
 def test_a_removed_peer_loses_its_mappings(lab: Lab) -> None:
-    key = lab.c1.run("sh", "-c", "wg show wg0 private-key | wg pubkey").stdout.strip()
+    key = lab.c1.run("wg", "show", "wg0", "public-key").stdout.strip()
     with serving(lab):
         upnpc(lab.c1, "-r", "8043", "tcp")
         upnpc(lab.c2, "-r", "8044", "tcp")
         lab.srv.run("wg", "set", "wg0", "peer", key, "remove")
         until(lambda: held(lab) == [("TCP", 8044)])
         assert ports(lab) == [("TCP", 8044)]
+
+
+@pytest.mark.parametrize("protocol", ["NAT-PMP", "PCP", "UPnP", "SSDP"])
+def test_an_added_peer_is_served_at_its_first_packet(lab: Lab, protocol: str) -> None:
+    """Another peer's request has just had the list of peers read."""
+    key = lab.c2.run("wg", "show", "wg0", "public-key").stdout.strip()
+    lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", "192.0.2.3/32")
+    with serving(lab):
+        assert control.add(lab.c1) == 200  # a change is decided on the present peers
+        lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", f"{C2}/32")
+        _FIRST_REQUEST[protocol](lab.c2)
+
+
+def _assert_natpmp(client: Host) -> None:
+    request = client_codec.encode(natpmp.MapRequest(TransportProtocol.TCP, 8043, 8043, 300))
+    response = client_codec.decode_natpmp(pcp_client.exchange(client, GATEWAY, request))
+    assert response.result == natpmp.Result.SUCCESS
+
+
+def _assert_found(client: Host) -> None:
+    search = (
+        'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\nST: ssdp:all\r\n\r\n'
+    )
+    with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendto(search.encode(), (GATEWAY, 1900))
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def _assert_upnp(client: Host) -> None:
+    assert control.add(client, {"InternalClient": C2, "ExternalPort": 8043}) == 200
+
+
+_FIRST_REQUEST: dict[str, Callable[[Host], object]] = {
+    "NAT-PMP": _assert_natpmp,
+    "PCP": lambda client: pcp_client.granted(pcp_client.map_port(client, 8043, source=C2)),
+    "UPnP": _assert_upnp,
+    "SSDP": _assert_found,
+}
+
+
+@pytest.mark.parametrize(("backend", "iptables"), [("nftables", "nft"), ("iptables", "legacy")])
+def test_the_first_peer_with_ipv6_gets_its_packets_through_a_firewall_that_drops(
+    backend: str, iptables: Iptables
+) -> None:
+    """The server has no address of IPv6 in the tunnel at first, and so no network of it."""
+    with Lab(forward="drop", iptables=iptables) as lab, answering(lab.c1, 8043, ipv6=True):
+        key = lab.c1.run("wg", "show", "wg0", "public-key").stdout.strip()
+        for client, address in ((lab.c1, C1), (lab.c2, C2)):
+            own = client.run("wg", "show", "wg0", "public-key").stdout.strip()
+            lab.srv.run("wg", "set", "wg0", "peer", own, "allowed-ips", address)
+        lab.srv.run("ip", "-6", "address", "flush", "dev", "wg0")
+        with serving(lab, f'[firewall]\nbackend = "{backend}"\n'):
+            save = f"ip6tables-{iptables}-save"
+            assert "igd" not in lab.srv.run(save).stdout
+            lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", f"{C1},{pcp_client.C1_IPV6}")
+            until(lambda: '-A FORWARD -m comment --comment "igd wg0"' in lab.srv.run(save).stdout)
+            _ip(lab, f"address add {pcp_client.GATEWAY6}/64 dev wg0", f"route replace {pcp_client.C1_IPV6} dev wg0")
+            until(lambda: pcp_client.GATEWAY6 in lab.srv.run("ss", "-Hlun").stdout)
+            pcp_client.granted(pcp_client.map_port(lab.c1, 8043, source=pcp_client.C1_IPV6))
+            assert ask(lab.net, pcp_client.C1_IPV6, 8043).echo == "who am I?"
 
 
 def test_a_live_peer_is_told_of_coming_and_going(lab: Lab) -> None:

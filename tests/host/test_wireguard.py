@@ -2,14 +2,12 @@
 
 import asyncio
 import os
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from igd.core.peers import Address, Interface
-from igd.host.links import Links
-from igd.host.wireguard import ADDRESSES_SECONDS, FRESH_SECONDS, WireGuard
+from igd.host.wireguard import FRESH_SECONDS, WireGuard
 from tests.gateway_harness import Clock
 
 C1 = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -59,38 +57,16 @@ def clock() -> Clock:
     return Clock(50_000.0)
 
 
-class FakeLinks(Links):
-    """Addresses and routes that a test sets; `addresses` raises `error` while it is set."""
-
-    def __init__(self) -> None:
-        self.own = [ip_interface("10.100.0.1/16")]
-        self.error: OSError | None = None
-
-    async def addresses(self, name: str) -> tuple[Interface, ...]:
-        """Return those of wg0."""
-        assert name == "wg0"
-        if self.error:
-            raise self.error
-        return tuple(self.own)
-
-    async def route(self, address: Address) -> str | None:
-        """Return one interface per case."""
-        return {"192.168.7.1": "wg0", "192.168.7.2": "lan0"}.get(str(address))
-
-
-@pytest.fixture
-def links() -> FakeLinks:
-    return FakeLinks()
-
-
 @pytest.fixture
 def wall_clock() -> Clock:
     return Clock(1_700_000_130.0)
 
 
 @pytest.fixture
-def wireguard(wg: Wg, links: FakeLinks, clock: Clock, wall_clock: Clock) -> WireGuard:
-    return WireGuard("wg0", links, clock=clock, wall_clock=wall_clock)
+def wireguard(wg: Wg, clock: Clock, wall_clock: Clock) -> WireGuard:
+    wireguard = WireGuard("wg0", clock=clock, wall_clock=wall_clock)
+    wireguard.addresses = (ip_interface("10.100.0.1/16"),)
+    return wireguard
 
 
 async def test_the_peers_and_their_networks(wireguard: WireGuard) -> None:
@@ -182,28 +158,29 @@ async def test_the_peers_are_read_again_after_a_second(wg: Wg, wireguard: WireGu
     assert [peer.public_key for peer in (await wireguard.peers()).all] == [C3]
 
 
-async def test_new_addresses_of_the_interface_are_read_later(
-    wireguard: WireGuard, links: FakeLinks, clock: Clock
-) -> None:
-    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2"))
-    links.own.append(ip_interface("10.100.0.2/16"))
-    clock.now += ADDRESSES_SECONDS
-    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2"))
-    clock.now += FRESH_SECONDS + 0.01
-    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2")) is None
-
-
-async def test_peers_read_before_an_error_are_not_lost(
-    wg: Wg, wireguard: WireGuard, links: FakeLinks, clock: Clock
-) -> None:
-    await wireguard.peers()
+async def test_whoever_needs_the_peers_as_of_now_has_them_read(wg: Wg, wireguard: WireGuard, clock: Clock) -> None:
+    first = await wireguard.peers()
+    clock.now += 0.01
+    assert await wireguard.peers(0) is first, "nothing has changed"
     wg.prints("allowed-ips", f"{C3}\t10.100.0.2/32")
-    links.error = OSError("temporary")
-    clock.now += ADDRESSES_SECONDS + 0.01
-    with pytest.raises(OSError, match="temporary"):
-        await wireguard.peers()
-    links.error = None
+    clock.now += 0.01
+    assert await wireguard.peers() is first
+    assert [peer.public_key for peer in (await wireguard.peers(0)).all] == [C3]
     assert [peer.public_key for peer in (await wireguard.peers()).all] == [C3]
+
+
+async def test_the_same_peers_in_another_order_are_no_change(wg: Wg, wireguard: WireGuard, clock: Clock) -> None:
+    first = await wireguard.peers()
+    wg.prints("allowed-ips", *reversed((wg.directory / "allowed-ips").read_text(encoding="utf-8").splitlines()))
+    clock.now += 0.01
+    assert await wireguard.peers(0) is first
+    assert len(wg.calls()) == 2
+
+
+async def test_new_addresses_of_the_interface_count_at_once(wireguard: WireGuard) -> None:
+    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2"))
+    wireguard.addresses = (*wireguard.addresses, ip_interface("10.100.0.2/16"))
+    assert (await wireguard.peers()).owner(IPv4Address("10.100.0.2")) is None
 
 
 async def test_many_peers(wg: Wg, wireguard: WireGuard) -> None:
@@ -212,9 +189,19 @@ async def test_many_peers(wg: Wg, wireguard: WireGuard) -> None:
     assert len((await wireguard.peers()).all) == len(lines), "the output exceeds the capacity of a pipe"
 
 
-async def test_concurrent_callers_share_one_reading(wg: Wg, wireguard: WireGuard) -> None:
-    await asyncio.gather(*(wireguard.peers() for _ in range(20)))
+@pytest.mark.parametrize("max_age", [0, FRESH_SECONDS])
+async def test_concurrent_callers_share_one_reading(wg: Wg, wireguard: WireGuard, max_age: float) -> None:
+    await asyncio.gather(*(wireguard.peers(max_age) for _ in range(20)))
     assert wg.calls() == ["show wg0 allowed-ips"]
+
+
+async def test_callers_during_a_reading_share_the_next_one(wg: Wg, wireguard: WireGuard, clock: Clock) -> None:
+    """What a reading that began before them finds may be outdated."""
+    reading = asyncio.create_task(wireguard.peers(0))
+    await asyncio.sleep(0)  # it has begun
+    clock.now += 0.01
+    await asyncio.gather(reading, *(wireguard.peers(0) for _ in range(20)))
+    assert wg.calls() == ["show wg0 allowed-ips"] * 2
 
 
 async def test_only_the_necessary_fields_are_read_and_never_the_private_key(wg: Wg, wireguard: WireGuard) -> None:
@@ -249,13 +236,6 @@ async def test_a_missing_program_is_an_error(wireguard: WireGuard, monkeypatch: 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FileNotFoundError, match="wg is not in PATH; apt install wireguard-tools has it"):
         await wireguard.peers()
-
-
-@pytest.mark.parametrize(
-    ("address", "reached"), [("192.168.7.1", True), ("192.168.7.2", False), ("192.168.7.3", False)]
-)
-async def test_routes_decide_what_is_reached(wireguard: WireGuard, address: str, *, reached: bool) -> None:
-    assert await wireguard.reaches(ip_address(address)) is reached
 
 
 async def test_a_hanging_wg_is_an_error(tmp_path: Path, wireguard: WireGuard, monkeypatch: pytest.MonkeyPatch) -> None:
