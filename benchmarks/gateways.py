@@ -117,10 +117,10 @@ class Gateway:
 
 
 @contextmanager
-def igd(lab: Lab, store: Path) -> Iterator[Gateway]:
-    """Run `igd run wg0` with this file for its leases."""
+def igd(lab: Lab, store: Path, config: str = "") -> Iterator[Gateway]:
+    """Run `igd run wg0` with this file for its leases, and these lines in its configuration."""
     _forget_requests(lab)
-    with _started(lab, store) as process:
+    with _started(lab, store, config) as process:
         yield Gateway("igd", lab, process.pid, Control(2869, "/control/WANIPConn1"))
 
 
@@ -132,8 +132,8 @@ def start_seconds(lab: Lab, store: Path) -> float:
 
 
 @contextmanager
-def _started(lab: Lab, store: Path) -> Iterator[Process]:
-    lab.srv.write("/etc/igd/wg0.toml", _IGD_CONFIG.format(store=store))
+def _started(lab: Lab, store: Path, config: str = "") -> Iterator[Process]:
+    lab.srv.write("/etc/igd/wg0.toml", _IGD_CONFIG.format(store=store) + config)
     with lab.srv.start(*_PYTHON, "igd", "run", "wg0") as process:
         process.wait_for("ready for", READY_SECONDS)
         yield process

@@ -47,14 +47,14 @@ class Action(NamedTuple):
 EXTERNAL_ADDRESS = Action("GetExternalIPAddress", {})
 
 
-def add(protocol: str, port: int) -> Action:
+def add(protocol: str, port: int, client: str = CLIENT) -> Action:
     """Ask for a mapping of a port to the same port of the client, or renew it."""
     arguments = {
         "NewRemoteHost": "",
         "NewExternalPort": port,
         "NewProtocol": protocol,
         "NewInternalPort": port,
-        "NewInternalClient": CLIENT,
+        "NewInternalClient": client,
         "NewEnabled": 1,
         "NewPortMappingDescription": "benchmark",
         "NewLeaseDuration": LEASE_SECONDS,
