@@ -43,9 +43,6 @@ LIVE_SECONDS = 180
 REREAD_SECONDS = 0.2
 """The shortest time between two readings of the peers because of unknown sources: junk from them costs little."""
 
-BURST_SECONDS = 0.01
-"""Changes from one address that follow each other within this time are decided on one reading of the peers."""
-
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
 
@@ -94,7 +91,6 @@ class Gateway:
     on_new_peers: list[Callable[[Peers], Awaitable[None]]] = field(default_factory=list, init=False)
     _followed: Peers | None = field(default=None, init=False)
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    _changed_at: dict[Address, float] = field(default_factory=dict, init=False)  # of the last BURST_SECONDS
     _reread_at: float = field(default=-math.inf, init=False)
     _rereading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _waiting: collections.Counter[str] = field(default_factory=collections.Counter, init=False)
@@ -133,11 +129,11 @@ class Gateway:
     async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
         """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise.
 
-        A change is decided for the peer that owns `source` now: the address may have moved since the peers were read.
+        A change is decided after new peers were followed, for the peer that owns `source` then.
         """
         found: Peer | Refusal = peer
         if isinstance(request, ChangeRequest):
-            found = await self._identify(source, self._read_for_change(source))
+            found = await self._identify(source, self._read_and_follow())
         reply = found if isinstance(found, Refusal) else await self._decide(found, source, request)
         outcome = reply.name if isinstance(reply, Refusal) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
@@ -152,12 +148,8 @@ class Gateway:
         )
         return reply
 
-    async def _read_for_change(self, source: Address) -> Peers:
-        """Return the peers as of now or, in a burst of changes from `source`, as of a moment ago; followed."""
-        now = self.clock()
-        self._changed_at = {each: at for each, at in self._changed_at.items() if now - at < BURST_SECONDS}
-        peers = await (self.peers.peers() if source in self._changed_at else self.peers.peers(0))
-        self._changed_at[source] = now
+    async def _read_and_follow(self) -> Peers:
+        peers = await self.peers.peers()
         await self.follow(peers)
         return peers
 

@@ -87,12 +87,13 @@ def test_an_address_that_is_taken_from_its_peer(backend: str, iptables: Iptables
 
 @BACKENDS
 def test_an_address_that_moves_to_another_peer(backend: str, iptables: Iptables) -> None:
-    """The new owner is served at once."""
+    """The new owner is served once the move was noticed."""
     with _talking(backend, iptables) as lab:
         for word, addresses in (("add", (f"{C1}/32", f"{C1_IPV6}/128")), ("del", (f"{C2}/32", f"{C2_IPV6}/128"))):
             for address in addresses:
                 lab.c2.run("ip", "address", word, address, "dev", "wg0")
         _wg_set(lab, lab.c2, "allowed-ips", f"{C2},{C2_IPV6},{C1},{C1_IPV6}")
+        _await_end(lab, left="")
         for protocol, word in PROTOCOLS.items():
             mapped = granted(map_port(lab.c2, PORT, protocol, source=C1, external_port=PORT))
             granted(map_port(lab.c2, PORT6, protocol, source=C1_IPV6))
