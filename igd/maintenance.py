@@ -76,8 +76,10 @@ class Maintenance:
 
         `update_site` (Ledger.repair) sets the interface of the way out.
         """
+        if announced != self._gateway.announced:
+            self._gateway.announced = None  # clients learn of an address only while its packets pass
         await asyncio.shield(self._ledger.set_addresses(matched, update_site))
-        self._gateway.announced = announced  # no client is told of an address before its packets pass
+        self._gateway.announced = announced
 
     async def wake(self) -> None:
         """End or renew the leases that have run out, and retry what failed before."""

@@ -172,7 +172,6 @@ class Daemon:
         parts = self._parts
         external = parts.host.external_address
         changed = await external.read(parts.host.peers)
-        self.report_way_out()
 
         def update_site() -> None:
             parts.firewall.site.external = external.interface
@@ -186,6 +185,7 @@ class Daemon:
             if changed:
                 await parts.maintenance.set_addresses(*external.addresses, update_site)
                 self._rules_changed.set()  # interface and address decide which of the operator's rules apply
+            self.report_way_out()
         if not told:
             self._told = announced
             log.info("external address: %s", announced or "none")
