@@ -245,7 +245,7 @@ async def test_the_quota_counts_per_peer_and_does_not_limit_renewals() -> None:
     for port in (2000, 2001):
         assert isinstance(await harness.ask(map_port(port)), Mapped)
     assert await harness.ask(map_port(2002)) == Refusal.QUOTA
-    assert await harness.ask(map_port(None, any_port=True)) == Refusal.QUOTA
+    assert await harness.ask(map_port(None, internal_port=8044, any_port=True)) == Refusal.QUOTA
     assert isinstance(await harness.ask(map_port(2001)), Mapped)
     assert isinstance(await harness.ask(map_port(2002, C2), C2), Mapped)
 
@@ -260,10 +260,10 @@ async def test_any_port_grants_the_suggested_port_or_a_free_one() -> None:
     first = await harness.ask(map_port(2001, any_port=True))
     assert isinstance(first, Mapped)
     assert first.mapping.external_port == 2001
-    for _ in range(2):
-        assert isinstance(await harness.ask(map_port(2001, C2, any_port=True), C2), Mapped)
+    for port in (8043, 8044):
+        assert isinstance(await harness.ask(map_port(2001, C2, internal_port=port, any_port=True), C2), Mapped)
     assert sorted(await ports(harness, C2)) == [2000, 2002]
-    assert await harness.ask(map_port(2001, C2, any_port=True), C2) == Refusal.NO_FREE_PORT
+    assert await harness.ask(map_port(2001, C2, internal_port=8045, any_port=True), C2) == Refusal.NO_FREE_PORT
 
 
 async def test_the_gateway_never_chooses_a_port_that_the_peer_uses_for_another_endpoint() -> None:

@@ -105,13 +105,30 @@ class Planner:
 
     def _plan_any_port(self) -> Change | Refusal:
         refusal = Refusal.FORBIDDEN
-        for port in self._candidates(self.request.external_port):
+        for port in self._preferred_ports():
             if self._may_choose(port):
                 plan = self._plan_port(port)
                 if plan is not Refusal.CONFLICT:
                     return plan
             refusal = Refusal.NO_FREE_PORT
         return refusal
+
+    def _preferred_ports(self) -> Iterator[int]:
+        """Yield the allowed ports: the suggested one, then those that lead to the same endpoint already, then any."""
+        request = self.request
+        if request.external_port is not None and self._allows(request.external_port):
+            yield request.external_port
+        if not request.claim.by_internal:
+            held = (each for each in self._held() if each.protocol is request.protocol)
+            same = (each.external_port for each in held if each.internal == request.internal)
+            yield from filter(self._allows, same)
+        yield from self._candidates(None)
+
+    def _held(self) -> Iterator[PortMapping]:
+        """Yield the peer's port mappings, oldest first."""
+        for entry in self.table.of_peer(self.peer):
+            if isinstance(entry.mapping, PortMapping):
+                yield entry.mapping
 
     def _plan_port(self, port: int) -> Change | Refusal:
         protocol = self.request.protocol
@@ -140,9 +157,13 @@ class Planner:
         return not self.request.keeps_parity or port % 2 == self.request.internal.port % 2
 
     def _may_choose(self, port: int) -> bool:
-        """The suggested port may be the peer's own mapping, which is renewed; any other port must not be mapped."""
+        """The port must be free, or lead to the same endpoint, and for UPnP from the same remote hosts."""
         request = self.request
         if self.table.offers(request.protocol, port, self.peer, request.internal, self.now):
             return True
-        held = self.table.find(self.peer, (request.protocol, port)) if port == request.external_port else None
-        return held is not None and (not request.claim.by_internal or held.mapping.internal == request.internal)
+        held = self.table.find(self.peer, (request.protocol, port))
+        return (
+            held is not None
+            and held.mapping.internal == request.internal
+            and (request.claim.by_internal or held.mapping.remotes == request.remotes)
+        )

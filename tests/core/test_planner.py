@@ -194,6 +194,73 @@ def test_filters_are_added_to_the_previous_ones() -> None:
     assert none.after.mapping.remotes == ()
 
 
+# Any port (AddAnyPortMapping), while the peer has mappings
+
+
+REMOTE = Remote(IPv4Network("198.51.100.7"))
+
+
+@pytest.mark.parametrize("claim", [BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT, GUARDED])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        upnp(6000, 5001, any_port=True),
+        replace(upnp(6000, 5000, any_port=True), internal=Endpoint(C1_HOST, 5000)),
+        replace(upnp(6000, 5000, any_port=True), remotes=(REMOTE,)),
+        pcp(6000, 5001),
+        natpmp(6000, 5001),
+    ],
+    ids=["another port", "another host", "another remote host", "PCP", "NAT-PMP"],
+)
+def test_any_port_never_takes_a_port_from_another_program_of_the_peer(request_: MapPort, claim: Claim) -> None:
+    harness = PlannerHarness()
+    harness.hold(6000, 5000, claim=claim)
+    plan = harness.plan(request_)
+    assert isinstance(plan, Change)
+    assert plan.before is None
+    assert plan.key != (TCP, 6000)
+
+
+def test_any_port_keeps_the_filter_of_the_mapping_that_holds_the_port() -> None:
+    harness = PlannerHarness()
+    restricted = replace(upnp(6000, 5000), remotes=(REMOTE,))
+    first = harness.plan(restricted)
+    assert isinstance(first, Change)
+    harness.table.accept([first], NOW)
+    assert harness.port(upnp(6000, 5000, any_port=True)) not in {6000, *Refusal}
+    assert harness.port(replace(restricted, any_port=True)) == 6000
+
+
+def test_any_port_renews_the_mapping_of_the_same_target() -> None:
+    harness = PlannerHarness()
+    held = harness.hold(6000, 5000)
+    plan = harness.plan(replace(upnp(6000, 5000, any_port=True), description="another"))
+    assert isinstance(plan, Change)
+    assert (plan.before, plan.key) == (held, (TCP, 6000))
+
+
+@pytest.mark.parametrize("suggested", [6000, None])
+def test_a_port_that_was_granted_instead_is_granted_again(suggested: int | None) -> None:
+    """A client that renews with its first wish must not collect mappings."""
+    harness = PlannerHarness()
+    harness.hold(6000, 5000)
+    request = replace(upnp(6000, 5001, any_port=True), external_port=suggested)
+    first = harness.plan(request)
+    assert isinstance(first, Change)
+    harness.table.accept([first], NOW)
+    assert harness.port(request) == first.key[1]
+    assert harness.port(replace(request, protocol=UDP)) != first.key[1]
+    assert harness.port(upnp(7000, 5001, any_port=True)) == 7000
+
+
+def test_this_port_replaces_the_peers_own_mapping() -> None:
+    harness = PlannerHarness()
+    held = harness.hold(6000, 5000)
+    plan = harness.plan(upnp(6000, 5001))
+    assert isinstance(plan, Change)
+    assert plan.before == held
+
+
 # This port or none (PREFER_FAILURE)
 
 
