@@ -16,6 +16,7 @@ from igd.core.mapping import Endpoint
 from igd.core.peers import Address, Interface, Peer
 from igd.core.request import ListMappings, MappingList, Refusal
 from igd.endpoints import page
+from igd.endpoints.http_connection import Connection
 from igd.endpoints.sockets import AddressSockets, bind, peer_address
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
@@ -91,7 +92,7 @@ class UPnPHttp:
         # Connections of the last run may be in TIME_WAIT.
         sock = bind(socket.SOCK_STREAM, self._interface, address, self._port, reuse_address=True)
         return await asyncio.get_running_loop().create_server(
-            lambda: _Accepted(self._limit), sock=sock, backlog=CONNECTIONS
+            lambda: Connection(self._accept), sock=sock, backlog=CONNECTIONS
         )
 
     def endpoints(self) -> list[Endpoint]:
@@ -108,19 +109,19 @@ class UPnPHttp:
         self._sockets.close()
         await self._runner.cleanup()
 
-    def _limit(self, transport: asyncio.Transport) -> None:
-        """Pass a connection to aiohttp, with its time limit; abort it if too many are open."""
+    def _accept(self, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        """Return aiohttp's side of a connection, with its time limit; abort the connection if too many are open."""
         server = self._runner.server
         assert server is not None, "listen_on() sets it up before it listens"
         sources = [_source(connection.transport) for connection in server.connections]
         if len(sources) >= CONNECTIONS or sources.count(_source(transport)) >= CONNECTIONS_PER_ADDRESS:
             self._gateway.counters["http", "too many connections"] += 1
             transport.abort()
-            return
+            return None
         connection = server()
         asyncio.get_running_loop().call_later(CONNECTION_SECONDS, _abort, connection)
-        transport.set_protocol(connection)
         connection.connection_made(transport)
+        return connection
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -174,17 +175,6 @@ class UPnPHttp:
         return soap.encode_response(call, invocation.answer(reply))
 
 
-class _Accepted(asyncio.Protocol):
-    """A new connection; asyncio reports its source only here, where `limit` passes it on or aborts it."""
-
-    def __init__(self, limit: Callable[[asyncio.Transport], None]) -> None:
-        self._limit = limit
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._limit(transport)
-
-
 def _source(transport: asyncio.BaseTransport | None) -> str | None:
     return transport.get_extra_info("peername")[0] if transport else None
 
@@ -228,8 +218,11 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<ipv4>[^:]*))(?::[0-9]*)?")
 
 
 def _check_host(request: web.Request) -> None:
-    """Refuse a name in Host: UPnP clients use the address, and a browser may be the victim of DNS rebinding."""
-    if "Host" in request.headers and not _is_address(request.headers["Host"]):
+    """Refuse a name in Host: UPnP clients use the address, and a browser may be the victim of DNS rebinding.
+
+    A browser's Host is never empty.
+    """
+    if request.headers.get("Host") and not _is_address(request.headers["Host"]):
         raise web.HTTPForbidden(text="Host must be an address\n")
 
 

@@ -280,7 +280,8 @@ async def test_requests_above_the_rate_limit_are_refused(harness: GatewayHarness
     [
         (f"{SERVER}", 200),
         (f"{SERVER}:{PORT}", 200),
-        ("", 403),
+        ("", 200),
+        (" ", 200),
         ("rebound.example", 403),
         (f"rebound.example:{PORT}", 403),
         ("rebound.example:10.100.0.1", 403),
@@ -303,8 +304,57 @@ async def test_a_name_in_host_is_refused(host: str, status: int) -> None:
     assert (await exchange(posted.encode() + body)).status == status
 
 
-async def test_old_clients_send_no_host() -> None:
-    assert (await exchange(b"GET / HTTP/1.0\r\n\r\n")).status == 200
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("size", [1, 7, 10_000], ids=["octet by octet", "in pieces", "at once"])
+async def test_a_client_without_host_is_served(harness: GatewayHarness, version: str, size: int) -> None:
+    """As TinyUPnP (ESP8266) sends it, with HTTP/1.1."""
+    assert (await exchange(f"GET / HTTP/{version}\r\n\r\n".encode())).status == 200
+    body = envelope("AddPortMapping", ADD)
+    lines = (
+        f"POST {CONTROL} HTTP/{version}",
+        'Content-Type: text/xml; charset="utf-8"',
+        f'SOAPAction: "{WIC}#AddPortMapping"',
+        f"Content-Length: {len(body)}",
+    )
+    request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+    pieces = (request[start : start + size] for start in range(0, len(request), size))
+    assert (await exchange(*pieces)).status == 200
+    assert list(harness.table) == [(TransportProtocol.TCP, 8043)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nUser-Agent: x\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nX-Host: x\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nhOST:10.100.0.1\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\nHost: 10.100.0.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\nHost: rebound.example\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : rebound.example\r\n\r\n", 400),
+        (b"GET /none HTTP/1.1\r\n\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost 10.100.0.1\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 20_000 + b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 4_000 + b"\r\n", 400),
+    ],
+)
+async def test_host_is_added_to_nothing_else(request_: bytes, status: int) -> None:
+    assert (await exchange(request_)).status == status
+
+
+async def test_a_head_that_never_ends_is_refused() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 2_800)
+        assert parsed(await reader.read()).status == 400
+
+
+async def test_a_client_that_ends_in_the_middle_of_the_head_is_not_answered(server: UPnPHttp) -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n")
+        writer.write_eof()
+        assert await reader.read() == b""
+    await connections_are(server, 0)
 
 
 # The page
