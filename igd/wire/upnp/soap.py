@@ -66,9 +66,8 @@ def _arguments(action: xml.Element) -> dict[str, str]:
     for child in action.children:
         if child.children:
             raise Malformed(f"the argument {child.name} holds elements")
-        if child.name in arguments:
-            raise Malformed(f"the argument {child.name} is given twice")
-        arguments[child.name] = child.text
+        if arguments.setdefault(child.name, child.text).strip() != child.text.strip():
+            raise Malformed(f"the argument {child.name} has two values")
     return arguments
 
 

@@ -48,12 +48,25 @@ class Inputs(TypedDict, total=False):
     NewNumberOfPorts: int
 
 
+DEFAULTS = {
+    "NewRemoteHost": "",
+    "NewInternalClient": "",
+    "NewEnabled": "1",
+    "NewPortMappingDescription": "",
+    "NewLeaseDuration": "0",
+    "NewManage": "0",
+    "NewNumberOfPorts": "0",
+}
+"""The arguments that may be missing or empty, because only one value can be meant; clients leave out some of them."""
+
+
 def read(variables: Mapping[str, Variable], arguments: Arguments) -> Inputs:
     """Read the arguments that `variables` names and ignore others; raise a UPnPError for a missing or wrong one."""
-    missing = [name for name in variables if name not in arguments]
+    texts = DEFAULTS | {name: text for name, text in arguments.items() if text.strip() or not DEFAULTS.get(name)}
+    missing = [name for name in variables if name not in texts]
     if missing:
         raise UPnPError(402, f"Invalid Args: {', '.join(missing)} missing")
-    return cast("Inputs", {name: variable.read(name, arguments[name]) for name, variable in variables.items()})
+    return cast("Inputs", {name: variable.read(name, texts[name]) for name, variable in variables.items()})
 
 
 def write(variables: Mapping[str, Variable], values: Iterable[object]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import get_type_hints
 from uuid import UUID
@@ -244,6 +245,18 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
         {"NewInternalClient": ""},
         MapPort(TransportProtocol.TCP, Endpoint(SOURCE, 43), 8043, 300, "d"),
     ),
+    "truth in another word": ({"NewEnabled": " YES "}, MAP_PORT),
+    "empty: enabled": ({"NewEnabled": ""}, MAP_PORT),
+    "a lease with spaces and a sign": ({"NewLeaseDuration": " +300 "}, MAP_PORT),
+    "an internal port with zeros": ({"NewInternalPort": " 0043"}, MAP_PORT),
+    "an empty lease: no end": (
+        {"NewLeaseDuration": ""},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, ENDLESS, "d"),
+    ),
+    "a lease of spaces: no end": (
+        {"NewLeaseDuration": " \n"},
+        MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, ENDLESS, "d"),
+    ),
     "no end": ({"NewLeaseDuration": "0"}, MapPort(TransportProtocol.TCP, MAP_PORT.internal, 8043, ENDLESS, "d")),
     "the longest lease": (
         {"NewLeaseDuration": "4294967295"},
@@ -266,6 +279,49 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
 def test_what_clients_send_is_understood(changed: dict[str, str], request_: MapPort) -> None:
     service, asked = call("AddPortMapping", ADD | changed)
     assert decode(service, asked, PARTIES).request == request_
+
+
+LEFT_OUT = {
+    "NewRemoteHost": MAP_PORT,
+    "NewEnabled": MAP_PORT,
+    "NewPortMappingDescription": replace(MAP_PORT, description=""),
+    "NewLeaseDuration": replace(MAP_PORT, lifetime=ENDLESS),
+    "NewInternalClient": replace(MAP_PORT, internal=Endpoint(SOURCE, 43)),
+}
+
+
+@pytest.mark.parametrize("action", ["AddPortMapping", "AddAnyPortMapping"])
+@pytest.mark.parametrize(("name", "request_"), LEFT_OUT.items(), ids=LEFT_OUT)
+def test_an_argument_that_is_left_out_has_its_default(action: str, name: str, request_: MapPort) -> None:
+    service, asked = call(action, {key: value for key, value in ADD.items() if key != name})
+    assert decode(service, asked, PARTIES).request == replace(request_, any_port=action == "AddAnyPortMapping")
+
+
+def test_only_ports_and_protocol_are_needed() -> None:
+    needed = {name: value for name, value in ADD.items() if name not in LEFT_OUT}
+    assert list(needed) == ["NewExternalPort", "NewProtocol", "NewInternalPort"]
+    service, asked = call("AddPortMapping", needed)
+    assert decode(service, asked, PARTIES).request == MapPort(
+        TransportProtocol.TCP, Endpoint(SOURCE, 43), 8043, ENDLESS
+    )
+
+
+@pytest.mark.parametrize(("row", "left_out"), [
+    (next(row for row in ASKING if row[0] == name), left_out)
+    for name, left_out in (
+        ("DeletePortMapping", "NewRemoteHost"),
+        ("GetSpecificPortMappingEntry", "NewRemoteHost"),
+        ("DeletePortMappingRange", "NewManage"),
+    )
+])  # fmt: skip
+def test_other_actions_have_the_same_defaults(
+    row: tuple[str, Arguments, Request, Reply, Arguments], left_out: str
+) -> None:
+    action, arguments, request, *_ = row
+    for changed in ({left_out: ""}, {}):
+        sent = {name: value for name, value in arguments.items() if name != left_out} | changed
+        service, asked = call(action, sent)
+        assert decode(service, asked, PARTIES).request == request
 
 
 @pytest.mark.parametrize("action", ["AddPortMapping", "AddAnyPortMapping"])
@@ -316,10 +372,21 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "a long description": ("AddPortMapping", ADD | {"NewPortMappingDescription": "x" * 257}, 605),
     "a lease below zero": ("AddPortMapping", ADD | {"NewLeaseDuration": "-1"}, 601),
     "a lease of 2^32": ("AddPortMapping", ADD | {"NewLeaseDuration": "4294967296"}, 601),
-    "an empty lease": ("AddPortMapping", ADD | {"NewLeaseDuration": ""}, 402),
+    "a lease with a unit": ("AddPortMapping", ADD | {"NewLeaseDuration": "300s"}, 402),
+    "a lease in words": ("AddPortMapping", ADD | {"NewLeaseDuration": "infinite"}, 402),
+    "a lease with a fraction": ("AddPortMapping", ADD | {"NewLeaseDuration": "300.5"}, 402),
+    "not enabled, in a word": ("AddPortMapping", ADD | {"NewEnabled": "False"}, 600),
+    "enabled in another word": ("AddPortMapping", ADD | {"NewEnabled": "on"}, 402),
+    "both protocols": ("AddPortMapping", ADD | {"NewProtocol": "TCP/UDP"}, 601),
+    "two ports": ("AddPortMapping", ADD | {"NewExternalPort": "8043 8044"}, 402),
+    "a range of ports": ("AddPortMapping", ADD | {"NewExternalPort": "8043-8044"}, 402),
+    "no internal port": ("AddPortMapping", ADD | {"NewInternalPort": " "}, 402),
+    "any port, no port": ("AddAnyPortMapping", ADD | {"NewExternalPort": ""}, 402),
+    "two remote hosts": ("AddPortMapping", ADD | {"NewRemoteHost": "198.51.100.7, 198.51.100.8"}, 600),
+    "an internal client with a port": ("AddPortMapping", ADD | {"NewInternalClient": "10.100.0.9:43"}, 600),
     "a backward range": ("DeletePortMappingRange", RANGE | {"NewStartPort": "9001"}, 733),
     "a backward list": ("GetListOfPortMappings", LIST | {"NewStartPort": "9001"}, 733),
-    "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": ""}, 402),
+    "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": "2"}, 402),
     "index -1": ("GetGenericPortMappingEntry", {"NewPortMappingIndex": "-1"}, 601),
     "disconnecting everybody": ("ForceTermination", {}, 606),
     "another connection type": ("SetConnectionType", {"NewConnectionType": "IP_Bridged"}, 731),
@@ -335,7 +402,10 @@ def test_wrong_arguments(action: str, arguments: dict[str, str], code: int) -> N
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize(("action", "missing"), [(row, name) for _, row in ROWS for name in row.inputs])
+NEEDED = [(row, name) for _, row in ROWS for name in row.inputs if name not in v.DEFAULTS]
+
+
+@pytest.mark.parametrize(("action", "missing"), NEEDED, ids=[f"{row.name} without {name}" for row, name in NEEDED])
 def test_a_missing_argument_is_402_and_named(action: Action, missing: str) -> None:
     arguments = {name: value for name, value in {**ADD, **LIST}.items() if name != missing}
     service, asked = call(action.name, arguments)
@@ -421,6 +491,7 @@ def listed(arguments: Arguments, reply: MappingList = MAPPINGS) -> tuple[Element
         ({}, ["8043", "9000"]),
         ({"NewNumberOfPorts": "1"}, ["8043"]),
         ({"NewNumberOfPorts": "65535"}, ["8043", "9000"]),
+        ({"NewNumberOfPorts": "", "NewManage": ""}, ["8043", "9000"]),
         ({"NewProtocol": "udp"}, ["8044"]),
         ({"NewStartPort": "0", "NewEndPort": "65535"}, ["8043", "9000", "9001"]),
         ({"NewStartPort": "9001", "NewEndPort": "9001", "NewManage": "0"}, ["9001"]),

@@ -90,6 +90,8 @@ SAME = {
     "space between": "\n\t<Do>\r\n <A>1</A>\n\n<B>2</B>\t</Do>\n",
     "CDATA": "<Do><A><![CDATA[1]]></A><B>2</B></Do>",
     "a reference": "<Do><A>&#49;</A><B>2</B></Do>",
+    "an argument twice": "<Do><A>1</A><B>2</B><A>1</A></Do>",
+    "an argument twice, once with a prefix and spaces": "<Do xmlns:p='p'><A>1</A><p:A> 1 </p:A><B>2</B></Do>",
     "comments": "<!-- a --><Do><!-- b --><A>1<!-- c --></A><B>2</B></Do>",
     "typed, as Java does": '<Do><A xmlns:t="t" t:dt="ui2">1</A><B>2</B></Do>',
 }
@@ -113,8 +115,9 @@ MALFORMED = {
     "two actions": envelope("<Do/><Do/>"),
     "another action": envelope("<Undo/>"),
     "another version": envelope('<Do xmlns="urn:schemas-upnp-org:service:WANIPConnection:2"/>'),
-    "an argument twice": envelope("<Do><A>1</A><A>1</A></Do>"),
-    "an argument twice, once with a prefix": envelope('<Do xmlns:p="p"><A>1</A><p:A>1</p:A></Do>'),
+    "an argument with two values": envelope("<Do><A>1</A><A>2</A></Do>"),
+    "an argument with two values, one empty": envelope("<Do><A>1</A><A/></Do>"),
+    "an argument with two values, one with a prefix": envelope('<Do xmlns:p="p"><A>1</A><p:A>2</p:A></Do>'),
     "elements in an argument": envelope("<Do><A><B/></A></Do>"),
     "a DOCTYPE": b"<!DOCTYPE Envelope>" + envelope("<Do/>"),
 }
