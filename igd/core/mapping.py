@@ -11,6 +11,11 @@ class TransportProtocol(enum.IntEnum):
     TCP = 6
     UDP = 17
 
+    @property
+    def companion(self) -> "TransportProtocol":
+        """The other protocol, whose same port belongs to the same host (RFC 6886 §3.3)."""
+        return TransportProtocol.UDP if self is TransportProtocol.TCP else TransportProtocol.TCP
+
 
 def ports_text(ports: range) -> str:
     """Return "1024-65535", or "8080" for one port."""
@@ -66,6 +71,9 @@ class Claim:
 BY_EXTERNAL_PORT = Claim(by_internal=False)
 BY_INTERNAL_ENDPOINT = Claim(by_internal=True)
 
+SAME_PORT = "NAT-PMP, internal port 0"
+"""The description of a mapping whose port the gateway chose, for a client that named no internal port."""
+
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
@@ -86,6 +94,11 @@ class PortMapping:
     def key(self) -> tuple[TransportProtocol, int]:
         """The protocol and the external port; no two port mappings share them."""
         return self.protocol, self.external_port
+
+    @property
+    def reserves_companion(self) -> bool:
+        """Whether the same port of the other protocol is reserved for this host, because the gateway chose both."""
+        return self.claim.by_internal and self.internal.port == self.external_port and self.description == SAME_PORT
 
     def __str__(self) -> str:
         return f"{self.protocol.name} {self.external_port} -> {self.internal}{_from(self.remotes)}"

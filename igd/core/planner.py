@@ -37,6 +37,8 @@ class Planner:
         request = self.request
         if request.internal.address.version == 6:
             return self._plan_pinhole()
+        if request.internal.port == 0:
+            return self._plan_same_port()
         if request.claim.by_internal:
             held = self.table.find_internal(self.peer, request.protocol, request.internal)
             if held is not None:
@@ -123,6 +125,40 @@ class Planner:
             same = (each.external_port for each in held if each.internal == request.internal)
             yield from filter(self._allows, same)
         yield from self._candidates(None)
+
+    def _plan_same_port(self) -> Change | Refusal:
+        """Map one port, the same inside and outside, that this host can have for the other protocol as well."""
+        for port in self._same_ports():
+            internal = Endpoint(self.request.internal.address, port)
+            request = replace(self.request, internal=internal, external_port=port, any_port=False)
+            plan = replace(self, request=request).plan()
+            if isinstance(plan, Change) or plan not in {Refusal.CONFLICT, Refusal.FORBIDDEN}:
+                return plan
+        return Refusal.NO_FREE_PORT if any(self._candidates(None)) else Refusal.FORBIDDEN
+
+    def _same_ports(self) -> Iterator[int]:
+        """Yield the host's own port first, then the suggested one, then its port of the other protocol, then any."""
+        address, suggested = self.request.internal.address, self.request.external_port
+        held = [each for each in self._held() if each.internal.address == address]
+        own = [each for each in held if each.protocol is self.request.protocol]
+        chosen = [each.external_port for each in own if each.reserves_companion]
+        companions = [each.external_port for each in held if each.reserves_companion and each not in own]
+        if suggested is not None and any(each.external_port == each.internal.port == suggested for each in own):
+            yield suggested
+        yield from chosen
+        if suggested is not None and (suggested in companions or self._is_free_for_both(suggested)):
+            yield suggested
+        yield from companions
+        yield from filter(self._is_free_for_both, self._candidates(None))
+
+    def _is_free_for_both(self, port: int) -> bool:
+        table, internal = self.table, self.request.internal
+        return all(
+            (protocol, port) not in RESERVED_PORTS
+            and table.offers(protocol, port, self.peer, internal, self.now)
+            and not self.taken(protocol, port)
+            for protocol in TransportProtocol
+        )
 
     def _held(self) -> Iterator[PortMapping]:
         """Yield the peer's port mappings, oldest first."""

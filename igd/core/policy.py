@@ -6,7 +6,7 @@ import random
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from igd.core.mapping import Endpoint, Lease, ports_text
@@ -21,7 +21,7 @@ is found with a probability above 0.99999."""
 class PortRule:
     """One rule of the operator: allow or deny that external ports lead to internal addresses and ports.
 
-    The ranges of ports are never empty, and inside 0 to 65535.
+    The ranges of ports are inside 0 to 65535.
     """
 
     allow: bool
@@ -55,6 +55,11 @@ class PortRule:
             and internal.port in self.internal
             and (self.description is None or self.description.search(description) is not None)
         )
+
+    def for_same_port(self) -> "PortRule":
+        """Return the rule for mappings whose internal port is the external one and is not chosen yet (0)."""
+        first, stop = max(self.external.start, self.internal.start), min(self.external.stop, self.internal.stop)
+        return replace(self, external=range(first, max(first, stop)), internal=range(1))
 
     def __str__(self) -> str:
         verdict, pattern = (
@@ -126,7 +131,10 @@ class Policy:
     def candidates(
         self, suggested: int | None, internal: Endpoint, description: str, rng: random.Random
     ) -> Iterator[int]:
-        """Yield external ports that the rules allow: the suggested one first, then up to CANDIDATES at random."""
+        """Yield external ports that the rules allow: the suggested one first, then up to CANDIDATES at random.
+
+        With internal port 0, the internal port is to be the external one.
+        """
         rules = self._applicable(internal, description)
         if suggested is not None and _first_match(rules, suggested):
             yield suggested
@@ -137,7 +145,8 @@ class Policy:
         yield from _sample(_allowed(tuple(rule for rule in self.rules if rule.network.version == 4)), rng)
 
     def _applicable(self, internal: Endpoint, description: str) -> tuple[PortRule, ...]:
-        return tuple(rule for rule in self.rules if rule.applies_to(internal, description))
+        rules = self.rules if internal.port else [rule.for_same_port() for rule in self.rules]
+        return tuple(rule for rule in rules if rule.applies_to(internal, description))
 
 
 def _allowed(rules: tuple[PortRule, ...]) -> list[range]:

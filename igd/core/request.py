@@ -19,6 +19,7 @@ class MapPort:
 
     If the `claim` names mappings by internal endpoint, the peer's mapping of that endpoint is renewed, whatever port is
     suggested, and its lease is never shortened. `adds_remotes` keeps the remotes of the mapping that is renewed.
+    With internal port 0, the gateway chooses one port for both sides, and reserves it for the host's other protocol.
     `count` consecutive internal ports from this one on get as many consecutive external ports, or fewer; with
     `keeps_parity` the first external port is odd if the internal one is (RFC 7753).
     """

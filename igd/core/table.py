@@ -75,8 +75,7 @@ class Table:
         The port must not be mapped, reserved, or held down for another peer, and another host must not have its
         companion, the same port of the other protocol (RFC 6886 §3.3).
         """
-        other = TransportProtocol.UDP if protocol is TransportProtocol.TCP else TransportProtocol.TCP
-        key, companion_key = (protocol, port), (other, port)
+        key, companion_key = (protocol, port), (protocol.companion, port)
         former, until = self._held_down.get(key, (public_key, now))
         companion = self._entries.get(companion_key)
         return (
@@ -102,7 +101,20 @@ class Table:
             return Refusal.CONFLICT
         if held is not None:
             return _plan_renewal(held, mapping, lease)
+        if self._is_reserved_for_another_host(mapping):
+            return Refusal.CONFLICT
         return Change(None, Entry(mapping, lease)) if self.has_room(mapping.peer, quota) else Refusal.QUOTA
+
+    def _is_reserved_for_another_host(self, mapping: AnyMapping) -> bool:
+        if not isinstance(mapping, PortMapping):
+            return False
+        entry = self._entries.get((mapping.protocol.companion, mapping.external_port))
+        companion = entry and entry.mapping
+        return (
+            isinstance(companion, PortMapping)
+            and companion.reserves_companion
+            and companion.internal.address != mapping.internal.address
+        )
 
     def has_room(self, public_key: str, quota: int, planned: int = 0) -> bool:
         """Return whether the peer may have one more entry besides its own and the `planned` ones."""
@@ -253,6 +265,7 @@ def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Re
         (not before.claim.admits(claim), Refusal.OTHER_NONCE),
         # a filter would cut off sources that the mapping admits
         (not before.claim.by_internal and before.remotes != mapping.remotes, Refusal.CONFLICT),
+        (isinstance(before, PortMapping) and before.reserves_companion, ("description", "remotes")),
         (claim.by_internal, ("description",)),
         (True, ("remotes",)),
     )

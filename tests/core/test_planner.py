@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from igd.core.mapping import (
     BY_EXTERNAL_PORT,
     BY_INTERNAL_ENDPOINT,
+    SAME_PORT,
     Change,
     Claim,
     Endpoint,
@@ -259,6 +260,172 @@ def test_this_port_replaces_the_peers_own_mapping() -> None:
     plan = harness.plan(upnp(6000, 5001))
     assert isinstance(plan, Change)
     assert plan.before == held
+
+
+# One port inside and outside (NAT-PMP with internal port 0)
+
+
+def same_port(suggested: int | None = None, protocol: TransportProtocol = UDP, address: IPv4Address = C1) -> MapPort:
+    request = replace(natpmp(1), protocol=protocol, internal=Endpoint(address, 0), external_port=suggested)
+    return replace(request, description=SAME_PORT, lifetime=60)
+
+
+def grant(harness: PlannerHarness, request: MapPort, peer: str = "c1") -> int:
+    """Carry out a request, and return the port, which is the same on both sides."""
+    plan = harness.plan(request, peer)
+    assert isinstance(plan, Change), plan
+    assert plan.after
+    harness.table.accept([plan], NOW)
+    assert plan.after.mapping.external_port == plan.after.mapping.internal.port
+    assert plan.after.mapping.internal.address == request.internal.address
+    return plan.after.mapping.external_port
+
+
+@pytest.mark.parametrize("first", TransportProtocol)
+def test_one_port_is_granted_for_both_protocols_and_again(first: TransportProtocol) -> None:
+    harness = PlannerHarness()
+    port = grant(harness, same_port(protocol=first))
+    assert 1024 <= port <= 65535
+    for suggested in (None, port):
+        for protocol in (first.companion, first):
+            assert grant(harness, same_port(suggested, protocol)) == port
+            assert grant(harness, replace(natpmp(port), protocol=protocol)) == port
+    assert harness.table.find("c1", (first, port))
+    assert len(harness.table) == 2
+
+
+def test_a_mapped_port_is_kept_whatever_is_suggested() -> None:
+    harness = PlannerHarness()
+    port = grant(harness, same_port(7000))
+    assert port == 7000
+    assert grant(harness, same_port(7001)) == port
+    assert grant(harness, same_port(80)) == port
+    assert grant(harness, same_port(7001, TCP)) == 7001
+    assert grant(harness, same_port(None, TCP)) == 7001
+
+
+def test_the_port_is_recognised_after_a_restart() -> None:
+    before, after = PlannerHarness(), PlannerHarness(seed=2)
+    port = grant(before, same_port())
+    after.table.accept([Change(None, entry) for entry in before.table], NOW)
+    assert grant(after, same_port()) == port
+    assert grant(after, same_port(protocol=TCP)) == port
+
+
+@pytest.mark.parametrize("claim", [BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT, GUARDED])
+def test_another_mapping_of_the_host_is_renewed_only_if_its_port_is_suggested(claim: Claim) -> None:
+    harness = PlannerHarness()
+    harness.hold(6000, claim=claim, protocol=UDP)
+    assert grant(harness, same_port(6000)) == 6000
+    other = PlannerHarness()
+    other.hold(6000, claim=claim, protocol=UDP)
+    assert grant(other, same_port()) != 6000
+
+
+def test_a_program_that_maps_the_port_by_other_protocols_does_not_hide_it() -> None:
+    """As a torrent client does that was told to use the port."""
+    harness = PlannerHarness()
+    port = grant(harness, same_port(protocol=TCP))
+    for request in (replace(upnp(port), description="torrent"), pcp(port)):
+        plan = harness.plan(request)
+        assert isinstance(plan, Change)
+        harness.table.accept([plan], NOW)
+    assert grant(harness, same_port(protocol=TCP)) == port
+    assert grant(harness, same_port()) == port
+
+
+@pytest.mark.parametrize("any_port", [False, True])
+def test_the_port_is_reserved_for_the_hosts_other_protocol(any_port: bool) -> None:
+    harness = PlannerHarness()
+    port = grant(harness, same_port())
+    for peer, address in (("c2", C2), ("c1", C1_HOST)):
+        request = replace(upnp(port, any_port=any_port), internal=Endpoint(address, port))
+        outcome = harness.port(request, peer)
+        assert outcome is Refusal.CONFLICT if not any_port else outcome not in {port, *Refusal}
+    assert harness.port(upnp(port, 22, any_port=any_port)) is Refusal.FORBIDDEN
+    assert harness.port(upnp(port, any_port=any_port)) == port
+
+
+def test_other_mappings_reserve_nothing() -> None:
+    harness = PlannerHarness()
+    harness.hold(6000, protocol=UDP, claim=BY_INTERNAL_ENDPOINT)
+    assert harness.port(replace(upnp(6000), internal=Endpoint(C2, 6000)), "c2") == 6000
+
+
+def test_two_hosts_get_different_ports() -> None:
+    harness = PlannerHarness("allow 7000-7001 0.0.0.0/0 1024-65535")
+    first = grant(harness, same_port())
+    second = grant(harness, same_port(protocol=TCP, address=C2), "c2")
+    assert {first, second} == {7000, 7001}
+    assert grant(harness, same_port(first, UDP, C2), "c2") == second
+    assert harness.port(same_port(address=C1_HOST)) is Refusal.NO_FREE_PORT
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"protocol": UDP, "internal_port": 5000},
+        {"protocol": TCP, "internal_port": 5000},
+        {"protocol": UDP, "peer": "c2", "address": C2},
+        {"protocol": TCP, "peer": "c2", "address": C2},
+    ],
+)
+def test_a_port_that_is_in_use_by_either_protocol_is_not_chosen(held: dict[str, object]) -> None:
+    harness = PlannerHarness("allow 7000-7001 0.0.0.0/0 1024-65535")
+    harness.hold(7000, **held)  # type: ignore[arg-type]
+    assert harness.port(same_port()) == 7001
+    assert harness.port(same_port(7000)) == 7001
+
+
+@pytest.mark.parametrize("protocol", TransportProtocol)
+def test_a_port_that_the_server_uses_by_either_protocol_is_not_chosen(protocol: TransportProtocol) -> None:
+    harness = PlannerHarness("allow 7000-7001 0.0.0.0/0 1024-65535")
+    harness.taken.add((protocol, 7000))
+    assert harness.port(same_port()) == 7001
+    assert harness.port(same_port(7000)) == 7001
+
+
+def test_the_ports_of_nat_pmp_and_pcp_are_not_chosen_for_tcp_either() -> None:
+    harness = PlannerHarness("allow 5350-5352 0.0.0.0/0 1024-65535")
+    assert harness.port(same_port(5351, TCP)) == 5352
+
+
+def test_a_companion_that_leads_elsewhere_meanwhile_is_left_alone() -> None:
+    harness = PlannerHarness()
+    port = grant(harness, same_port())
+    harness.hold(port, 5000)
+    assert grant(harness, same_port(protocol=TCP)) != port
+    assert grant(harness, same_port()) == port
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome"),
+    [
+        (["allow 7000-7003 0.0.0.0/0 7003-7010"], 7003),
+        (["deny 7000-7010 10.100.0.2 7000-7002", "allow 7000-7003 0.0.0.0/0 7000-7003"], 7003),
+        (["allow 7000 0.0.0.0/0 7001"], Refusal.FORBIDDEN),
+        (["allow 7000 10.100.0.3 7000"], Refusal.FORBIDDEN),
+        (['allow 7000 0.0.0.0/0 7000 "NAT-PMP"'], 7000),
+        (["allow 0-1 0.0.0.0/0 0-1"], 1),
+    ],
+)
+def test_the_rules_hold_for_the_port_inside_and_outside(rules: list[str], outcome: int | Refusal) -> None:
+    assert PlannerHarness(*rules).port(same_port()) == outcome
+
+
+def test_the_quota_counts_both_protocols() -> None:
+    harness = PlannerHarness(quota=1)
+    grant(harness, same_port())
+    assert harness.port(same_port(protocol=TCP)) is Refusal.QUOTA
+
+
+def test_a_port_that_was_closed_is_given_back_if_suggested() -> None:
+    harness = PlannerHarness()
+    port = grant(harness, same_port())
+    (entry,) = harness.table
+    harness.close(entry)
+    assert harness.port(same_port(port, UDP, C2), "c2") != port
+    assert harness.port(same_port(port)) == port
 
 
 # This port or none (PREFER_FAILURE)
@@ -521,7 +688,8 @@ asks = st.builds(
     count=st.integers(1, 12),
     keeps_parity=st.booleans(),
 )
-steps = st.lists(st.tuples(hosts, asks, st.floats(0, 200)), min_size=1, max_size=12)
+same_ports = st.builds(same_port, st.one_of(st.none(), near), st.sampled_from(TransportProtocol))
+steps = st.lists(st.tuples(hosts, st.one_of(asks, same_ports), st.floats(0, 200)), min_size=1, max_size=12)
 taken = st.sets(st.tuples(st.sampled_from(TransportProtocol), st.integers(5000, 5030)), max_size=6)
 
 
@@ -535,7 +703,7 @@ def check(harness: PlannerHarness, peer: str, request: MapPort, plans: list[Chan
         assert plan.after
         mapping = plan.after.mapping
         assert (mapping.protocol, mapping.external_port) == (request.protocol, first + step)
-        assert mapping.internal == Endpoint(request.internal.address, request.internal.port + step)
+        assert mapping.internal == Endpoint(request.internal.address, (request.internal.port or first) + step)
         assert (mapping.protocol, mapping.external_port) not in RESERVED_PORTS | harness.taken or isinstance(
             mapping, Pinhole
         )
@@ -544,10 +712,20 @@ def check(harness: PlannerHarness, peer: str, request: MapPort, plans: list[Chan
         assert plan.before == held
         assert held is None or held.mapping.peer == peer == mapping.peer
         assert held is None or held.mapping.internal.address == mapping.internal.address
+        assert held is None or not request.any_port or step or held.mapping.internal == mapping.internal
     if plans[0].before is None and request.any_port and request.keeps_parity:
         assert first % 2 == request.internal.port % 2
     if not request.any_port:
         assert first == request.external_port
+
+
+def check_reserved_companions(harness: PlannerHarness) -> None:
+    """Assert that no host has the other half of a port that the gateway chose for another one."""
+    held = {entry.mapping.key: entry.mapping for entry in harness.table if isinstance(entry.mapping, PortMapping)}
+    for (protocol, port), mapping in held.items():
+        companion = held.get((protocol.companion, port))
+        if mapping.reserves_companion and companion is not None:
+            assert companion.internal.address == mapping.internal.address
 
 
 @given(rules, steps, taken, st.integers(0, 3))
@@ -562,10 +740,13 @@ def test_every_grant_follows_the_policy(
     now = NOW
     for (peer, address), drawn, later in requests:
         now += later
+        if drawn.internal.port == 0 and address.version == 6:
+            continue  # NAT-PMP has no IPv6
         request = replace(drawn, internal=Endpoint(address, drawn.internal.port))
         plans = harness.planner(peer, request, now).plan_port_set()
         if isinstance(plans, list):
             check(harness, peer, request, plans)
             harness.table.accept(plans, now)
+            check_reserved_companions(harness)
         elif len(harness.table.of_peer(peer)) and later > 150:
             harness.table.accept([Change(harness.table.of_peer(peer)[0], None)], now)

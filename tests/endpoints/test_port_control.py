@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Key, Pinhole, PortMapping, TransportProtocol
 from igd.core.peers import Peers
 from igd.core.policy import Policy, PortRule
-from igd.core.request import Mapped, MapPort, Unmapped, UnmapPorts
+from igd.core.request import Mapped, MapPort, Refusal, Unmapped, UnmapPorts
 from igd.core.table import HOLD_DOWN, MAX_REMOTES
 from igd.endpoints import port_control, sockets
 from igd.endpoints.port_control import PortControl
@@ -312,11 +312,88 @@ async def test_natpmp_deletes_all_of_a_protocol(harness: GatewayHarness, c1: Cli
         assert sorted(harness.table) == [(TCP, 5004), (TCP, 5005), (UDP, 5003)]
 
 
+# NAT-PMP with internal port 0: a port of the gateway's choice
+
+
+async def chosen(client: Client, protocol: TransportProtocol = UDP, suggested: int = 0, lifetime: int = 60) -> int:
+    """Request a port with internal port 0, as gluetun and natpmpc do, and return it."""
+    response = await client.map(MapRequest(protocol, 0, suggested, lifetime))
+    assert response == MapResponse(protocol, 0, EPOCH, 0, response.external_port, lifetime)
+    return response.external_port
+
+
 @served
-async def test_natpmp_does_not_map_port_0(harness: GatewayHarness, c1: Client) -> None:
-    """§3.4: port 0 is all ports, which can be deleted only."""
-    assert await c1.map(pmp(0, 6000)) == MapResponse(TCP, natpmp.Result.NOT_AUTHORIZED, EPOCH, 0, 0, 0)
+async def test_natpmp_internal_port_0_gets_one_port_for_both_protocols(harness: GatewayHarness, c1: Client) -> None:
+    response = await c1.exchange(bytes.fromhex("0001 0000 0000 0000 0000003c"))
+    port = int.from_bytes(response[10:12])
+    assert port >= 1024
+    assert response.hex() == f"00810000{EPOCH:08x}0000{port:04x}0000003c"
+    response = await c1.exchange(bytes.fromhex("0002 0000 0000 0000 0000003c"))
+    assert response.hex() == f"00820000{EPOCH:08x}0000{port:04x}0000003c"
+    assert {entry.mapping.internal for entry in harness.table.values()} == {Endpoint(C1, port)}
+    assert harness.table.keys() == {(UDP, port), (TCP, port)}
+    assert harness.all_equal()
+
+
+@served
+async def test_natpmp_internal_port_0_is_renewed(harness: GatewayHarness, c1: Client) -> None:
+    ports = [await chosen(c1, protocol) for protocol in (UDP, TCP)]
+    port = ports[0]
+    for protocol in (UDP, TCP):
+        for internal, suggested in ((0, 0), (0, 1), (0, port), (port, port), (port, 0)):
+            harness.clock.now += 45
+            response = await c1.map(MapRequest(protocol, internal, suggested, 60))
+            assert response == MapResponse(protocol, 0, EPOCH, internal, port, 60)
+            await c1.map(MapRequest(protocol.companion, 0, 0, 60))
+            await harness.maintenance.wake()
+    assert harness.table.keys() == {(UDP, port), (TCP, port)}
+    harness.clock.now += 61
+    await harness.maintenance.wake()
     assert harness.table == {}
+
+
+@served
+async def test_natpmp_internal_port_0_for_two_hosts_at_once(c1: Client, c2: Client) -> None:
+    for client in (c1, c2):
+        client.send(client_codec.encode(MapRequest(UDP, 0, 0, 60)))
+    answers = [client_codec.decode_natpmp(await client.receive()) for client in (c1, c2)]
+    ports = [answer.external_port for answer in answers if isinstance(answer, MapResponse)]
+    assert len(set(ports)) == 2
+    assert [await chosen(client, TCP) for client in (c2, c1)] == ports[::-1]
+
+
+@served
+async def test_natpmp_internal_port_0_is_reserved_for_the_other_protocol(
+    harness: GatewayHarness, c1: Client, c2: Client
+) -> None:
+    port = await chosen(c1)
+    assert await harness.ask(replace(upnp(port, port), internal=Endpoint(C2, port)), C2) is Refusal.CONFLICT
+    assert (await c2.map(pmp(port))).external_port not in {0, port}
+    assert await chosen(c2, TCP, port) != port
+    assert await chosen(c1, TCP, port) == port
+
+
+@served
+@pytest.mark.parametrize("all_", [False, True])
+async def test_natpmp_internal_port_0_is_deleted(harness: GatewayHarness, c1: Client, all_: bool) -> None:
+    port = await chosen(c1)
+    assert await chosen(c1, TCP) == port
+    internal = 0 if all_ else port
+    assert await c1.map(pmp(internal, 0, 0)) == MapResponse(TCP, 0, EPOCH, internal, 0, 0)
+    assert harness.table.keys() == {(UDP, port)}
+    assert await chosen(c1, TCP) == port, "the port of the other protocol"
+
+
+@served
+async def test_natpmp_internal_port_0_beside_a_client_that_maps_the_port_itself(
+    harness: GatewayHarness, c1: Client
+) -> None:
+    """A torrent client is told to listen at the port, and maps it by UPnP and PCP."""
+    port = await chosen(c1, TCP)
+    assert isinstance(await harness.ask(replace(upnp(port, port), description="torrent")), Mapped)
+    assert await c1.port(mapping(port)) == port
+    assert (await c1.map(MapRequest(TCP, 0, 1, 60))).external_port == port
+    assert (await c1.map(MapRequest(UDP, 0, 1, 60))).external_port == port
 
 
 async def test_natpmp_errors_have_no_port_and_no_lifetime(c1: Client) -> None:

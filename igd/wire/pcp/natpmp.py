@@ -49,7 +49,7 @@ class MapRequest:
     """A request to map an external port to `internal_port` of the source address for `lifetime` seconds (§3.3).
 
     `external_port` is a suggestion; 0 suggests none. Lifetime 0 deletes the mapping, and with internal port 0 all
-    mappings of the protocol (§3.4).
+    mappings of the protocol (§3.4). With any other lifetime, internal port 0 asks for a port of the gateway's choice.
     """
 
     protocol: TransportProtocol

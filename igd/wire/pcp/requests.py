@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.mapping import BY_INTERNAL_ENDPOINT, SAME_PORT, Claim, Endpoint, Pinhole, Remote, TransportProtocol
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -48,13 +48,13 @@ RESULTS: dict[Refusal, tuple[natpmp.Result, pcp.Result]] = {
 
 @dataclass(frozen=True, slots=True)
 class NatpmpExchange:
-    """A NAT-PMP message, and the request that it makes of the gateway, or the result that needs no decision."""
+    """A NAT-PMP message, and the request that it makes of the gateway."""
 
     message: natpmp.Request
-    request: Request | natpmp.Result
+    request: Request
 
     def encode(self, reply: Reply | None, epoch: int, _external: IPv4Address | None) -> bytes:
-        """Encode the response to the gateway's reply, None if the gateway was not asked."""
+        """Encode the response to the gateway's reply."""
         match self.message, reply:
             case natpmp.AddressRequest(), ExternalAddress(address):
                 return natpmp.encode_address(natpmp.Result.SUCCESS, epoch, address)
@@ -64,8 +64,6 @@ class NatpmpExchange:
                 result = natpmp.Result.SUCCESS
             case _, Refusal() as reason:
                 result = RESULTS[reason][0]
-            case _, None if isinstance(self.request, natpmp.Result):
-                result = self.request
             case _:
                 raise AssertionError("a reply to another request")
         return natpmp.encode_result(self.message, result, epoch)
@@ -118,24 +116,33 @@ def decode(
     return PcpExchange(datagram, message, _from_pcp(message, external, third_party=third_party))
 
 
-def _from_natpmp(message: natpmp.Request, source: IPv4Address) -> Request | natpmp.Result:
-    """Return the request or the result of a message; the internal address is always the source."""
+def _from_natpmp(message: natpmp.Request, source: IPv4Address) -> Request:
+    """Return the request of a message; the internal address is always the source."""
     if isinstance(message, natpmp.AddressRequest):
         return GetExternalAddress()
     if message.lifetime == 0:
         return UnmapInternal(message.protocol, source, message.internal_port or None, BY_INTERNAL_ENDPOINT)
-    if message.internal_port == 0:
-        return natpmp.Result.NOT_AUTHORIZED  # all ports can be deleted, not mapped (RFC 6886 §3.4)
     return MapPort(
         protocol=message.protocol,
         internal=Endpoint(source, message.internal_port),
-        external_port=message.external_port or message.internal_port,
+        external_port=_suggested(message),
         lifetime=message.lifetime,
-        description="NAT-PMP",
+        description="NAT-PMP" if message.internal_port else SAME_PORT,
         any_port=True,
         claim=BY_INTERNAL_ENDPOINT,
         adds_remotes=True,
     )
+
+
+def _suggested(message: natpmp.MapRequest) -> int | None:
+    """Return the suggested external port; without one, the internal port is suggested.
+
+    RFC 6886 gives internal port 0 no meaning here. Clients of ProtonVPN use it to be given a port that is the same
+    inside and outside, and its guides suggest external port 1 with it.
+    """
+    if message.internal_port == 0 and message.external_port == 1:
+        return None
+    return message.external_port or message.internal_port or None
 
 
 def _from_pcp(message: pcp.Request, external: IPv4Address | None, *, third_party: bool) -> Request | pcp.Result:

@@ -36,6 +36,9 @@ REQUESTS: dict[str, tuple[str, Request]] = {
         MapRequest(TransportProtocol.UDP, 6881, 6881, 0),
     ),
     "delete all of TCP (§3.4)": ("0002 0000 0000 0000 00000000", MapRequest(TransportProtocol.TCP, 0, 0, 0)),
+    "gluetun, UDP": ("0001 0000 0000 0000 0000003c", MapRequest(TransportProtocol.UDP, 0, 0, 60)),
+    "gluetun, TCP": ("0002 0000 0000 0000 0000003c", MapRequest(TransportProtocol.TCP, 0, 0, 60)),
+    "natpmpc -a 1 0 udp 60": ("0001 0000 0000 0001 0000003c", MapRequest(TransportProtocol.UDP, 0, 1, 60)),
     "the largest numbers": (
         "0001 0000 ffff ffff ffffffff",
         MapRequest(TransportProtocol.UDP, 65535, 65535, 0xFFFFFFFF),

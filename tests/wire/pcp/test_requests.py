@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_INTERNAL_ENDPOINT,
+    SAME_PORT,
+    Claim,
+    Endpoint,
+    Pinhole,
+    PortMapping,
+    Remote,
+    TransportProtocol,
+)
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -31,7 +40,6 @@ from igd.wire.pcp.requests import (
     MIN_LIFETIME,
     RESULTS,
     Exchange,
-    NatpmpExchange,
     PcpExchange,
     decode,
     encode_update,
@@ -69,7 +77,11 @@ PMP_MAP = MapPort(
     TCP, Endpoint(C1, 80), 8043, 7200, "NAT-PMP", any_port=True, claim=BY_INTERNAL_ENDPOINT, adds_remotes=True
 )
 
-PMP_REQUESTS: dict[str, tuple[natpmp.Request, Request | natpmp.Result]] = {
+PMP_SAME_PORT = MapPort(
+    UDP, Endpoint(C1, 0), None, 60, SAME_PORT, any_port=True, claim=BY_INTERNAL_ENDPOINT, adds_remotes=True
+)
+
+PMP_REQUESTS: dict[str, tuple[natpmp.Request, Request]] = {
     "external address (§3.2)": (AddressRequest(), GetExternalAddress()),
     "suggested port (§3.3)": (MapRequest(TCP, 80, 8043, 7200), PMP_MAP),
     "no suggested port: the internal port (§3.3)": (
@@ -84,17 +96,27 @@ PMP_REQUESTS: dict[str, tuple[natpmp.Request, Request | natpmp.Result]] = {
         UnmapInternal(UDP, C1, 80, BY_INTERNAL_ENDPOINT),
     ),
     "delete all of a protocol (§3.4)": (MapRequest(UDP, 0, 0, 0), UnmapInternal(UDP, C1, None, BY_INTERNAL_ENDPOINT)),
-    "all ports cannot be mapped": (MapRequest(TCP, 0, 8043, 7200), natpmp.Result.NOT_AUTHORIZED),
+    "a port of the gateway's choice": (MapRequest(UDP, 0, 0, 60), PMP_SAME_PORT),
+    "a port of the gateway's choice, natpmpc -a 1 0": (MapRequest(UDP, 0, 1, 60), PMP_SAME_PORT),
+    "a port of the gateway's choice, with a suggestion": (
+        MapRequest(TCP, 0, 8043, 60),
+        replace(PMP_SAME_PORT, protocol=TCP, external_port=8043),
+    ),
+    "port 1 is a suggestion otherwise": (MapRequest(TCP, 80, 1, 7200), replace(PMP_MAP, external_port=1)),
+    "delete all of a protocol, suggested port ignored": (
+        MapRequest(UDP, 0, 8043, 0),
+        UnmapInternal(UDP, C1, None, BY_INTERNAL_ENDPOINT),
+    ),
 }
 
 
 @pytest.mark.parametrize(("message", "request_"), PMP_REQUESTS.values(), ids=PMP_REQUESTS)
-def test_requests_of_natpmp(message: natpmp.Request, request_: Request | natpmp.Result) -> None:
+def test_requests_of_natpmp(message: natpmp.Request, request_: Request) -> None:
     assert natpmp_exchange(message).request == request_
 
 
 ONE = MapRequest(TCP, 80, 8043, 7200)
-PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, NatpmpResponse]] = {
+PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply, NatpmpResponse]] = {
     "external address": (AddressRequest(), ExternalAddress(EXTERNAL), AddressResponse(0, EPOCH, EXTERNAL)),
     "no external address": (AddressRequest(), Refusal.NO_EXTERNAL_ADDRESS, AddressResponse(3, EPOCH, ANY4)),
     "mapped": (ONE, Mapped(MAPPING, 3600), MapResponse(TCP, 0, EPOCH, 80, 8043, 3600)),
@@ -110,19 +132,18 @@ PMP_REPLIES: dict[str, tuple[natpmp.Request, Reply | None, NatpmpResponse]] = {
     ),
     "nothing to delete (§3.4)": (MapRequest(TCP, 80, 0, 0), Unmapped(()), MapResponse(TCP, 0, EPOCH, 80, 0, 0)),
     "all deleted": (MapRequest(TCP, 0, 0, 0), Unmapped(()), MapResponse(TCP, 0, EPOCH, 0, 0, 0)),
-    "no decision needed": (MapRequest(TCP, 0, 8043, 7200), None, MapResponse(TCP, 2, EPOCH, 0, 0, 0)),
+    "a port of the gateway's choice: internal port 0, as in the request": (
+        MapRequest(TCP, 0, 0, 60),
+        Mapped(replace(MAPPING, internal=Endpoint(C1, 8043)), 60),
+        MapResponse(TCP, 0, EPOCH, 0, 8043, 60),
+    ),
 }
 
 
 @pytest.mark.parametrize(("message", "reply", "response"), PMP_REPLIES.values(), ids=PMP_REPLIES)
-def test_responses_of_natpmp(message: natpmp.Request, reply: Reply | None, response: NatpmpResponse) -> None:
+def test_responses_of_natpmp(message: natpmp.Request, reply: Reply, response: NatpmpResponse) -> None:
     datagram = natpmp_exchange(message).encode(reply, EPOCH, EXTERNAL)
     assert client_codec.decode_natpmp(datagram) == response
-
-
-def test_a_natpmp_result_without_a_decision_is_an_error_response() -> None:
-    datagram = NatpmpExchange(ONE, natpmp.Result.NOT_AUTHORIZED).encode(None, EPOCH, EXTERNAL)
-    assert client_codec.decode_natpmp(datagram) == MapResponse(TCP, 2, EPOCH, 80, 0, 0)
 
 
 # The result codes of NAT-PMP (RFC 6886 §3.5) and PCP (RFC 6887 §7.4) for each refusal
