@@ -1,20 +1,24 @@
-"""Logs what repeated checks find, without repetition."""
+"""Logs what repeated checks find: when it begins and when it ends."""
 
 import logging
 from collections.abc import Iterable
 
 
 class RecurringWarnings:
-    """Logs each warning when it appears, and again only after a check that did not find it."""
+    """Logs each warning when a check first finds it, and again when a check no longer finds it."""
 
     def __init__(self, logger: logging.Logger, text: str = "%s") -> None:
         self._logger = logger
         self._text = text
+        self._ended = f"no longer: {text}"
         self._logged: list[str] = []
 
     def log(self, current: Iterable[str]) -> None:
-        """Log those of the current warnings that the previous call did not have; `text` has a %s for each."""
+        """Log how the current warnings differ from those of the previous call; `text` has a %s for each."""
         current = list(dict.fromkeys(current))
+        for warning in self._logged:
+            if warning not in current:
+                self._logger.info(self._ended, warning)
         for warning in current:
             if warning not in self._logged:
                 self._logger.warning(self._text, warning)

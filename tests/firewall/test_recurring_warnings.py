@@ -1,4 +1,4 @@
-"""Each warning is logged once for as long as its cause lasts."""
+"""Each warning is logged when its cause begins and when it ends."""
 
 import logging
 
@@ -7,14 +7,17 @@ import pytest
 from igd.firewall.recurring_warnings import RecurringWarnings
 
 
-def test_a_warning_is_logged_when_it_appears_and_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_logged_when_it_begins_ends_and_returns(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     warnings = RecurringWarnings(logging.getLogger("test"), "beware: %s")
     for current, logged in (
-        (["a"], ["beware: a"]),
-        (["a", "b", "b"], ["beware: b"]),
+        (["a"], ["WARNING beware: a"]),
+        (["a", "b", "b"], ["WARNING beware: b"]),
+        (["b"], ["INFO no longer: beware: a"]),
         (["b"], []),
-        (["b", "a"], ["beware: a"]),
+        (["a", "c"], ["INFO no longer: beware: b", "WARNING beware: a", "WARNING beware: c"]),
+        ([], ["INFO no longer: beware: a", "INFO no longer: beware: c"]),
     ):
         caplog.clear()
         warnings.log(current)
-        assert [record.getMessage() for record in caplog.records] == logged
+        assert [f"{record.levelname} {record.getMessage()}" for record in caplog.records] == logged

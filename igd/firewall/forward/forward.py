@@ -34,6 +34,7 @@ class Forward:
     def remove(self) -> None:
         """Remove our jump and rules from every chain; if one step fails, the other is still carried out."""
         try:
-            self._warnings.log(self._jump.remove())
+            for warning in self._jump.remove():  # not by RecurringWarnings: the causes of earlier ones do not end here
+                _log.warning("%s", warning)
         finally:
             self._rule.remove()
