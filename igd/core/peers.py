@@ -75,10 +75,17 @@ class Peers:
     def networks(self, others: Iterable[Address] = ()) -> tuple[Network, ...]:
         """Return as few networks as contain all addresses that peers own, and `others`; IPv4 first."""
         owned = [network for peer in self.all for network in peer.allowed_ips if _identifies_peer(network)]
-        networks = *self._networks, *owned, *map(ipaddress.ip_network, others)
-        ipv4 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv4Network))
-        ipv6 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv6Network))
-        return *ipv4, *ipv6
+        return _collapsed((*self._networks, *owned, *map(ipaddress.ip_network, others)))
+
+    def owned(self) -> tuple[Network, ...]:
+        """Return as few networks as contain all addresses that peers own; IPv4 first."""
+        return _collapsed(network for peer in self.all for network in self.owned_by(peer))
+
+    def owned_by(self, peer: Peer) -> tuple[Network, ...]:
+        """Return the networks in which this peer owns addresses; for an entry wider than WIDEST, the interface's."""
+        networks = [network for network in peer.allowed_ips if _identifies_peer(network)]
+        wide = {network.version for network in peer.allowed_ips if not _identifies_peer(network)}
+        return *networks, *(network for network in self._networks if network.version in wide)
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
         """Return whether this peer, now at `source`, owns `internal`; an entry wider than WIDEST owns only `source`."""
@@ -101,3 +108,11 @@ class Peers:
 
 def _identifies_peer(network: Network) -> bool:
     return network.prefixlen >= WIDEST[network.version]
+
+
+def _collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Return as few networks as contain the same addresses; IPv4 first."""
+    networks = list(networks)
+    ipv4 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv4Network))
+    ipv6 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv6Network))
+    return *ipv4, *ipv6

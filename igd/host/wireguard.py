@@ -68,6 +68,11 @@ class WireGuard:
                 self._read_at = now
             return _parse(self._allowed_ips, self.addresses)
 
+    @property
+    def last_read(self) -> Peers:
+        """The peers as of the last call of `peers`; none before."""
+        return _parse(self._allowed_ips, self.addresses)
+
     def reaches(self, address: Address) -> bool:
         """Return whether packets to `address` leave through this interface."""
         tunnel = Route(RTN_UNICAST, socket.if_nametoindex(self._interface))

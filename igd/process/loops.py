@@ -138,10 +138,14 @@ async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], ru
             rules_changed.set()
 
 
-async def reread_rules(rules_changed: asyncio.Event, read: Callable[[], None]) -> None:
-    """Read the operator's rules again after they have changed, in a thread of its own: this may take seconds."""
+async def reread_rules(rules_changed: asyncio.Event, read: Callable[[], bool]) -> None:
+    """Read the operator's rules again after they have changed, in a thread of its own: this may take seconds.
+
+    `read` returns whether to read them once more.
+    """
     while True:
         await rules_changed.wait()
         rules_changed.clear()
-        await asyncio.to_thread(read)
+        if await asyncio.to_thread(read):
+            rules_changed.set()
         await asyncio.sleep(READ_SECONDS)

@@ -79,10 +79,13 @@ class FirewallParts:
     taken_ports: TakenPorts
     advisor: Advisor
 
-    def read_rules(self) -> None:
-        """Read the operator's rules again, for taken ports and for advice; may block for seconds."""
+    def read_rules(self) -> bool:
+        """Read the operator's rules again, for taken ports and for advice; may block for seconds.
+
+        Return whether to read them again soon (Advisor.advise).
+        """
         self.taken_ports.refresh()
-        self.advisor.advise()
+        return self.advisor.advise()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ async def _open_firewall(
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
     ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
     ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses])
+    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses], lambda: host.wireguard.last_read)
     return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
 
 

@@ -136,3 +136,12 @@ def test_owner_equals_a_linear_search(allowed_ips: dict[IPv4Network | IPv6Networ
     expected = str(allowed_ips[max(matching, key=lambda net: net.prefixlen)]) if matching else None
     found = Peers(peers, [ip_interface("192.0.2.1/24")]).owner(address)
     assert (found.public_key if found else None) == expected
+
+
+def test_the_networks_that_peers_own() -> None:
+    """Those of the interface only for an entry wider than any private network."""
+    assert Peers([C1, C2], [SERVER]).owned() == tuple(
+        map(ip_network, ("10.100.0.2/31", "192.168.7.0/24", "fd00::2/128"))
+    )
+    assert Peers([peer("all", "0.0.0.0/0", "::/0")], [SERVER]).owned() == (SERVER.network,)
+    assert Peers([peer("none")], [SERVER]).owned() == ()

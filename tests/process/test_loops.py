@@ -203,10 +203,10 @@ async def test_the_operators_rules_are_read_once_after_several_changes(monkeypat
     readings: list[float] = []
     rules_changed, reading, changed_again = ObservedEvent(), threading.Event(), threading.Event()
 
-    def read() -> None:
+    def read() -> bool:
         readings.append(time.monotonic())
         reading.set()
-        assert changed_again.wait(60)
+        return not changed_again.wait(60)
 
     task = asyncio.create_task(loops.reread_rules(rules_changed, read))
     async with asyncio.timeout(60):
@@ -220,3 +220,18 @@ async def test_the_operators_rules_are_read_once_after_several_changes(monkeypat
     await asyncio.wait({task})
     first, second = readings
     assert second - first >= 0.2
+
+
+async def test_the_operators_rules_are_read_once_more_where_a_reading_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loops, "READ_SECONDS", 0.0)
+    answers = [False, True, True]
+    rules_changed = ObservedEvent()
+    rules_changed.set()
+    task = asyncio.create_task(loops.reread_rules(rules_changed, answers.pop))
+    async with asyncio.timeout(60):
+        await rules_changed.awaited.wait()
+    assert answers == []
+    task.cancel()
+    await asyncio.wait({task})

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.core.mapping import TransportProtocol
+from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
-from igd.firewall.operator_rules import rule_sets
+from igd.firewall.operator_rules import rule_sets, source_nat
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
 from igd.firewall.operator_rules.conditions import Truth, matches
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
@@ -26,18 +27,36 @@ Port = tuple[TransportProtocol, int]
 class Advisor:
     """Warns the operator of what the firewall stops, once for as long as it lasts.
 
-    `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel.
+    `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel, `peers` the peers.
     """
 
-    def __init__(self, site: Site, ports: Iterable[Port], own: Callable[[], Iterable[Address]]) -> None:
+    def __init__(
+        self, site: Site, ports: Iterable[Port], own: Callable[[], Iterable[Address]], peers: Callable[[], Peers]
+    ) -> None:
         self._site = site
         self._ports = tuple(ports)
         self._own = own
+        self._peers = peers
+        self._missing: list[str] = []  # that no rule translates the peers' addresses: as logged
+        self._suspected: list[str] | None = None  # and as last read
         self._warnings = RecurringWarnings(_log)
 
-    def advise(self) -> None:
-        """Read the operator's rules and log what they stop; may block, and runs programs."""
-        self._warnings.log(advice(self._site, self._ports, self._own()))
+    def advise(self) -> bool:
+        """Read the operator's rules and log what they stop or lack; may block, and runs programs.
+
+        Return whether to read them again soon. A firewall that reloads has no rules for a moment, so that missing
+        ones are logged when they are missing twice; at the first call, which is igd's start, at once.
+        """
+        found = advice(self._site, self._ports, self._own())
+        missing = source_nat.missing(self._site, self._peers())
+        if missing is None:
+            missing = self._missing
+        again = missing not in ([], self._missing, self._suspected) and self._suspected is not None
+        self._suspected = missing
+        if not again:
+            self._missing = missing
+        self._warnings.log([*found, *self._missing])
+        return again
 
 
 def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:

@@ -14,7 +14,7 @@ from igd.firewall.operator_rules.packet import Version
 from igd.firewall.operator_rules.saved_rules import Rules
 from igd.firewall.site import OURS
 
-Place = Literal["early", "prerouting", "input", "forward"]
+Place = Literal["early", "prerouting", "input", "forward", "postrouting"]
 
 
 class _Chains(NamedTuple):
@@ -30,6 +30,7 @@ _PLACES: dict[Place, _Chains] = {
     "prerouting": _Chains("prerouting", "nat", ("nat",)),
     "input": _Chains("input", "filter", ("filter",)),
     "forward": _Chains("forward", "filter", ("filter",)),
+    "postrouting": _Chains("postrouting", "nat", ("nat",)),
 }
 
 _FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
@@ -66,7 +67,7 @@ class Chains(NamedTuple):
 def chains(place: Place) -> Chains:
     """Read the base chains of this place; FirewallError.
 
-    "prerouting" are those that translate addresses, "early" those that filter before them.
+    "prerouting" and "postrouting" are those that translate addresses, "early" those that filter before them.
     """
     result = Chains([], [])
     for read in _sources(_PLACES[place]):

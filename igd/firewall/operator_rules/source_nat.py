@@ -1,0 +1,251 @@
+"""Warns if the operator's rules do not translate the source addresses of peers on the way out (MASQUERADE).
+
+Mapped flows do not need it: conntrack translates their answers. Connections that peers open themselves do, if their
+addresses are private.
+"""
+
+import json
+import re
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses, ip_network
+from typing import NamedTuple
+
+from igd.core.peers import Peers
+from igd.firewall.backend import FirewallError
+from igd.firewall.operator_rules import rule_sets, xtables
+from igd.firewall.operator_rules.conditions import Truth, matches
+from igd.firewall.operator_rules.packet import Packet
+from igd.firewall.operator_rules.rule_sets import Chain
+from igd.firewall.operator_rules.saved_rules import Rule, Rules
+from igd.firewall.site import OURS, Site
+
+_INTERNET = IPv4Network("198.41.0.4/32")
+"""A destination that is neither private nor close: rules for other tunnels name such."""
+
+_MOST = 64
+"""How many segments between sources that rules name are judged: the cost of each grows with the number of rules."""
+
+
+def missing(site: Site, peers: Peers) -> list[str] | None:
+    """Read the operator's rules; return one sentence if they certainly translate nothing of some peers on the way out.
+
+    May block, and runs programs. None: a part of the rules cannot be read.
+    """
+    private = [network for networks in _private(peers) for network in networks]
+    way_out = _way_out(site, private[0]) if private else ""
+    if way_out in ("", site.wireguard):
+        return []
+    try:
+        found, unread = rule_sets.chains("postrouting")
+        if unread or xtables.legacy_unseen():
+            return None
+        networks = untranslated(site.wireguard, way_out, found, peers)
+        return [_sentence(way_out, found, networks)] if networks else []
+    except FirewallError:  # the advice on the other chains reports it
+        return None
+
+
+def _way_out(site: Site, network: IPv4Network) -> str:
+    """Return the interface by which connections leave that peers in this network open to the internet.
+
+    It is not `site.external` if that is configured and the default route is another, or by policy routing.
+    """
+    peer = network[min(2, network.num_addresses - 1)]  # in a network, its first address is mostly the server's
+    route = "route", "get", str(_INTERNET.network_address), "from", str(peer), "iif", site.wireguard
+    try:
+        return str(json.loads(xtables.run("ip", "-json", *route))[0]["dev"])
+    except (FirewallError, ValueError, KeyError):  # no route, or forwarding is off
+        return site.external
+
+
+def untranslated(wireguard: str, way_out: str, chains: Iterable[Chain], peers: Peers) -> list[IPv4Network]:
+    """Return the networks of the peers whose source address no rule translates.
+
+    A peer of whose networks one is translated is not among them: the others may be networks behind it, with a way out
+    of their own. Instead of single peers, the interface's network is returned if no peer in it is translated.
+    """
+    judge = _Judge(wireguard, way_out, [chain for chain in chains if 4 in chain.versions])
+    kept: list[IPv4Network] = []
+    translated: list[IPv4Network] = []
+    for networks in _private(peers):
+        (translated if any(map(judge.translates, networks)) else kept).extend(networks)
+    around = [network for network in peers.networks() if isinstance(network, IPv4Network)]
+    wide = [network for network in around if not any(map(network.overlaps, translated))]
+    return list(
+        collapse_addresses(next((each for each in wide if network.subnet_of(each)), network) for network in kept)
+    )
+
+
+def _private(peers: Peers) -> Iterator[list[IPv4Network]]:
+    """Yield the IPv4 networks of each peer that has only private ones."""
+    for peer in peers.all:
+        networks = [network for network in peers.owned_by(peer) if isinstance(network, IPv4Network)]
+        if networks and not any(network.is_global for network in networks):
+            yield networks
+
+
+class _Judge:
+    """Judges networks. Between two neighbouring `cuts`, rules cannot tell addresses apart by their source."""
+
+    def __init__(self, wireguard: str, way_out: str, chains: Sequence[Chain]) -> None:
+        self._way = wireguard, way_out
+        self._chains = [
+            (chain.rules.without(lambda rule: rule.target.startswith(OURS)), chain.name) for chain in chains
+        ]
+        self._cuts = sorted({cut for rules, _ in self._chains for cut in _cuts(rules)})
+        self._known: dict[int, bool] = {}
+
+    def translates(self, network: IPv4Network) -> bool:
+        """Return whether rules certainly or possibly translate all packets with a source in this network."""
+        first, last = int(network.network_address), int(network.broadcast_address)
+        low, high = bisect(self._cuts, first), bisect(self._cuts, last)
+        return all(
+            self._in_segment(each, IPv4Address(first if each == low else self._cuts[each - 1]))
+            for each in range(low, high + 1)
+        )
+
+    def _in_segment(self, segment: int, source: IPv4Address) -> bool:
+        if segment not in self._known:
+            if len(self._known) == _MOST:
+                return True  # nothing is certain of so many rules
+            packets = [_packet(*self._way, source, protocol) for protocol in ("tcp", "udp")]
+            self._known[segment] = all(
+                any(_Walk(rules, packet).translates(name) for rules, name in self._chains) for packet in packets
+            )
+        return self._known[segment]
+
+
+def _packet(wireguard: str, way_out: str, source: IPv4Address, protocol: str) -> Packet:
+    states, sources = frozenset({"NEW"}), (IPv4Network(source),)
+    return Packet("a peer's packet", 4, wireguard, way_out, protocol, sources, (_INTERNET,), states)
+
+
+def _cuts(rules: Rules) -> Iterator[int]:
+    """Yield each address at which a network of a rule's source begins, or behind which it ends."""
+    for rule in (rule for chain in rules.chains.values() for rule in chain):
+        for condition in rule.conditions:
+            if (condition.module, condition.option) == ("", "-s"):
+                for network in condition.value.split(" "):
+                    try:
+                        asked = ip_network(network, strict=False)
+                    except ValueError:  # a mask with holes
+                        continue
+                    if isinstance(asked, IPv4Network):
+                        yield from (int(asked.network_address), int(asked.broadcast_address) + 1)
+
+
+class _End(NamedTuple):
+    """Where a packet may be after a rule or a chain; nowhere at all: it goes out as it is."""
+
+    translated: bool = False
+    next: bool = False  # at the next rule
+    caller: bool = False  # behind the jump that led here
+
+
+class _Walk:
+    """The ways that one packet may take through the chains of a table."""
+
+    def __init__(self, rules: Rules, packet: Packet) -> None:
+        self._rules = rules
+        self._packet = packet
+        self._ends: dict[str, _End] = {}  # a chain that many rules jump to is walked once
+
+    def translates(self, chain: str) -> bool:
+        """Return whether a rule certainly or possibly translates the packet."""
+        return self._chain(chain).translated
+
+    def _chain(self, name: str) -> _End:
+        if name not in self._ends:
+            self._ends[name] = self._walk(self._rules.chains.get(name, []))
+        return self._ends[name]
+
+    def _walk(self, rules: Iterable[Rule]) -> _End:
+        back = False
+        for rule in rules:
+            truth = matches(rule.conditions, self._packet)
+            if truth is Truth.NO:
+                continue
+            end = self._target(rule)
+            if end.translated:
+                return end
+            back = back or end.caller
+            if truth is Truth.YES and not end.next:
+                return _End(caller=back)
+        return _End(caller=True)
+
+    def _target(self, rule: Rule) -> _End:
+        if rule.target in self._rules.chains:
+            end = self._chain(rule.target)
+            return end if rule.goto else _End(end.translated, next=end.caller)
+        return _ENDS.get(rule.target, _End(translated=True))
+
+
+# Not here: MASQUERADE, SNAT, NETMAP, nft's masquerade and snat, and whatever else may translate.
+_ENDS = {
+    **dict.fromkeys(("ACCEPT", "DROP", "accept", "drop"), _End()),
+    **dict.fromkeys(("RETURN", "return"), _End(caller=True)),
+    **dict.fromkeys(("", "continue", "LOG", "NFLOG", "MARK", "CONNMARK", "ct mark set", "CLASSIFY"), _End(next=True)),
+}
+
+
+_FEW = 4
+"""How many networks a suggested rule names."""
+
+
+def _sentence(way_out: str, found: Sequence[Chain], networks: Sequence[IPv4Network]) -> str:
+    named = ", ".join(map(str, networks[:_FEW])) + (", ..." if len(networks) > _FEW else "")
+    return (
+        f"no rule translates the source addresses of peers in {named} on {way_out} (MASQUERADE): mapped ports "
+        "work, but connections that these peers open get no answers, and most programs that map ports need such; "
+        "if no router in front of this server has a route back to the peers, this helps: "
+        + _line(way_out, found, networks if len(networks) <= _FEW else [])
+    )
+
+
+def _line(way_out: str, found: Sequence[Chain], networks: Sequence[IPv4Network]) -> str:
+    """Return the command that translates the source of packets from these networks (none: of all) on the way out.
+
+    It is in the words of the firewall that the host has.
+    """
+    found = [chain for chain in found if 4 in chain.versions]
+    others = [chain for hook in ("prerouting", "forward", "input") for chain in rule_sets.chains(hook).found]
+    sources = ",".join(map(str, networks))
+    rule = f"POSTROUTING{f' -s {sources}' if sources else ''} -o {way_out} -j MASQUERADE"
+    if any(not _FIREWALLD.isdisjoint(chain.rules.chains) for chain in found):
+        zone = _zone(way_out, found)
+        command = "firewall-cmd --permanent" + (f" --zone={zone}" if zone else "")
+        return f"{command} --add-masquerade && firewall-cmd --reload"
+    if any("ufw-user-input" in chain.rules.chains for chain in others):
+        table = f"*nat\\n:POSTROUTING ACCEPT [0:0]\\n-A {rule}\\nCOMMIT"
+        return f"sed -i '1i {table}' /etc/ufw/before.rules && ufw reload"
+    program = next((chain.program for chain in (*found, *others) if 4 in chain.versions), None)
+    if program is None:
+        program = "iptables" if xtables.program("iptables") else "nft"
+    return _nft_line(way_out, found, networks) if program == "nft" else f"{program} -t nat -A {rule}"
+
+
+_FIREWALLD = {"nat_POSTROUTING_ZONES", "nat_POSTROUTING_POLICIES"}
+"""The chains in which firewalld 1 and 2 lead packets to the chains of zones."""
+
+
+def _zone(way_out: str, found: Iterable[Chain]) -> str | None:
+    """Return the zone to which firewalld assigns the interface of the way out."""
+    packet = _packet("", way_out, IPv4Address("10.0.0.1"), "tcp")
+    rules = (rule for chain in found for name in _FIREWALLD for rule in chain.rules.chains.get(name, ()))
+    for rule in rules:
+        zone = re.fullmatch(r"nat_POST_(.+)", rule.target)
+        if zone and matches(rule.conditions, packet) is Truth.YES:
+            return zone[1]
+    return None
+
+
+def _nft_line(way_out: str, found: Iterable[Chain], networks: Sequence[IPv4Network]) -> str:
+    sources = f"ip saddr {{ {', '.join(map(str, networks))} }} " if networks else ""
+    rule = f'{sources}oifname "{way_out}" masquerade'
+    chain = next((f"{chain.table} {chain.name}" for chain in found if chain.program == "nft"), None)
+    if chain is None:
+        chain = "ip nat postrouting"
+        base = f"add table ip nat; add chain {chain} {{ type nat hook postrouting priority srcnat; }}; "
+        return f"nft '{base}add rule {chain} {rule}'"
+    return f"nft 'add rule {chain} {rule}'"
