@@ -109,6 +109,29 @@ class Links:
             raise
         return socket.if_indextoname(route.index)
 
+    async def bearer(self, address: IPv4Address) -> str | None:
+        """Return the interface to whose network this address of the host belongs; None also if it is the host's alone.
+
+        Packets to an address with the prefix length 32 are routed to the host, and may arrive on any interface.
+        """
+        for message in await self._dump("addr", family=socket.AF_INET, local=str(address)):
+            if message["prefixlen"] < address.max_prefixlen or message.get("address") != str(address):
+                return socket.if_indextoname(message["index"])
+        return None
+
+    async def accepts(self, source: Address, own: Address, name: str) -> bool:
+        """Return whether the kernel accepts packets from `source` to its address `own` that arrive on this interface.
+
+        A strict rp_filter drops them where the route to `source` leaves by another interface.
+        """
+        try:
+            await self.look_up(own, src=str(source), iif=socket.if_nametoindex(name))
+        except OSError as error:
+            if error.errno in {errno.EXDEV, errno.EINVAL}:  # the latter from newer kernels
+                return False
+            raise
+        return True
+
     async def look_up(self, destination: Address, **packet: int | str) -> Route:
         """Return the kernel's route for a packet to `destination`; nothing is sent.
 

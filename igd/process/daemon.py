@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from igd.config import Config
 from igd.core.peers import Interface, Peers
 from igd.firewall.recurring_warnings import RecurringWarnings
+from igd.host import forwarding
 from igd.host.links import Links
 from igd.host.ready import wait_until_up
 from igd.process import loops, sd_notify
@@ -99,6 +100,8 @@ class Daemon:
         self._way_out_warnings = RecurringWarnings(log)
         self._status = ""
         parts.gateway.on_new_peers.append(self._follow_peers)
+        self._owned = parts.host.wireguard.last_read.owned()
+        self._settings_warnings = RecurringWarnings(log)
 
     async def serve(self) -> None:
         """Serve until the interface is removed. OSError."""
@@ -144,7 +147,13 @@ class Daemon:
                 log.info("%s is gone", interface)
                 return
             failures = []
-            for step in (self._follow_addresses, self._follow_way_out, self._parts.maintenance.recheck_routes):
+            steps = (
+                self._follow_addresses,
+                self._follow_way_out,
+                self._parts.maintenance.recheck_routes,
+                self._warn_of_settings,
+            )
+            for step in steps:
                 try:
                     await step()
                 except OSError as error:  # the host changed while it was read, or a port is taken
@@ -202,13 +211,22 @@ class Daemon:
             self._status = status
             sd_notify.notify(f"STATUS={status}")
 
+    async def _warn_of_settings(self) -> None:
+        """Log which settings of the kernel keep mapped flows from passing, and which no longer do."""
+        host, external = self._parts.host, self._parts.host.external_address
+        interfaces = host.instance.interface, external.interface
+        peers, matched = (await host.wireguard.peers()).owned(), external.addresses.matched
+        self._settings_warnings.log(await forwarding.complaints(host.links, *interfaces, peers, matched))
+
     async def _follow_peers(self, peers: Peers) -> None:
         """Update the networks of the peers, and let their mapped flows through."""
         parts = self._parts
         site, ledger = parts.firewall.site, parts.firewall.ledger
-        if peers.addresses != parts.host.peers:
+        if peers.owned() != self._owned:
+            self._owned = peers.owned()
             parts.host.peers = peers.addresses
             self.look_again.set()  # the operator may route them by another way
+            self._rules_changed.set()  # and translate the source addresses of single peers
         # with the addresses of present mappings: there may still be flows to peers that were removed
         networks = peers.networks({entry.mapping.internal.address for entry in ledger.table})
         if networks == site.peers:

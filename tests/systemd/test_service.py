@@ -178,6 +178,20 @@ def test_without_what_it_needs_it_says_so(
         assert re.search(complaint, machine.log(SERVICE)), machine.log(SERVICE)
 
 
+def test_it_sees_which_settings_of_the_kernel_drop_mapped_flows(layers: Layers) -> None:
+    """ProtectKernelTunables= and ProtectProc= let it read /proc/sys."""
+    with booted(layers) as server:
+        lab, machine = server
+        machine.run("wg-quick", "up", "wg0")
+        machine.run("systemctl", "start", SERVICE)
+        assert_serves(machine)
+        with machine.start("journalctl", "--follow", "--lines=0", "--output=cat", f"--unit={SERVICE}") as journal:
+            lab.srv.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+            journal.wait_for("WARNING .* IPv4 forwarding is off")
+            lab.srv.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            journal.wait_for("INFO .* no longer: IPv4 forwarding is off")
+
+
 def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(layers: Layers) -> None:
     with booted(layers, lines=[START], files={"/etc/igd/wg0.toml": "bakend = 1\n"}) as server:
         machine = server.machine
