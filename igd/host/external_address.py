@@ -62,7 +62,7 @@ class ExternalAddressReader:
         self._address = external_address if isinstance(external_address, IPv4Address) else None
         self._automatic = external_address == "auto"
         self._index = 0
-        self.stun: AddressSource | None = None  # with external_address = "stun"; whoever knows how to ask sets it
+        self.stun: AddressSource | None = None  # with external_address = "stun"
         self.interface = ""
         self.addresses = ExternalAddresses(None, ())
         self.complaints: list[str] = []
@@ -134,11 +134,3 @@ def _name(index: int) -> str:
         return socket.if_indextoname(index)
     except OSError:
         return ""
-
-
-async def host_complaints(tunnel: str, external_interface: str, external_address: IPv4Address | str) -> list[str]:
-    """Return what a daemon for the interface `tunnel`, which need not exist, would complain about now. OSError."""
-    async with Links() as links:
-        reader = ExternalAddressReader(links, tunnel, external_interface, external_address)
-        await reader.read()
-        return reader.complaints

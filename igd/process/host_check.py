@@ -1,11 +1,40 @@
 """What a daemon would warn of on this host now, for `igd check`."""
 
 import asyncio
+import time
 
 from igd.config import Config
-from igd.host.external_address import host_complaints
+from igd.core.peers import Peers
+from igd.firewall.operator_rules import source_nat
+from igd.firewall.site import Site
+from igd.host import clock, forwarding
+from igd.host.external_address import ExternalAddressReader
+from igd.host.links import Links
+from igd.host.wireguard import WireGuard
 
 
 def host_warnings(interface: str, config: Config) -> list[str]:
-    """Return a sentence for each condition of this host that keeps this configuration from working; OSError."""
-    return asyncio.run(host_complaints(interface, config.external_interface, config.external_address))
+    """Return a sentence for each condition of this host that keeps this configuration from working; OSError.
+
+    Conditions that concern peers are examined if the interface exists, which takes the right to read its peers.
+    """
+    return asyncio.run(_warnings(interface, config))
+
+
+async def _warnings(interface: str, config: Config) -> list[str]:
+    async with Links() as links:
+        peers = await _peers(links, interface)
+        external = ExternalAddressReader(links, interface, config.external_interface, config.external_address)
+        await external.read(peers.addresses)
+        matched = external.addresses.matched
+        settings = await forwarding.complaints(links, interface, external.interface, peers.owned(), matched)
+    site = Site(external.interface, interface, peers.networks())
+    return [*external.complaints, *settings, *(source_nat.missing(site, peers) or [])]
+
+
+async def _peers(links: Links, interface: str) -> Peers:
+    if await links.state(interface) is None:
+        return Peers([], [])
+    wireguard = WireGuard(interface, clock=clock.boottime, wall_clock=time.time)
+    wireguard.addresses = await links.addresses(interface)
+    return await wireguard.peers()

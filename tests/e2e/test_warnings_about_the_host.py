@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.firewalls import FIREWALLS, loaded
-from tests.e2e.serving import C1, C2, GATEWAY, IGD, PUBLIC, REMOTE, serving, upnpc
+from tests.e2e.serving import C1, C2, GATEWAY, IGD, PUBLIC, REMOTE, igd, serving, upnpc
 from tests.lab import Lab, Process, answering, ask, swallows
 from tests.lab.fixtures import needs, requires_root
 
@@ -250,3 +250,21 @@ def test_a_peer_that_no_rule_covers_is_added(lab: Lab) -> None:
         process.wait_for("no rule translates the source addresses of peers in 10.100.0.4/32 on ens0 ")
         lab.srv.run("wg", "set", "wg0", "peer", key, "remove")
         process.wait_for("no longer: no rule translates the source addresses of peers in 10.100.0.4/32 on ens0 ")
+
+
+def test_igd_check_examines_the_host(lab: Lab) -> None:
+    lab.srv.write("/etc/igd/wg0.toml", 'external_interface = "eth7"\n')
+    lab.srv.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    lab.srv.run("iptables-nft", "-t", "nat", "-F", "POSTROUTING")
+    checked = igd(lab, "check", "wg0")
+    warnings = [line.removeprefix("igd: warning: ") for line in checked.stderr.splitlines()]
+    assert [warning.partition(":")[0] for warning in warnings] == [
+        "external_interface eth7 does not exist (there are",
+        "IPv4 forwarding is off",
+    ]
+    lab.srv.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    lab.srv.write("/etc/igd/wg0.toml", 'external_interface = "ens0"\n')
+    (warning,) = igd(lab, "check", "wg0").stderr.splitlines()
+    assert warning.startswith("igd: warning: no rule translates the source addresses of peers in 10.100.0.0/24 on ens0")
+    lab.srv.run("sh", "-c", warning.rpartition(": ")[2])
+    assert igd(lab, "check", "wg0").stderr == ""

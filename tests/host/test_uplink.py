@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from igd.host.external_address import ExternalAddresses, ExternalAddressReader, host_complaints
+from igd.host.external_address import ExternalAddresses, ExternalAddressReader
 from igd.host.links import Links
 from tests.lab import Host
 
@@ -71,7 +71,10 @@ async def found(
 
 
 async def complaints(configured: str = "auto", address: str = "auto") -> list[str]:
-    return await host_complaints("wg0", configured, choice(address))
+    async with Links() as links:
+        reading = Reading(links, configured, address)
+        await reading.found(())
+        return reading.reader.complaints
 
 
 BY_ENS1 = ("ens1", "61.61.61.1")
