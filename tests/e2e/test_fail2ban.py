@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.firewalls import FIREWALLS, Firewall, loaded
 from tests.e2e.serving import PUBLIC, REMOTE, rules, serving, upnpc
-from tests.lab import Lab, Process, answering, ask, call, put, swallows, swallows_more
+from tests.lab import Lab, Process, answering, ask, call, put, swallows, swallows_more, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol
 
@@ -56,8 +56,7 @@ class Fail2ban:
         """Log an attack from this address, and return when it is banned."""
         self._lab.srv.run("sh", "-c", f"echo 'attack from {address}' >> {ATTACKS}")
         self._process.wait_for(rf"NOTICE +\[attacks\] Ban {address}")
-        # A client's command is carried out after the ban's actions, which run one after another.
-        self._lab.srv.run("fail2ban-client", "-s", SOCKET, "status", "attacks")
+        until(lambda: address in rules(self._lab))  # it is logged before it is carried out
 
     def unban(self, address: str) -> None:
         """Lift the ban on this address."""

@@ -1,8 +1,9 @@
 """Ports of the public address that are taken: by the operator's own DNATs, and by another gateway."""
 
+import itertools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -15,11 +16,11 @@ from tests.lab.wireguard import make_keys
 pytestmark = requires_root
 
 
-def any_port(client: Host, address: str, wanted: int, *options: str) -> int:
+def any_port(client: Host, address: str, wanted: int, *options: str, internal: int = 8043) -> int:
     """Request this external port or any other by upnpc (AddAnyPortMapping), and return the one that is granted."""
-    asked = ("-n", address, "8043", str(wanted), "tcp", "300")
+    asked = ("-n", address, str(internal), str(wanted), "tcp", "300")
     printed = client.run("upnpc", *options, *asked).stdout if options else upnpc(client, *asked)
-    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {address}:8043 ", printed)
+    granted = re.search(rf"external {PUBLIC}:(\d+) TCP is redirected to internal {address}:{internal} ", printed)
     assert granted, printed
     return int(granted[1])
 
@@ -119,13 +120,15 @@ def upnpc_on_wg1(lab: Lab, *words: str) -> str:
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
 def test_two_gateways_keep_out_of_each_others_way(two_tunnels: Lab, backend: str) -> None:
     lab = two_tunnels
-    with both_serving(lab, backend) as gateways, answering(lab.c1, 8043), answering(lab.c2, 8043):
+    with both_serving(lab, backend) as gateways, ExitStack() as stack:
+        for client, port in itertools.product((lab.c1, lab.c2), (8043, 8044)):
+            stack.enter_context(answering(client, port))
         assert control.add(lab.c1, {"ExternalPort": 9100, "InternalPort": 8043}) == 200
         assert "redirected" in upnpc_on_wg1(lab, "-a", C2_ON_WG1, "8043", "9200", "tcp", "300")
         _have_them_look(lab, gateways)
         assert "failed with code 718" in upnpc_on_wg1(lab, "-a", C2_ON_WG1, "8043", "9100", "tcp", "300")
         assert control.add(lab.c1, {"ExternalPort": 9200, "InternalPort": 8043}) == 718
-        others = any_port(lab.c2, C2_ON_WG1, 9100, *WG1_URL), any_port(lab.c1, C1, 9200)
+        others = any_port(lab.c2, C2_ON_WG1, 9100, *WG1_URL, internal=8044), any_port(lab.c1, C1, 9200, internal=8044)
         assert len({*others, 9100, 9200}) == 4
         for port in (9100, 9200, *others):
             assert ask(lab.net, PUBLIC, port).source == REMOTE
