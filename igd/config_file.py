@@ -8,6 +8,7 @@ import grp
 import os
 import pwd
 import shlex
+import socket
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -136,11 +137,16 @@ def _group_of(group: int) -> str:
 def unread(path: Path) -> list[str]:
     """Return a sentence for each file that looks like the configuration `path` of an interface, and is not read.
 
-    If `path` does not exist, the files of other interfaces count too.
+    If `path` does not exist, the files of other names count too, except those of interfaces that exist.
     """
     missing, read_from = not is_present(path), path.resolve()  # `path` may be a link to a file of another name
     effect = "which does not exist: the defaults are in force" if missing else "and no other file"
-    found = [file for file in _entries(path.parent) if file != path and _looks_meant(file.name, path.stem, missing)]
+    others = {f"{name}.toml" for _, name in socket.if_nameindex()} - {path.name}
+    found = [
+        file
+        for file in _entries(path.parent)
+        if file != path and file.name not in others and _looks_meant(file.name, path.stem, missing)
+    ]
     found += [path.parent.parent / name for name in ("igd.toml", "igd.conf", path.name)]
     return [
         f"{file} is not read: the configuration of {path.stem} is {path}, {effect}"

@@ -145,6 +145,11 @@ def test_a_file_that_is_not_read_because_of_its_name_is_named(directory: Path, n
     assert config_file.unread(directory / "wg0.toml") == [f"{named} is not read: {reason}"]
 
 
+def test_the_file_of_another_interface_that_exists_is_not_named(directory: Path) -> None:
+    (directory / "lo.toml").touch()
+    assert config_file.unread(directory / "wg0.toml") == []
+
+
 def test_beside_a_file_that_is_read_only_look_alikes_are_named(directory: Path) -> None:
     for name in (*UNREAD, "wg0.toml", "wg1.toml", "wg0.1.toml", "README"):
         (directory / name).touch()

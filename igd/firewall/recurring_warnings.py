@@ -18,7 +18,7 @@ class RecurringWarnings:
         current = list(dict.fromkeys(current))
         for warning in self._logged:
             if warning not in current:
-                self._logger.info(self._ended, warning)
+                self._logger.info(self._ended, warning.partition("; ")[0])  # without what would have helped
         for warning in current:
             if warning not in self._logged:
                 self._logger.warning(self._text, warning)

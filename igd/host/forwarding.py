@@ -13,7 +13,7 @@ from typing import Literal
 
 from igd.core.peers import Network
 from igd.host.links import Links
-from igd.host.uplink import INTERNET, NO_ROUTE
+from igd.host.uplink import INTERNET
 
 _HALVES = IPv4Address("12.0.0.1"), INTERNET[0]
 """An address in each half of the internet: VPN clients replace a default route by 0.0.0.0/1 and 128.0.0.0/1."""
@@ -44,17 +44,8 @@ async def complaints(
         found += await _dropped_from_internet(links, arrivals)
         found += await _dropped_from_peers(links, wireguard, peers)
     if 6 in versions:
-        found += _ipv6_off(wireguard, await _ipv6_way_out(links) or external)
+        found += _ipv6_off(wireguard, await links.route(_INTERNET_6) or external)
     return found
-
-
-async def _ipv6_way_out(links: Links) -> str | None:
-    try:
-        return await links.route(_INTERNET_6)
-    except OSError as error:
-        if error.errno not in NO_ROUTE:
-            raise
-        return None
 
 
 def _ipv4_off(interfaces: Iterable[str]) -> list[str]:

@@ -37,6 +37,9 @@ _UNUSABLE = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFA
 SETTLE_SECONDS = 0.1
 """The host changes in bursts; this long after the first change the burst is usually over."""
 
+NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
+"""What the kernel says without a route, and for routes of the types unreachable, prohibit and blackhole."""
+
 LOOK_SECONDS = 1.0
 """The shortest time between two reports of changes, however often the host changes."""
 
@@ -104,7 +107,7 @@ class Links:
         try:
             route = await self.look_up(address)
         except OSError as error:
-            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
+            if error.errno in NO_ROUTE:
                 return None
             raise
         return socket.if_indextoname(route.index)

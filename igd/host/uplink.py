@@ -9,14 +9,11 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from igd.core.peers import Address
-from igd.host.links import Links, Route
+from igd.host.links import NO_ROUTE, Links, Route
 
 INTERNET = tuple(map(IPv4Address, ("198.41.0.4", "193.0.14.129", "202.12.27.33")))
 """Three addresses of different networks: the root name servers a, k and m. Operators have no special routes to them, as
 they do to public resolvers, and one that has a special route is outvoted."""
-
-NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
-"""What the kernel says without a route, and for routes of the types unreachable, prohibit and blackhole."""
 
 _GONE = NO_ROUTE | {errno.ENODEV}
 

@@ -16,7 +16,8 @@ def test_a_warning_is_logged_when_it_begins_ends_and_returns(caplog: pytest.LogC
         (["b"], ["INFO no longer: beware: a"]),
         (["b"], []),
         (["a", "c"], ["INFO no longer: beware: b", "WARNING beware: a", "WARNING beware: c"]),
-        ([], ["INFO no longer: beware: a", "INFO no longer: beware: c"]),
+        (["d; e: f"], ["INFO no longer: beware: a", "INFO no longer: beware: c", "WARNING beware: d; e: f"]),
+        ([], ["INFO no longer: beware: d"]),
     ):
         caplog.clear()
         warnings.log(current)

@@ -99,6 +99,16 @@ async def test_every_change_is_reported(links: Links) -> None:
         await changes.aclose()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", ["unreachable", "prohibit", "blackhole"])
+@pytest.mark.parametrize("address", ["10.100.0.2", "2001:470:100::2"])
+async def test_an_address_that_the_operator_closed_has_no_route(links: Links, kind: str, address: str) -> None:
+    ip("route", "add", kind, address)
+    try:
+        assert await links.route(ip_address(address)) is None
+    finally:
+        ip("route", "del", kind, address)
+
+
 async def test_new_routes_are_reported(links: Links) -> None:
     ip("addr", "add", "60.60.60.1/24", "dev", "wan")
     ip("link", "set", "wan", "up")
