@@ -285,7 +285,10 @@ def _error_lines(path: Path, error: ValidationError) -> list[str]:
         location = tuple(map(str, detail["loc"]))
         key = location[: 2 if location and location[0] in _KEYS.sections else 1]
         by_key.setdefault(key, []).append(detail)
-    return [f"{path}: {'.'.join(key) or 'the file'}: {_reason(key, details)}" for key, details in by_key.items()]
+    return [
+        f"{path}: {f'{name}: ' if (name := '.'.join(key)) else ''}{_reason(key, details)}"
+        for key, details in by_key.items()
+    ]
 
 
 _KEYS = Keys(
@@ -300,7 +303,22 @@ _KEYS = Keys(
 
 def _reason(key: tuple[str, ...], details: list[Any]) -> str:
     value = details[0]["input"]
-    reason = "; or ".join(dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in details))
+    reason = "; or ".join(dict.fromkeys(map(_message, details)))
     if details[0]["type"] == "extra_forbidden":
         return unknown_key(key, value, _KEYS)
     return reason if isinstance(value, dict | list) else f"{value!r}: {reason}"
+
+
+_MESSAGES = {
+    "model_type": "must be a section, such as [leases]",
+    "int_type": "must be a whole number, without quotes",
+    "bool_type": "must be true or false, without quotes",
+    "ip_v4_address": 'must be an IPv4 address without a prefix length, such as "203.0.113.7"',
+    "uuid_parsing": "must be a UUID, such as uuidgen prints",
+}
+"""What pydantic's kinds of errors mean in a configuration file."""
+
+
+def _message(detail: Any) -> str:  # noqa: ANN401 - pydantic's dictionary
+    message = _MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    return str(message).replace("Input should be", "must be")
