@@ -27,9 +27,13 @@ class Response(NamedTuple):
 def connect(client: Host, source: str = "") -> socket.socket:
     """Connect from a client, from this address of it where it matters."""
     connection = client.socket(socket.AF_INET, socket.SOCK_STREAM)
-    connection.settimeout(PATIENCE)
-    connection.bind((source, 0))
-    connection.connect(ADDRESS)
+    try:
+        connection.settimeout(PATIENCE)
+        connection.bind((source, 0))
+        connection.connect(ADDRESS)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

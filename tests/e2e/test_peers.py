@@ -143,7 +143,8 @@ def test_without_a_public_address_nothing_is_mapped_until_there_is_one(lab: Lab)
         upnpc(lab.c1, "-r", "8043", "tcp")
         # Moved to wg0, the address still carries the tunnel, and the way out does not borrow it.
         _ip(lab, f"address add {PUBLIC}/32 dev wg0", f"address delete {PUBLIC}/24 dev ens0")
-        _ip(lab, f"route add {REMOTE} dev ens0", f"route add default via {REMOTE}")
+        source = f"dev ens0 src {PUBLIC}"  # else WireGuard's packets may leave from its address in the tunnel
+        _ip(lab, f"route add {REMOTE} {source}", f"route add default via {REMOTE} {source}")
         process.wait_for("ens0 has no IPv4 address: ports cannot be mapped, pinholes can")
         assert control.ask(lab.c1, "GetExternalIPAddress") == 501
         assert control.add(lab.c1) == 501
