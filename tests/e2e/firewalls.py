@@ -120,22 +120,29 @@ def _ufw(srv: Host, stack: ExitStack) -> None:
     _dnats("iptables-nft")(srv)
 
 
-def _firewalld(srv: Host, stack: ExitStack) -> None:
+def firewalld(srv: Host, stack: ExitStack, *settings: str) -> None:
+    """Start firewalld with these settings (arguments of firewall-offline-cmd)."""
     srv.run("mkdir", "-p", "/run/dbus")
     bus = stack.enter_context(srv.start("dbus-daemon", "--system", "--nofork", "--nopidfile", "--print-address=1"))
     bus.wait_for("unix:")
-    for words in (
-        "--zone=trusted --add-interface=wg0",
-        "--zone=public --add-interface=ens0",
-        "--zone=public --add-masquerade",  # at its start it flushes iptables' rules, and with them those of wg0.conf
-        "--zone=public --add-port=51820/udp",
-        f"--zone=public --add-forward-port=port={ALLOWED}:proto=tcp:toport={ALLOWED}:toaddr={C2}",
-    ):
+    for words in settings:
         srv.run("firewall-offline-cmd", *words.split())
     stack.enter_context(srv.start("firewalld", "--nofork", "--nopid"))
     # It answers once its rules are loaded.
     srv.run(*f"gdbus wait --system --timeout {PATIENCE:.0f} org.fedoraproject.FirewallD1".split())
     srv.run("firewall-cmd", "--state")
+
+
+def _firewalld(srv: Host, stack: ExitStack) -> None:
+    firewalld(
+        srv,
+        stack,
+        "--zone=trusted --add-interface=wg0",
+        "--zone=public --add-interface=ens0",
+        "--zone=public --add-masquerade",  # at its start it flushes iptables' rules, and with them those of wg0.conf
+        "--zone=public --add-port=51820/udp",
+        f"--zone=public --add-forward-port=port={ALLOWED}:proto=tcp:toport={ALLOWED}:toaddr={C2}",
+    )
 
 
 _DOCKER = f"""*filter

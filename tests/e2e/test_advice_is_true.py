@@ -1,10 +1,11 @@
 """The commands that igd's log advises for a firewall are exactly what is needed."""
 
 import re
+from contextlib import ExitStack
 
 import pytest
 
-from tests.e2e.firewalls import FIREWALLS, loaded
+from tests.e2e.firewalls import FIREWALLS, firewalld, loaded
 from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, serving, upnpc
 from tests.lab import Lab, Process, answering, ask, swallows
 from tests.lab.fixtures import needs, requires_root
@@ -39,6 +40,36 @@ def test_the_lines_for_ufw_let_peers_in() -> None:
                     assert ask(lab.net, PUBLIC, port).source == REMOTE
         finally:
             lab.srv.run("ufw", "disable")
+
+
+@pytest.mark.parametrize("zone", ["public", "internal"])
+def test_the_lines_for_firewalld_let_peers_in(zone: str) -> None:
+    """`public` is the zone of the internet, too. The policy stands before the zones, and does nothing."""
+    needs("firewalld", "firewall-cmd", "dbus-daemon", "gdbus", "upnpc", "natpmpc")
+    settings = (
+        f"--zone={zone} --add-interface=wg0",
+        "--zone=public --add-interface=ens0",
+        "--zone=public --add-port=51820/udp",
+        "--new-policy=first",
+        "--policy=first --add-ingress-zone=ANY",
+        "--policy=first --add-egress-zone=HOST",
+        "--policy=first --set-priority=-20",
+    )
+    with Lab() as lab, ExitStack() as stack:
+        firewalld(lab.srv, stack, *settings)
+        with serving(lab) as process, answering(lab.c1, 8043):
+            advised = advice_after(process, "this lets them in: ")
+            assert advised
+            assert all(f"firewall-cmd --permanent --zone={zone} --add-" in line for line in advised)
+            for line in advised:
+                for command in line.split(" and "):
+                    lab.srv.run("sh", "-c", command)
+            printed = lab.c1.run("upnpc", *f"-a {C1} 8043 8043 tcp 300".split()).stdout
+            assert f"external {PUBLIC}:8043 TCP is redirected to internal {C1}:8043" in printed
+            printed = lab.c1.run("natpmpc", *f"-g {GATEWAY} -a 8044 8043 tcp 300".split()).stdout
+            assert "Mapped public port 8044 protocol TCP to local port 8043" in printed
+            for port in (8043, 8044):
+                assert ask(lab.net, PUBLIC, port).source == REMOTE
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])

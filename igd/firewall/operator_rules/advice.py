@@ -1,8 +1,8 @@
 """Advises the operator which commands let through what their firewall stops; igd itself does not run them."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.core.mapping import TransportProtocol
@@ -10,9 +10,9 @@ from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets, source_nat
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
-from igd.firewall.operator_rules.conditions import Truth, matches
+from igd.firewall.operator_rules.frontends import firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
-from igd.firewall.operator_rules.packet import Packet, Version, requests, used_versions
+from igd.firewall.operator_rules.packet import Version, requests, used_versions
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.saved_rules import Condition, position_of
 from igd.firewall.recurring_warnings import RecurringWarnings
@@ -162,7 +162,9 @@ def _ufw(site: Site, _chain: Chain, _version: Version, port: Port, _opening: Ope
 
 def _firewalld(site: Site, chain: Chain, version: Version, port: Port, _opening: Opening) -> str:
     protocol, number = port[0].name.lower(), port[1]
-    zone, outside = (_zone(chain, interface, site, version, port) for interface in (site.wireguard, site.external))
+    first = next(requests(site, port, version))
+    arriving = (replace(first, in_interface=interface) for interface in (site.wireguard, site.external))
+    zone, outside = (firewalld_zone(chain.rules, "INPUT", packet) for packet in arriving)
     command = "firewall-cmd --permanent" + (f" --zone={zone}" if zone else "")
     networks = [network for network in site.peers if network.version == version]
     if zone == outside and 0 < len(networks) <= _FEW:
@@ -182,20 +184,6 @@ def _rich(network: IPv4Network | IPv6Network, protocol: str, port: int) -> str:
     return f'rule {source} port port="{port}" protocol="{protocol}" accept'
 
 
-def _zone(chain: Chain, interface: str, site: Site, version: Version, port: Port) -> str | None:
-    """Return the zone to which firewalld's rules assign an interface."""
-    packet = Packet("", version, interface, "", port[0].name.lower(), site.peers, (), frozenset(), dport=port[1])
-    for name in _SORTING & chain.rules.chains.keys():
-        for rule in chain.rules.chains[name]:
-            zone = re.fullmatch(r"(?:filter_)?IN_(.+)", rule.target)
-            if zone and matches(rule.conditions, packet) is Truth.YES:
-                return zone[1]
-    return None
-
-
-_SORTING = {"filter_INPUT_ZONES", "INPUT_ZONES"}
-
-
 def _iptables(site: Site, chain: Chain, _version: Version, port: Port, opening: Opening) -> str:
     asked = f"-i {site.wireguard} -p {port[0].name.lower()} --dport {port[1]}"
     position = position_of(opening.before, chain.rules.chains[opening.chain]) + 1
@@ -209,8 +197,8 @@ def _nft(site: Site, chain: Chain, _version: Version, port: Port, opening: Openi
 
 
 _MANAGERS: tuple[tuple[Callable[[Chain], bool], Callable[[Site, Chain, Version, Port, Opening], str]], ...] = (
-    (lambda chain: not {"ufw-user-input", "ufw6-user-input"}.isdisjoint(chain.rules.chains), _ufw),
-    (lambda chain: not _SORTING.isdisjoint(chain.rules.chains), _firewalld),
+    (lambda chain: is_ufw(chain.rules), _ufw),
+    (lambda chain: is_firewalld(chain.rules), _firewalld),
     (lambda chain: chain.program != "nft", _iptables),
     (lambda _chain: True, _nft),
 )

@@ -5,7 +5,6 @@ addresses are private.
 """
 
 import json
-import re
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, ip_network
@@ -15,6 +14,7 @@ from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets, xtables
 from igd.firewall.operator_rules.conditions import Truth, matches
+from igd.firewall.operator_rules.frontends import firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.packet import Packet
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.saved_rules import Rule, Rules
@@ -212,32 +212,17 @@ def _line(way_out: str, found: Sequence[Chain], networks: Sequence[IPv4Network])
     others = [chain for hook in ("prerouting", "forward", "input") for chain in rule_sets.chains(hook).found]
     sources = ",".join(map(str, networks))
     rule = f"POSTROUTING{f' -s {sources}' if sources else ''} -o {way_out} -j MASQUERADE"
-    if any(not _FIREWALLD.isdisjoint(chain.rules.chains) for chain in found):
-        zone = _zone(way_out, found)
+    if firewalld := next((chain.rules for chain in found if is_firewalld(chain.rules)), None):
+        zone = firewalld_zone(firewalld, "POSTROUTING", _packet("", way_out, _INTERNET.network_address, "tcp"))
         command = "firewall-cmd --permanent" + (f" --zone={zone}" if zone else "")
         return f"{command} --add-masquerade && firewall-cmd --reload"
-    if any("ufw-user-input" in chain.rules.chains for chain in others):
+    if any(is_ufw(chain.rules) for chain in others):
         table = f"*nat\\n:POSTROUTING ACCEPT [0:0]\\n-A {rule}\\nCOMMIT"
         return f"sed -i '1i {table}' /etc/ufw/before.rules && ufw reload"
     program = next((chain.program for chain in (*found, *others) if 4 in chain.versions), None)
     if program is None:
         program = "iptables" if xtables.program("iptables") else "nft"
     return _nft_line(way_out, found, networks) if program == "nft" else f"{program} -t nat -A {rule}"
-
-
-_FIREWALLD = {"nat_POSTROUTING_ZONES", "nat_POSTROUTING_POLICIES"}
-"""The chains in which firewalld 1 and 2 lead packets to the chains of zones."""
-
-
-def _zone(way_out: str, found: Iterable[Chain]) -> str | None:
-    """Return the zone to which firewalld assigns the interface of the way out."""
-    packet = _packet("", way_out, IPv4Address("10.0.0.1"), "tcp")
-    rules = (rule for chain in found for name in _FIREWALLD for rule in chain.rules.chains.get(name, ()))
-    for rule in rules:
-        zone = re.fullmatch(r"nat_POST_(.+)", rule.target)
-        if zone and matches(rule.conditions, packet) is Truth.YES:
-            return zone[1]
-    return None
 
 
 def _nft_line(way_out: str, found: Iterable[Chain], networks: Sequence[IPv4Network]) -> str:

@@ -223,12 +223,14 @@ def test_firewalld_with_peers_and_the_internet_in_one_zone() -> None:
     assert input_advice(SITE, firewalld("shared-followed"), [PORTS[0], PORTS[2]], OWN) == []
 
 
-def test_firewalld_with_a_zone_for_peers() -> None:
-    sentences = input_advice(SITE, firewalld("own-zone"), PORTS, OWN)
+@pytest.mark.parametrize("capture", ["own-zone", "own-zone-2"])
+def test_firewalld_with_a_zone_for_peers(capture: str) -> None:
+    sentences = input_advice(SITE, firewalld(capture), PORTS[1:], OWN)
     assert [lines_of(sentence) for sentence in sentences] == [
         ["firewall-cmd --permanent --zone=internal --add-port=5351/udp && firewall-cmd --reload"],
         ["firewall-cmd --permanent --zone=internal --add-port=2869/tcp && firewall-cmd --reload"],
     ]
+    assert (input_advice(SITE, firewalld(capture), PORTS[:1], OWN) == []) is (capture == "own-zone")
 
 
 @pytest.mark.root
