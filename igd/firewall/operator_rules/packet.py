@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from igd.core.mapping import TransportProtocol
 from igd.firewall.site import Site
+from igd.wire.upnp import ssdp
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Ranges = tuple[tuple[int, int], ...]
@@ -145,8 +146,8 @@ def requests(
     """
     protocol, number = port
     targets = [("LOCAL", of_version(map(ip_network, own), version))]
-    if port == SSDP and version == 4:
-        targets.append(("MULTICAST", (_SSDP_GROUP,)))
+    if port == SSDP:
+        targets.append(("MULTICAST", of_version(map(ip_network, ssdp.GROUPS), version)))
     for state in ("NEW", "ESTABLISHED"):
         for kind, destination in targets:
             yield Packet(

@@ -11,7 +11,11 @@ from igd.wire.malformed import Malformed
 from igd.wire.upnp.description import DEVICE_PATHS
 from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
 
-GROUPS = (IPv4Address("239.255.255.250"), IPv6Address("ff02::c"), IPv6Address("ff05::c"))
+GROUPS: tuple[IPv4Address | IPv6Address, ...] = (
+    IPv4Address("239.255.255.250"),
+    IPv6Address("ff02::c"),
+    IPv6Address("ff05::c"),
+)
 """What searches are sent to (§1.3.2); in IPv6, with the scope of the link or of the site (annex A)."""
 
 _ANNOUNCED_TO: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("239.255.255.250"), 6: IPv6Address("ff05::c")}

@@ -174,8 +174,10 @@ def test_the_line_for_a_chain_of_nftables_stays_behind_narrow_rules() -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("hosts")
-def test_a_search_to_the_group_must_get_in_as_well() -> None:
-    run("iptables-nft-restore", text="*filter\n:INPUT DROP [0:0]\n-A INPUT -i wg0 -d 10.100.0.1 -j ACCEPT\nCOMMIT\n")
+@pytest.mark.parametrize("own", OWN)
+def test_a_search_to_the_group_must_get_in_as_well(own: IPv4Address | IPv6Address) -> None:
+    program = {4: "iptables-nft-restore", 6: "ip6tables-nft-restore"}[own.version]
+    run(program, text=f"*filter\n:INPUT DROP [0:0]\n-A INPUT -i wg0 -d {own} -j ACCEPT\nCOMMIT\n")
     (sentence,) = advice(SITE, PORTS, OWN)
     assert "UDP 1900" in sentence
     assert "policy DROP of INPUT" in sentence
