@@ -6,8 +6,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.e2e.firewalls import FIREWALLS, firewalld, loaded
+from tests.e2e.pcp_client import C1_IPV6, granted, map_port
 from tests.e2e.serving import C1, GATEWAY, PUBLIC, REMOTE, serving, upnpc
-from tests.lab import Lab, Process, answering, ask, swallows
+from tests.lab import Answer, Lab, Process, answering, ask, swallows
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -70,6 +71,28 @@ def test_the_lines_for_firewalld_let_peers_in(zone: str) -> None:
             assert "Mapped public port 8044 protocol TCP to local port 8043" in printed
             for port in (8043, 8044):
                 assert ask(lab.net, PUBLIC, port).source == REMOTE
+
+
+def test_the_settings_for_firewalld_let_pinholes_through() -> None:
+    """Mapped IPv4 ports need none: firewalld accepts every flow with a translated destination."""
+    needs("firewalld", "firewall-cmd", "dbus-daemon", "gdbus")
+    zones = "--zone=trusted --add-interface=wg0", "--zone=public --add-interface=ens0"
+    port = "--zone=public --add-port=51820/udp"
+    with Lab() as lab, answering(lab.c1, 8043, ipv6=True):
+        with ExitStack() as stack:
+            firewalld(lab.srv, stack, *zones, port)
+            with serving(lab) as process:
+                (line,) = advice_after(process, "what helps is ")
+                granted(map_port(lab.c1, 8043, source=C1_IPV6))
+                with pytest.raises(PermissionError):  # rejected: administratively prohibited
+                    ask(lab.net, C1_IPV6, 8043)
+        advised = re.fullmatch(r"(forward_chain = .*) under (\[firewall\]); firewalld 2 .*: (\w+=)no in (.*)", line)
+        assert advised
+        lab.srv.run("sed", "-i", f"s/^{advised[3]}.*/{advised[3]}no/", f"/etc/firewalld/{advised[4]}")
+        with ExitStack() as stack:
+            firewalld(lab.srv, stack)
+            with serving(lab, f"{advised[2]}\n{advised[1]}\n"):
+                assert ask(lab.net, C1_IPV6, 8043) == Answer("2001:470:60::2", "who am I?")
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])

@@ -25,6 +25,7 @@ from igd.firewall.nf_tables import NFT_MSG, NFT_TABLE_F, NFTA_CHAIN, NFTA_RULE, 
 from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, body, nft_message, text
 from igd.firewall.operator_rules import xtables
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
+from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD
 from igd.firewall.operator_rules.openings import Classes, Opening, Openings, find_openings, outcome
 from igd.firewall.operator_rules.packet import Version, used_versions
 from igd.firewall.operator_rules.rule_sets import native_table
@@ -220,7 +221,7 @@ class ForwardRule:
                 f'nftables\' own; write: forward_chain = "{chain.name}"'
             )
         if chain[:2] in owned:
-            return [f"{setting}: only the program that owns this table (flags owner) can edit it"]
+            return [f"{setting}: only the program that owns this table can edit it; {OWNED_BY_FIREWALLD}"]
         if set(self._site.wireguard) & _UNWRITABLE:
             return [f"{setting}: our rules cannot be there, because nft cannot write the name {self._site.wireguard}"]
         return []

@@ -10,7 +10,7 @@ from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets, source_nat
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
-from igd.firewall.operator_rules.frontends import firewalld_zone, is_firewalld, is_ufw
+from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD, firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
 from igd.firewall.operator_rules.packet import Version, requests, used_versions
 from igd.firewall.operator_rules.rule_sets import Chain
@@ -132,8 +132,12 @@ def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
             for opening in found.needed
             for conditions in accepts(site, opening.only, hairpin=found.hairpin)
         ]
-        setting = f'forward_chain = "{_path(chain)}" under [firewall]'
-        yield f"mapped flows are stopped: {causes}; what helps is {setting}, or by hand: {_shell(rules)}"
+        remedy = f'forward_chain = "{_path(chain)}" under [firewall]'
+        if is_firewalld(chain.rules):  # it deletes other rules when it reloads
+            remedy += f"; {OWNED_BY_FIREWALLD}"
+        else:
+            remedy += f", or by hand: {_shell(rules)}"
+        yield f"mapped flows are stopped: {causes}; what helps is {remedy}"
 
 
 def _shell(rules: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ from igd.firewall.operator_rules.saved_rules import Rules
 _DISPATCH = r"(filter_|nat_)?{}_(ZONES|POLICIES)"
 _ZONE = re.compile(r"(?:filter_|nat_)?(?:IN|POST)_(?!policy_)(.+)")
 
+OWNED_BY_FIREWALLD = "firewalld 2 must first let others edit its table: NftablesTableOwner=no in firewalld.conf"
+
 
 def is_ufw(rules: Rules) -> bool:
     """Return whether ufw has made this table."""
