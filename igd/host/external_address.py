@@ -52,7 +52,8 @@ class ExternalAddressReader:
 
     `external_interface` and `external_address` are the configuration's, "auto" and "stun" included. The last result is
     the name of the `interface` ("" while there is no way out), the `addresses`, and `complaints`: one sentence for each
-    thing that keeps ports from being mapped.
+    thing that keeps ports from being mapped. Connections that peers open leave by `default_interface`, even if another
+    interface is configured.
     """
 
     def __init__(self, links: Links, tunnel: str, external_interface: str, external_address: IPv4Address | str) -> None:
@@ -63,13 +64,13 @@ class ExternalAddressReader:
         self._automatic = external_address == "auto"
         self._index = 0
         self.stun: AddressSource | None = None  # with external_address = "stun"
-        self.interface = ""
+        self.interface = self.default_interface = ""
         self.addresses = ExternalAddresses(None, ())
         self.complaints: list[str] = []
 
     async def read(self, peers: Iterable[Address] = ()) -> bool:
         """Update the result; `peers` are addresses of peers. Return whether interface or addresses changed. OSError."""
-        before = self.interface, self.addresses
+        before = self.interface, self.default_interface, self.addresses
         present = await self._links.ipv4_addresses()
         way = await self._way_out(peers)
         self._index, self.interface = way.index, _name(way.index)
@@ -82,15 +83,16 @@ class ExternalAddressReader:
             self.stun.ask_from(self.interface, source)
             self.addresses = self.addresses._replace(announced=self.stun.address if source else None)
         self.complaints = list(self._complain(present))
-        return before != (self.interface, self.addresses)
+        return before != (self.interface, self.default_interface, self.addresses)
 
     async def _way_out(self, peers: Iterable[Address]) -> Route:
         """Return the way out; its index is 0 while there is none."""
-        if self._configured is not None:
-            link = await self._links.state(self._configured)
-            return await way_through(self._links, link.index) if link and link.up else NO_WAY_OUT
-        way_out = await find_way_out(self._links, self._tunnel, peers, self._index)
-        return NO_WAY_OUT if _name(way_out.index) == self._tunnel else way_out
+        default = await find_way_out(self._links, self._tunnel, peers, self._index)
+        self.default_interface = _name(default.index)
+        if self._configured is None:
+            return NO_WAY_OUT if self.default_interface == self._tunnel else default
+        link = await self._links.state(self._configured)
+        return await way_through(self._links, link.index) if link and link.up else NO_WAY_OUT
 
     def _may_use(self, source: IPv4Address | None, present: Iterable[BorneAddress]) -> bool:
         """Return whether the way out may use this address; one that it has itself, it may.

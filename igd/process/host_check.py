@@ -6,7 +6,6 @@ import time
 from igd.config import Config
 from igd.core.peers import Peers
 from igd.firewall.operator_rules import source_nat
-from igd.firewall.site import Site
 from igd.host import clock, forwarding
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
@@ -28,8 +27,8 @@ async def _warnings(interface: str, config: Config) -> list[str]:
         await external.read(peers.addresses)
         matched = external.addresses.matched
         settings = await forwarding.complaints(links, interface, external.interface, peers.owned(), matched)
-    site = Site(external.interface, interface, peers.networks())
-    return [*external.complaints, *settings, *(source_nat.missing(site, peers) or [])]
+    missing = source_nat.missing(interface, external.default_interface, peers) or []
+    return [*external.complaints, *settings, *missing]
 
 
 async def _peers(links: Links, interface: str) -> Peers:

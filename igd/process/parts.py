@@ -18,6 +18,7 @@ from igd.core.peers import Address, Interface
 from igd.core.rate_limit import RateLimit
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.operator_rules import source_nat
 from igd.firewall.operator_rules.advice import Advisor
 from igd.firewall.site import Site
 from igd.firewall.taken_ports import TakenPorts
@@ -155,7 +156,11 @@ async def _open_firewall(
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
     ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
     ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
-    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses], lambda: host.wireguard.last_read)
+
+    def missing() -> list[str] | None:
+        return source_nat.missing(site.wireguard, host.external_address.default_interface, host.wireguard.last_read)
+
+    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses], missing)
     return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
 
 

@@ -261,6 +261,7 @@ def test_igd_check_examines_the_host(lab: Lab) -> None:
     assert [warning.partition(":")[0] for warning in warnings] == [
         "external_interface eth7 does not exist (there are",
         "IPv4 forwarding is off",
+        "no rule translates the source addresses of peers in 10.100.0.0/24 on ens0 (MASQUERADE)",
     ]
     lab.srv.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     lab.srv.write("/etc/igd/wg0.toml", 'external_interface = "ens0"\n')

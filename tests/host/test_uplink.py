@@ -221,6 +221,16 @@ async def test_a_configured_interface_is_followed_and_what_is_missing_is_named()
     assert await complaints("ens1") == ["external_interface ens1 is down: ports cannot be mapped, pinholes can"]
 
 
+async def test_peers_own_connections_leave_by_the_default_route_also_if_another_interface_is_configured() -> None:
+    async with Links() as links:
+        reader = ExternalAddressReader(links, "wg0", "ens1", "auto")
+        await reader.read(PEERS)
+        assert (reader.interface, reader.default_interface) == ("ens1", "ens0")
+        run("ip rule add from 10.100.0.0/24 table 7", "ip route add default via 61.61.61.254 table 7")
+        assert await reader.read(PEERS), "the operator's rules are read again"
+        assert (reader.interface, reader.default_interface) == ("ens1", "ens1")
+
+
 async def test_what_else_is_missing_is_named() -> None:
     (public,) = await complaints("auto", "62.62.62.1")
     assert public == (

@@ -6,9 +6,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.core.mapping import TransportProtocol
-from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
-from igd.firewall.operator_rules import rule_sets, source_nat
+from igd.firewall.operator_rules import rule_sets
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
 from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD, firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
@@ -27,17 +26,22 @@ Port = tuple[TransportProtocol, int]
 class Advisor:
     """Warns the operator of what the firewall stops, once for as long as it lasts.
 
-    `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel, `peers` the peers.
+    `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel, `source_nat` what
+    `source_nat.missing` does.
     """
 
     def __init__(
-        self, site: Site, ports: Iterable[Port], own: Callable[[], Iterable[Address]], peers: Callable[[], Peers]
+        self,
+        site: Site,
+        ports: Iterable[Port],
+        own: Callable[[], Iterable[Address]],
+        source_nat: Callable[[], list[str] | None],
     ) -> None:
         self._site = site
         self._ports = tuple(ports)
         self._own = own
-        self._peers = peers
-        self._missing: list[str] = []  # that no rule translates the peers' addresses: as logged
+        self._source_nat = source_nat
+        self._missing: list[str] = []  # of source NAT: as logged
         self._suspected: list[str] | None = None  # and as last read
         self._warnings = RecurringWarnings(_log)
 
@@ -48,7 +52,7 @@ class Advisor:
         ones are logged when they are missing twice; at the first call, which is igd's start, at once.
         """
         found = advice(self._site, self._ports, self._own())
-        missing = source_nat.missing(self._site, self._peers())
+        missing = self._source_nat()
         if missing is None:
             missing = self._missing
         again = missing not in ([], self._missing, self._suspected) and self._suspected is not None

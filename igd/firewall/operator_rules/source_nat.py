@@ -4,21 +4,19 @@ Mapped flows do not need it: conntrack translates their answers. Connections tha
 addresses are private.
 """
 
-import json
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, ip_network
-from typing import NamedTuple
 
 from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets, xtables
-from igd.firewall.operator_rules.conditions import Truth, matches
 from igd.firewall.operator_rules.frontends import firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.packet import Packet
 from igd.firewall.operator_rules.rule_sets import Chain
-from igd.firewall.operator_rules.saved_rules import Rule, Rules
-from igd.firewall.site import OURS, Site
+from igd.firewall.operator_rules.saved_rules import Rules
+from igd.firewall.operator_rules.verdict import Walk
+from igd.firewall.site import OURS
 
 _INTERNET = IPv4Network("198.41.0.4/32")
 """A destination that is neither private nor close: rules for other tunnels name such."""
@@ -27,36 +25,22 @@ _MOST = 64
 """How many segments between sources that rules name are judged: the cost of each grows with the number of rules."""
 
 
-def missing(site: Site, peers: Peers) -> list[str] | None:
+def missing(wireguard: str, way_out: str, peers: Peers) -> list[str] | None:
     """Read the operator's rules; return one sentence if they certainly translate nothing of some peers on the way out.
 
-    May block, and runs programs. None: a part of the rules cannot be read.
+    `way_out` is the interface by which connections of peers leave, "" without one. May block, and runs programs. None:
+    a part of the rules cannot be read.
     """
-    private = [network for networks in _private(peers) for network in networks]
-    way_out = _way_out(site, private[0]) if private else ""
-    if way_out in ("", site.wireguard):
+    if way_out in ("", wireguard) or not any(_private(peers)):
         return []
     try:
         found, unread = rule_sets.chains("postrouting")
         if unread or xtables.legacy_unseen():
             return None
-        networks = untranslated(site.wireguard, way_out, found, peers)
+        networks = untranslated(wireguard, way_out, found, peers)
         return [_sentence(way_out, found, networks)] if networks else []
     except FirewallError:  # the advice on the other chains reports it
         return None
-
-
-def _way_out(site: Site, network: IPv4Network) -> str:
-    """Return the interface by which connections leave that peers in this network open to the internet.
-
-    It is not `site.external` if that is configured and the default route is another, or by policy routing.
-    """
-    peer = network[min(2, network.num_addresses - 1)]  # in a network, its first address is mostly the server's
-    route = "route", "get", str(_INTERNET.network_address), "from", str(peer), "iif", site.wireguard
-    try:
-        return str(json.loads(xtables.run("ip", "-json", *route))[0]["dev"])
-    except (FirewallError, ValueError, KeyError):  # no route, or forwarding is off
-        return site.external
 
 
 def untranslated(wireguard: str, way_out: str, chains: Iterable[Chain], peers: Peers) -> list[IPv4Network]:
@@ -111,7 +95,7 @@ class _Judge:
                 return True  # nothing is certain of so many rules
             packets = [_packet(*self._way, source, protocol) for protocol in ("tcp", "udp")]
             self._known[segment] = all(
-                any(_Walk(rules, packet).translates(name) for rules, name in self._chains) for packet in packets
+                any(_may_be_translated(rules, name, packet) for rules, name in self._chains) for packet in packets
             )
         return self._known[segment]
 
@@ -135,58 +119,16 @@ def _cuts(rules: Rules) -> Iterator[int]:
                         yield from (int(asked.network_address), int(asked.broadcast_address) + 1)
 
 
-class _End(NamedTuple):
-    """Where a packet may be after a rule or a chain; nowhere at all: it goes out as it is."""
+def _may_be_translated(rules: Rules, chain: str, packet: Packet) -> bool:
+    """Return whether a rule certainly or possibly translates the packet.
 
-    translated: bool = False
-    next: bool = False  # at the next rule
-    caller: bool = False  # behind the jump that led here
-
-
-class _Walk:
-    """The ways that one packet may take through the chains of a table."""
-
-    def __init__(self, rules: Rules, packet: Packet) -> None:
-        self._rules = rules
-        self._packet = packet
-        self._ends: dict[str, _End] = {}  # a chain that many rules jump to is walked once
-
-    def translates(self, chain: str) -> bool:
-        """Return whether a rule certainly or possibly translates the packet."""
-        return self._chain(chain).translated
-
-    def _chain(self, name: str) -> _End:
-        if name not in self._ends:
-            self._ends[name] = self._walk(self._rules.chains.get(name, []))
-        return self._ends[name]
-
-    def _walk(self, rules: Iterable[Rule]) -> _End:
-        back = False
-        for rule in rules:
-            truth = matches(rule.conditions, self._packet)
-            if truth is Truth.NO:
-                continue
-            end = self._target(rule)
-            if end.translated:
-                return end
-            back = back or end.caller
-            if truth is Truth.YES and not end.next:
-                return _End(caller=back)
-        return _End(caller=True)
-
-    def _target(self, rule: Rule) -> _End:
-        if rule.target in self._rules.chains:
-            end = self._chain(rule.target)
-            return end if rule.goto else _End(end.translated, next=end.caller)
-        return _ENDS.get(rule.target, _End(translated=True))
+    A jump that only some packets take counts as one that may lead to such a rule.
+    """
+    return any(rule.target not in _LEAVES_AS_IT_IS for rule in Walk(rules, packet).through(chain).ahead)
 
 
-# Not here: MASQUERADE, SNAT, NETMAP, nft's masquerade and snat, and whatever else may translate.
-_ENDS = {
-    **dict.fromkeys(("ACCEPT", "DROP", "accept", "drop"), _End()),
-    **dict.fromkeys(("RETURN", "return"), _End(caller=True)),
-    **dict.fromkeys(("", "continue", "LOG", "NFLOG", "MARK", "CONNMARK", "ct mark set", "CLASSIFY"), _End(next=True)),
-}
+_LEAVES_AS_IT_IS = {"DROP", "REJECT", "RETURN", "CONNMARK", "drop", "reject", "return", "ct mark set"}
+"""Targets of rules that a Walk passes without knowing whether they end it; others may translate."""
 
 
 _FEW = 4

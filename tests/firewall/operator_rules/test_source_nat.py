@@ -10,7 +10,7 @@ from igd.firewall.operator_rules.advice import Advisor
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.source_nat import missing, untranslated
 from igd.firewall.site import Site
-from tests.firewall.three_hosts import REMOTE, run
+from tests.firewall.three_hosts import run
 
 NETWORK = IPv4Network("10.100.0.0/24")
 SITE = Site("ext0", "wg0", (NETWORK,))
@@ -156,42 +156,24 @@ def test_rules_of_nftables(rule: str, enough: bool) -> None:
     listed = run("nft", "-j", "list", "table", "inet", "mine")
     chains = [Chain("nft", "inet mine", "out", (4, 6), nft_rules.parse(listed, "inet mine").rules)]
     assert (untranslated("wg0", "ext0", chains, TWO) == []) is enough
-    assert (missing(SITE, TWO) == []) is enough
-
-
-def one_is_missing(site: Site) -> bool:
-    return len(missing(site, TWO) or ()) == 1
+    assert (missing("wg0", "ext0", TWO) == []) is enough
 
 
 @pytest.mark.root
 @pytest.mark.usefixtures("hosts")
 def test_nothing_is_certain_of_rules_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     run("nft", "-f", "-", text=TABLE % "counter")
-    assert one_is_missing(SITE)
+    assert len(missing("wg0", "ext0", TWO) or ()) == 1
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    assert missing(SITE, TWO) is None
+    assert missing("wg0", "ext0", TWO) is None
 
 
 @pytest.mark.root
 @pytest.mark.usefixtures("hosts")
-def test_without_a_way_out_nothing_is_missing() -> None:
-    assert one_is_missing(SITE)
-    assert missing(Site("", "wg0", (NETWORK,)), TWO) == []
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("hosts")
-def test_the_way_out_of_peers_is_the_routes() -> None:
-    """It is not that of mapped flows, where `external_interface` names another, or by policy routing."""
-    elsewhere = Site("ext1", "wg0", (NETWORK,))
-    run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-o", "ext0", "-j", "MASQUERADE")
-    assert one_is_missing(elsewhere)
-    run("ip", "route", "add", "198.0.0.0/8", "via", REMOTE)
-    assert missing(elsewhere, TWO) == []
-    run("ip", "route", "del", "198.0.0.0/8")
-    run("ip", "route", "add", "default", "via", REMOTE, "table", "7")
-    run("ip", "rule", "add", "from", "10.100.0.0/24", "table", "7")
-    assert missing(elsewhere, TWO) == []
+@pytest.mark.parametrize("way_out", ["", "wg0"])
+def test_without_a_way_out_nothing_is_missing(way_out: str) -> None:
+    assert len(missing("wg0", "ext0", TWO) or ()) == 1
+    assert missing("wg0", way_out, TWO) == []
 
 
 @pytest.mark.root
@@ -199,10 +181,10 @@ def test_the_way_out_of_peers_is_the_routes() -> None:
 @pytest.mark.parametrize("first", ["iptables-nft", "iptables-legacy"])
 def test_translated_by_any_of_two_rule_sets(first: str) -> None:
     run(first, "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
-    (sentence,) = missing(SITE, TWO) or [""]
+    (sentence,) = missing("wg0", "ext0", TWO) or [""]
     assert sentence.endswith(f"{first} -t nat -A POSTROUTING -s 10.100.0.0/24 -o ext0 -j MASQUERADE")
     run("nft", "-f", "-", text=TABLE % 'oifname "ext0" masquerade')
-    assert missing(SITE, TWO) == []
+    assert missing("wg0", "ext0", TWO) == []
 
 
 @pytest.mark.root
@@ -216,7 +198,7 @@ def test_missing_rules_are_a_warning_when_they_are_missing_twice(caplog: pytest.
         caplog.clear()
         return found
 
-    advisor = Advisor(SITE, [], tuple, lambda: TWO)
+    advisor = Advisor(SITE, [], tuple, lambda: missing("wg0", "ext0", TWO))
     rule = "-t nat -A POSTROUTING -o ext0 -j MASQUERADE"
     assert not advisor.advise(), "nothing reloads when igd starts"
     assert logged() == ["WARNING no rule translates the s"]
