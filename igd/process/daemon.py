@@ -95,13 +95,12 @@ class Daemon:
         self._parts = parts
         self._rules_changed = asyncio.Event()  # the operator's firewall rules
         self.look_again = asyncio.Event()  # set by what changes the way out and is not seen by rtnetlink
-        self._told = parts.host.external_address.addresses.announced  # to clients, with its epoch
+        self._announced = parts.host.external_address.addresses.announced  # to clients, with its epoch
         self._failures = RecurringWarnings(log, "the host cannot be followed, trying again: %s")
         self._way_out_warnings = RecurringWarnings(log)
         self._status = ""
-        parts.gateway.on_new_peers.append(self._follow_peers)
-        self._owned = parts.host.wireguard.last_read.owned()
         self._settings_warnings = RecurringWarnings(log)
+        parts.gateway.on_new_peers.append(self._follow_peers)
 
     async def serve(self) -> None:
         """Serve until the interface is removed. OSError."""
@@ -166,12 +165,11 @@ class Daemon:
         """Listen on the addresses that the interface has now."""
         host = self._parts.host
         addresses = await host.links.addresses(host.instance.interface)
-        host.wireguard.addresses = addresses
-        if addresses == host.addresses:
+        if addresses == host.wireguard.addresses:
             return
-        gone = set(host.addresses) - set(addresses)
+        gone = set(host.wireguard.addresses) - set(addresses)
+        host.wireguard.addresses = addresses
         await self._parts.endpoints.listen_on(addresses)
-        host.addresses = addresses
         log.info("serving the peers of %s at %s", host.instance.interface, _places(self._parts.endpoints.addresses))
         if gone:
             await self._parts.firewall.ledger.repair()  # flows to PCP's anycast addresses lead there
@@ -180,23 +178,23 @@ class Daemon:
     async def _follow_way_out(self) -> None:
         parts = self._parts
         external = parts.host.external_address
-        changed = await external.read(parts.host.peers)
+        changed = await external.read(parts.host.wireguard.last_read.addresses)
 
         def update_site() -> None:
             parts.firewall.site.external = external.interface
 
         announced = external.addresses.announced
-        told = announced == self._told
+        is_new = announced != self._announced
         try:
             # before clients can learn the address: one that reads it with the old epoch would not map again
-            lost = not told and await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
+            lost = is_new and await parts.firewall.ledger.in_worker(parts.epoch.update, announced)
         finally:  # a full disk does not keep the way out from being followed
             if changed:
                 await parts.maintenance.set_addresses(*external.addresses, update_site)
                 self._rules_changed.set()  # interface and address decide which of the operator's rules apply
             self.report_way_out()
-        if not told:
-            self._told = announced
+        if is_new:
+            self._announced = announced
             log.info("external address: %s", announced or "none")
             parts.endpoints.announce(lost=lost)
 
@@ -222,18 +220,13 @@ class Daemon:
         """Update the networks of the peers, and let their mapped flows through."""
         parts = self._parts
         site, ledger = parts.firewall.site, parts.firewall.ledger
-        if peers.owned() != self._owned:
-            self._owned = peers.owned()
-            parts.host.peers = peers.addresses
-            self.look_again.set()  # the operator may route them by another way
-            self._rules_changed.set()  # and translate the source addresses of single peers
         # with the addresses of present mappings: there may still be flows to peers that were removed
         networks = peers.networks({entry.mapping.internal.address for entry in ledger.table})
-        if networks == site.peers:
-            return
 
         def update_site() -> None:
             site.peers = networks
 
-        await ledger.repair(update_site)
-        self._rules_changed.set()
+        if networks != site.peers:
+            await ledger.repair(update_site)
+        self.look_again.set()  # the operator may route single peers by another way
+        self._rules_changed.set()  # and translate their source addresses

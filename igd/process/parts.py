@@ -14,7 +14,6 @@ from typing import Any
 from igd import VERSION
 from igd.config import Config
 from igd.core.mapping import Entry, TransportProtocol
-from igd.core.peers import Address, Interface
 from igd.core.rate_limit import RateLimit
 from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
@@ -48,15 +47,13 @@ log = logging.getLogger(__name__)
 class HostParts:
     """What reads the host; `root` is UPnP's root device, `started` is a boottime.
 
-    `index` is the WireGuard interface's; `addresses` are those that it has now, `peers` those of its peers.
+    `index` is the WireGuard interface's.
     """
 
     instance: Instance
     config: Config
     links: Links
     index: int
-    addresses: tuple[Interface, ...]
-    peers: tuple[Address, ...]
     external_address: ExternalAddressReader
     wireguard: WireGuard
     root: uuid.UUID
@@ -111,14 +108,14 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     gateway = _open_gateway(stack, host, firewall)
     maintenance = Maintenance(gateway)
     host.stun = host.external_address.stun = stun_address(config, gateway, firewall.site, firewall.taken_ports)
-    await host.external_address.read(host.peers)
+    await host.external_address.read(host.wireguard.last_read.addresses)
     addresses = host.external_address.addresses
     epoch = Epoch(store, addresses.announced, clock.boottime)
     await asyncio.to_thread(firewall.taken_ports.refresh)
     await asyncio.gather(maintenance.start(stored, *addresses), asyncio.to_thread(firewall.advisor.advise))
     endpoints = Endpoints(instance.interface, config, host.root, gateway, epoch)
     stack.push_async_callback(endpoints.close)
-    await endpoints.listen_on(host.addresses)
+    await endpoints.listen_on(host.wireguard.addresses)
     endpoints.announce(lost=epoch.lost)
     admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway, endpoints), instance.runtime_directory)
     stack.push_async_callback(admin_socket.close)
@@ -132,12 +129,9 @@ async def _read_host(instance: Instance, config: Config, links: Links, index: in
     external_address = ExternalAddressReader(
         links, instance.interface, config.external_interface, config.external_address
     )
-    peers = (await wireguard.peers()).addresses
-    await external_address.read(peers)
-    wireguard.addresses = addresses = await links.addresses(instance.interface)
-    return HostParts(
-        instance, config, links, index, addresses, peers, external_address, wireguard, root, clock.boottime()
-    )
+    await external_address.read((await wireguard.peers()).addresses)
+    wireguard.addresses = await links.addresses(instance.interface)
+    return HostParts(instance, config, links, index, external_address, wireguard, root, clock.boottime())
 
 
 async def _open_firewall(
@@ -160,7 +154,7 @@ async def _open_firewall(
     def missing() -> list[str] | None:
         return source_nat.missing(site.wireguard, host.external_address.default_interface, host.wireguard.last_read)
 
-    advisor = Advisor(site, ports, lambda: [address.ip for address in host.addresses], missing)
+    advisor = Advisor(site, ports, lambda: [address.ip for address in host.wireguard.addresses], missing)
     return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
 
 
