@@ -13,9 +13,8 @@ from typing import Literal
 
 from igd.core.peers import Network
 from igd.host.links import Links
-from igd.host.uplink import INTERNET
 
-_HALVES = IPv4Address("12.0.0.1"), INTERNET[0]
+_HALVES = IPv4Address("12.0.0.1"), IPv4Address("198.41.0.4")
 """An address in each half of the internet: VPN clients replace a default route by 0.0.0.0/1 and 128.0.0.0/1."""
 
 _INTERNET_6 = IPv6Address("2001:503:ba3e::2:30")
@@ -51,7 +50,7 @@ async def complaints(
 def _ipv4_off(interfaces: Iterable[str]) -> list[str]:
     values = _values(4, interfaces, "forwarding")
     off = [name for name, value in values.items() if value == 0]
-    if off == list(values) and _value(4, "all", "forwarding") == 0:
+    if off == list(values) and sysctl(4, "all", "forwarding") == 0:
         what = "IPv4 forwarding is off: no packet passes between peers and the internet"
         return [_sentence(what, ["net.ipv4.ip_forward=1"])]
     what = "IPv4 forwarding is off on {}: packets of mapped flows that arrive there are dropped"
@@ -61,14 +60,14 @@ def _ipv4_off(interfaces: Iterable[str]) -> list[str]:
 def _ipv6_off(wireguard: str, outside: str) -> list[str]:
     values = _values(6, filter(None, (wireguard, outside)), "force_forwarding")
     off = [name for name, value in values.items() if value == 0]
-    if _value(6, "all", "forwarding") != 0 or (values and not off):
+    if sysctl(6, "all", "forwarding") != 0 or (values and not off):
         return []
     if off != list(values):
         what = "IPv6 forwarding is off on {}: packets that arrive there from or for peers are dropped"
         return [_sentence(what.format(name), [f"{_key(6, name, 'force_forwarding')}=1"]) for name in off]
     what = "IPv6 forwarding is off: no packet passes between peers and the internet"
     line = ["net.ipv6.conf.all.forwarding=1"]
-    if _value(6, outside, "accept_ra") == _WHILE_NOT_FORWARDING:  # the default route may come from advertisements
+    if sysctl(6, outside, "accept_ra") == _WHILE_NOT_FORWARDING:  # the default route may come from advertisements
         line.insert(0, f"{_key(6, outside, 'accept_ra')}=2")
     return [_sentence(what, line)]
 
@@ -105,7 +104,7 @@ async def _dropped_from_peers(links: Links, wireguard: str, peers: Iterable[Netw
 
 def _is_strict(name: str) -> bool:
     """Return whether the larger of the two values, which is in force, is 1 (ip-sysctl.rst, rp_filter)."""
-    own, everywhere = (_value(4, each, "rp_filter") for each in (name, "all"))
+    own, everywhere = (sysctl(4, each, "rp_filter") for each in (name, "all"))
     return own is not None and max(own, everywhere or 0) == _STRICT
 
 
@@ -122,11 +121,11 @@ def _key(version: Literal[4, 6], interface: str, setting: str) -> str:
 
 def _values(version: Literal[4, 6], interfaces: Iterable[str], setting: str) -> dict[str, int]:
     """Return the value of a setting for each of these interfaces that has it."""
-    values = ((name, _value(version, name, setting)) for name in interfaces)
+    values = ((name, sysctl(version, name, setting)) for name in interfaces)
     return {name: value for name, value in values if value is not None}
 
 
-def _value(version: Literal[4, 6], interface: str, setting: str) -> int | None:
+def sysctl(version: Literal[4, 6], interface: str, setting: str) -> int | None:
     """Return the value of a setting; None without this interface, this IP version or, in this kernel, this setting."""
     try:
         return int(Path(f"/proc/sys/net/ipv{version}/conf/{interface}/{setting}").read_text(encoding="ascii"))

@@ -34,11 +34,11 @@ _UP = 0x1  # IFF_UP: administratively up
 _RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
 _UNUSABLE = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
 
-SETTLE_SECONDS = 0.1
-"""The host changes in bursts; this long after the first change the burst is usually over."""
-
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 """What the kernel says without a route, and for routes of the types unreachable, prohibit and blackhole."""
+
+SETTLE_SECONDS = 0.1
+"""The host changes in bursts; this long after the first change the burst is usually over."""
 
 LOOK_SECONDS = 1.0
 """The shortest time between two reports of changes, however often the host changes."""

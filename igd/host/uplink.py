@@ -1,4 +1,4 @@
-"""The way out: where the kernel would send a packet to the internet. The kernel is asked, and nothing is sent."""
+"""The way out: where the kernel would send a packet to the internet. The kernel is asked; nothing is sent."""
 
 import errno
 import itertools
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
-from pathlib import Path
 
 from igd.core.peers import Address
+from igd.host.forwarding import sysctl
 from igd.host.links import NO_ROUTE, Links, Route
 
 INTERNET = tuple(map(IPv4Address, ("198.41.0.4", "193.0.14.129", "202.12.27.33")))
@@ -77,7 +77,7 @@ async def _senders(links: Links, tunnel: str, peers: Iterable[Address]) -> Seque
 
 async def _ask(links: Links, index: int, tunnel: str, destination: IPv4Address, sender: IPv4Address | None) -> _Answer:
     try:
-        if sender is not None and _forwards(tunnel):
+        if sender is not None and sysctl(4, tunnel, "forwarding"):  # else it says that there is no route
             route = await links.look_up(destination, iif=index, src=str(sender))
         else:
             sender, route = None, await links.look_up(destination)
@@ -88,14 +88,6 @@ async def _ask(links: Links, index: int, tunnel: str, destination: IPv4Address, 
             raise
         route = NO_WAY_OUT
     return _Answer(destination, sender, route)
-
-
-def _forwards(tunnel: str) -> bool:
-    """Return whether the kernel forwards IPv4 packets from the tunnel; if not, it says that there is no route."""
-    try:
-        return Path(f"/proc/sys/net/ipv4/conf/{tunnel}/forwarding").read_text(encoding="ascii").strip() == "1"
-    except OSError:
-        return False
 
 
 async def _source(links: Links, index: int, answer: _Answer) -> IPv4Address | None:
