@@ -25,7 +25,7 @@ STOP_SECONDS = 15.0
 """How long `igd stop` waits for the daemon to exit before it kills it."""
 
 DETACH_SECONDS = 10.0
-"""How long `igd run --detach` waits for readiness: wg-quick, which runs it, must not wait for a default route."""
+"""How long `igd run --detach` waits for readiness: wg-quick, which runs it, must not wait for ever."""
 
 
 class Command(NamedTuple):

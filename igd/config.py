@@ -208,7 +208,7 @@ class Config(_Section):
         if self.external_address == "stun" and not self.stun_servers:
             raise ValueError(f'external_address = "stun" needs stun_servers, for example {_STUN_EXAMPLES}')
         if self.stun_servers and self.external_address != "stun":
-            raise ValueError('stun_servers without external_address = "stun" asks nobody: set both, or none of them')
+            raise ValueError('stun_servers without external_address = "stun" asks no server: set both, or none of them')
         return self
 
     @property

@@ -176,7 +176,7 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
             'external_address = "stun" needs stun_servers, for example stun_servers = ["stun.example.net", ',
         ),
         ('external_address = "stun"\nstun_servers = []', 'external_address = "stun" needs stun_servers'),
-        ('stun_servers = ["stun.example.net"]', 'stun_servers without external_address = "stun" asks nobody'),
+        ('stun_servers = ["stun.example.net"]', 'stun_servers without external_address = "stun" asks no server'),
         ('stun_servers = "stun.example.net"', "stun_servers: 'stun.example.net': must be a list of strings"),
         ("stun_servers = [3478]", "stun_servers: must be a list of strings"),
         (

@@ -15,7 +15,7 @@ LONGEST_STOP = 10 * 365 * 86400.0
 class Moment:
     """One moment on both clocks of a host, in seconds.
 
-    `boottime` is the clock of leases: nobody sets it, and it counts suspend, but it begins anew with each boot. `boot`
+    `boottime` is the clock of leases: it cannot be set and counts suspend, but it begins anew with each boot. `boot`
     names the boot; empty: unknown, and equal to no other. `wall` counts from 1970, and may be set at any time.
     """
 

@@ -12,7 +12,7 @@ _OFFSETS = Path("/proc/self/timens_offsets")
 
 
 def boottime() -> float:
-    """Return the clock of leases: seconds since the boot, suspend included. Nobody sets it."""
+    """Return the clock of leases: seconds since the boot, suspend included. It cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -1,7 +1,7 @@
 """Finds out whether a NAT in front of this server forwards ports to it, or only lets answers in (RFC 5780).
 
 A NAT that forwards every port (1:1, as in most clouds, or a router's "DMZ host") lets mappings work. A carrier's NAT
-does not, and neither does a home router that nobody has told to forward.
+does not, and neither does a home router that was not configured to forward.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ TIMING = Timing(requests=4, last=4)
 
 
 class Verdict(NamedTuple):
-    """Whether the NAT forwards ports, None if that cannot be told; `text` says it to the operator, and what to do."""
+    """Whether the NAT forwards ports, None if that is unknown; `text` reports it to the operator, with the remedy."""
 
     forwards: bool | None
     text: str

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 async def resolve(host: str) -> list[IPv4Address]:
     """Return the IPv4 addresses of a name, or of an address itself; OSError.
 
-    The resolver runs in a thread that nobody joins: it may take a minute, and nobody who stops is to wait for it.
+    The resolver, which may take a minute, runs in a thread that is not joined: a stop does not wait for it.
     """
     with contextlib.suppress(ValueError):
         return [IPv4Address(host)]
@@ -18,7 +18,7 @@ async def resolve(host: str) -> list[IPv4Address]:
     resolved: asyncio.Future[list[IPv4Address]] = loop.create_future()
 
     def report(outcome: list[IPv4Address] | OSError) -> None:
-        if resolved.done():  # nobody waits any more
+        if resolved.done():  # the caller was cancelled
             return
         if isinstance(outcome, OSError):
             resolved.set_exception(outcome)

@@ -184,7 +184,7 @@ async def repeat(send: Callable[[], object], response: Coroutine[Any, Any, _T], 
     receiving = asyncio.create_task(response)
     try:
         for wait in timing.waits():
-            with contextlib.suppress(BlockingIOError):  # as good as a lost datagram
+            with contextlib.suppress(BlockingIOError):  # as if the datagram was lost
                 send()
             await asyncio.wait({receiving}, timeout=wait)
             if receiving.done():

@@ -34,7 +34,7 @@ FRESH_SECONDS = 1.0
 class WireGuard:
     """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read.
 
-    `addresses` are the interface's own; whoever follows the interface sets them.
+    `addresses` are the interface's own; the caller keeps them up to date.
     """
 
     def __init__(self, interface: str, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:

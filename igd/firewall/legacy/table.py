@@ -142,7 +142,7 @@ class LegacyTable:
             entry = self._open.next_rule(entry)
 
     def _delete_jumps(self, hook: str, chain: str) -> None:
-        """Delete every rule of `hook` that jumps to the chain, whoever added it."""
+        """Delete every rule of `hook` that jumps to the chain, also those of other programs."""
         # Only these are decoded: each takes 0.2 ms, and the operator's may use extensions unknown to the library.
         table = self._open
         entries = [entry for entry in self._entries(hook) if table.get_target(entry) == chain.encode()]

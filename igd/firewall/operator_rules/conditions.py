@@ -15,7 +15,7 @@ class Truth(enum.IntEnum):
 
     NO = 0  # none of them
     NARROW = 1  # some: a source, a port, a rate
-    UNKNOWN = 2  # nobody knows how many
+    UNKNOWN = 2  # an unknown part of them
     YES = 3  # all of them
 
     def negated(self) -> "Truth":
