@@ -51,7 +51,7 @@ class ExternalAddressReader:
     """Follows the way out of the peers of the interface `tunnel`.
 
     `external_interface` and `external_address` are the configuration's, "auto" and "stun" included. The last result is
-    the name of the `interface` ("" while there is no way out), the `addresses`, and `complaints`: one sentence for each
+    the name of the `interface` ("" while there is no way out), the `addresses`, and `warnings`: one sentence for each
     thing that keeps ports from being mapped. Connections that peers open leave by `default_interface`, even if another
     interface is configured.
     """
@@ -66,7 +66,7 @@ class ExternalAddressReader:
         self.stun: AddressSource | None = None  # with external_address = "stun"
         self.interface = self.default_interface = ""
         self.addresses = ExternalAddresses(None, ())
-        self.complaints: list[str] = []
+        self.warnings: list[str] = []
 
     async def read(self, peers: Iterable[Address] = ()) -> bool:
         """Update the result; `peers` are addresses of peers. Return whether interface or addresses changed. OSError."""
@@ -82,7 +82,7 @@ class ExternalAddressReader:
             source = next(iter(self.addresses.matched), None)
             self.stun.ask_from(self.interface, source)
             self.addresses = self.addresses._replace(announced=self.stun.address if source else None)
-        self.complaints = list(self._complain(present))
+        self.warnings = list(self._find_warnings(present))
         return before != (self.interface, self.default_interface, self.addresses)
 
     async def _way_out(self, peers: Iterable[Address]) -> Route:
@@ -104,7 +104,7 @@ class ExternalAddressReader:
         allowed = {self.interface, "lo"} if self._configured is not None else lenders - {self._tunnel}
         return bool(lenders & allowed)
 
-    def _complain(self, present: Iterable[BorneAddress]) -> Iterator[str]:
+    def _find_warnings(self, present: Iterable[BorneAddress]) -> Iterator[str]:
         matched = next(iter(self.addresses.matched), None)
         if not self.interface:
             effect = "mapped flows get no answers" if matched else "ports cannot be mapped, pinholes can"

@@ -25,7 +25,7 @@ _ROUTES = 8
 """For how many networks of peers the route back is looked up."""
 
 
-async def complaints(
+async def warnings(
     links: Links, wireguard: str, external: str, peers: Iterable[Network], matched: Iterable[IPv4Address]
 ) -> list[str]:
     """Return one sentence for each setting that keeps mapped flows of these peers from passing; OSError.

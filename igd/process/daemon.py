@@ -201,10 +201,10 @@ class Daemon:
     def report_way_out(self) -> None:
         """Log what is wrong with the way out, and have systemd show it."""
         host = self._parts.host
-        self._way_out_warnings.log(host.external_address.complaints)
+        self._way_out_warnings.log(host.external_address.warnings)
         waiting = [f"waiting for {host.stun.missing}"] if host.stun and host.stun.missing else []
         serving = f"Serving the peers of {host.instance.interface}"
-        status = "; ".join([serving, *waiting, *host.external_address.complaints])
+        status = "; ".join([serving, *waiting, *host.external_address.warnings])
         if status != self._status:
             self._status = status
             sd_notify.notify(f"STATUS={status}")
@@ -214,7 +214,7 @@ class Daemon:
         host, external = self._parts.host, self._parts.host.external_address
         interfaces = host.instance.interface, external.interface
         peers, matched = (await host.wireguard.peers()).owned(), external.addresses.matched
-        self._settings_warnings.log(await forwarding.complaints(host.links, *interfaces, peers, matched))
+        self._settings_warnings.log(await forwarding.warnings(host.links, *interfaces, peers, matched))
 
     async def _follow_peers(self, peers: Peers) -> None:
         """Update the networks of the peers, and let their mapped flows through."""

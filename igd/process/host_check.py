@@ -26,9 +26,9 @@ async def _warnings(interface: str, config: Config) -> list[str]:
         external = ExternalAddressReader(links, interface, config.external_interface, config.external_address)
         await external.read(peers.addresses)
         matched = external.addresses.matched
-        settings = await forwarding.complaints(links, interface, external.interface, peers.owned(), matched)
+        settings = await forwarding.warnings(links, interface, external.interface, peers.owned(), matched)
     missing = source_nat.missing(interface, external.default_interface, peers) or []
-    return [*external.complaints, *settings, *missing]
+    return [*external.warnings, *settings, *missing]
 
 
 async def _peers(links: Links, interface: str) -> Peers:

@@ -201,7 +201,7 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "external_interface": firewall.site.external or None,
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
-        "warnings": host.external_address.complaints,
+        "warnings": host.external_address.warnings,
         "nat": host.stun.verdict.text if host.stun and host.stun.verdict else None,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
         "urls": endpoints.urls(),

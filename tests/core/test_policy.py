@@ -53,7 +53,7 @@ def test_a_rule_has_the_grammar_of_miniupnpd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "warning"),
     [
         ("", "is not of the form"),
         ("allow 80 10.0.0.0/8", "is not of the form"),
@@ -75,8 +75,8 @@ def test_a_rule_has_the_grammar_of_miniupnpd() -> None:
         ("allow 80 2001:db8::1/64 80", "write 2001:db8::/64 or 2001:db8::1"),
     ],
 )
-def test_text_that_is_no_rule_is_an_error_with_the_reason(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_text_that_is_no_rule_is_an_error_with_the_reason(text: str, warning: str) -> None:
+    with pytest.raises(ValueError, match=warning):
         PortRule.parse(text)
 
 

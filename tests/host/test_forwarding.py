@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from igd.host.forwarding import complaints
+from igd.host.forwarding import warnings
 from igd.host.links import Links
 from tests.lab import Host
 
@@ -52,7 +52,7 @@ def settings(sentences: list[str]) -> list[str]:
 
 
 async def test_everything_passes(links: Links) -> None:
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
 
 
 @pytest.mark.parametrize(
@@ -66,48 +66,48 @@ async def test_everything_passes(links: Links) -> None:
 )
 async def test_forwarding_that_is_off(links: Links, off: str, line: str) -> None:
     sysctl(off)
-    found = await complaints(links, "wg0", "ens0", PEERS, [ADDRESS])
+    found = await warnings(links, "wg0", "ens0", PEERS, [ADDRESS])
     assert settings(found) == [line]
     sysctl(*line.split())
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
 
 
 async def test_single_interfaces_that_forward_are_enough(links: Links) -> None:
     sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.wg0.forwarding=1")
-    assert settings(await complaints(links, "wg0", "ens0", PEERS, [ADDRESS])) == ["net.ipv4.conf.ens0.forwarding=1"]
+    assert settings(await warnings(links, "wg0", "ens0", PEERS, [ADDRESS])) == ["net.ipv4.conf.ens0.forwarding=1"]
     sysctl("net.ipv4.conf.ens0.forwarding=1")
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
 
 
 async def test_ipv6_needs_only_the_setting_for_all_interfaces(links: Links) -> None:
     sysctl("net.ipv6.conf.ens0.forwarding=0", "net.ipv6.conf.wg0.forwarding=0")
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
 
 
 @pytest.mark.skipif(not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists(), reason="before Linux 6.17")
 async def test_ipv6_that_is_forced_on_single_interfaces(links: Links) -> None:
     sysctl("net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.wg0.force_forwarding=1")
-    found = await complaints(links, "wg0", "ens0", PEERS, [ADDRESS])
+    found = await warnings(links, "wg0", "ens0", PEERS, [ADDRESS])
     assert settings(found) == ["net.ipv6.conf.ens0.force_forwarding=1"]
     sysctl("net.ipv6.conf.ens0.force_forwarding=1")
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
 
 
 @pytest.mark.parametrize("unused", [0, 1])
 async def test_a_family_that_no_peer_uses(links: Links, unused: int) -> None:
     sysctl("net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
-    (sentence,) = await complaints(links, "wg0", "ens0", [PEERS[1 - unused]], [ADDRESS])
+    (sentence,) = await warnings(links, "wg0", "ens0", [PEERS[1 - unused]], [ADDRESS])
     assert f"IPv{PEERS[1 - unused].version} forwarding is off" in sentence
-    assert await complaints(links, "wg0", "ens0", [], [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", [], [ADDRESS]) == []
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "prohibit", "blackhole"])
 async def test_ipv6_without_a_way_out(links: Links, kind: str) -> None:
     ip("route", "del", "2000::/3")
     ip("-6", "route", "add", kind, "default")
-    assert await complaints(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", PEERS, [ADDRESS]) == []
     sysctl("net.ipv6.conf.all.forwarding=0")
-    assert len(await complaints(links, "wg0", "ens0", PEERS, [ADDRESS])) == 1
+    assert len(await warnings(links, "wg0", "ens0", PEERS, [ADDRESS])) == 1
 
 
 SECOND = IPv4Address("61.61.61.1")
@@ -118,26 +118,26 @@ LOOSE = "net.ipv4.conf.ens8/1.rp_filter=2"
 @pytest.mark.parametrize("external", ["ens8.1", "ens0"])
 async def test_a_strict_rp_filter_where_packets_arrive(links: Links, strict: str, external: str) -> None:
     """Packets to an address in the network of ens8.1 arrive there, whatever the way out is."""
-    assert await complaints(links, "wg0", external, PEERS, [SECOND]) == []
+    assert await warnings(links, "wg0", external, PEERS, [SECOND]) == []
     sysctl(strict)
-    assert settings(await complaints(links, "wg0", external, PEERS, [SECOND])) == [LOOSE]
+    assert settings(await warnings(links, "wg0", external, PEERS, [SECOND])) == [LOOSE]
     sysctl(LOOSE)
-    assert await complaints(links, "wg0", external, PEERS, [SECOND]) == []
+    assert await warnings(links, "wg0", external, PEERS, [SECOND]) == []
 
 
 async def test_an_address_of_the_host_alone_is_reached_by_the_external_interface(links: Links) -> None:
     ip("address", "add", "62.62.62.1/32", "dev", "lo")
     sysctl("net.ipv4.conf.all.rp_filter=1")
     alone = IPv4Address("62.62.62.1")
-    assert await complaints(links, "wg0", "ens0", PEERS, [alone]) == []
-    assert settings(await complaints(links, "wg0", "ens8.1", PEERS, [alone])) == [LOOSE]
+    assert await warnings(links, "wg0", "ens0", PEERS, [alone]) == []
+    assert settings(await warnings(links, "wg0", "ens8.1", PEERS, [alone])) == [LOOSE]
 
 
 async def test_a_way_back_by_policy_routing_satisfies_a_strict_rp_filter(links: Links) -> None:
     sysctl("net.ipv4.conf.all.rp_filter=1")
     ip("route", "add", "default", "via", "61.61.61.2", "table", "8")
     ip("rule", "add", "from", "61.61.61.1", "table", "8")
-    assert await complaints(links, "wg0", "ens8.1", PEERS, [SECOND]) == []
+    assert await warnings(links, "wg0", "ens8.1", PEERS, [SECOND]) == []
 
 
 @pytest.mark.parametrize("half", ["0.0.0.0/1", "128.0.0.0/1"])
@@ -145,17 +145,17 @@ async def test_half_of_the_internet(links: Links, half: str) -> None:
     """VPN clients route it in two halves, each of which precedes the default route."""
     sysctl("net.ipv4.conf.ens0.rp_filter=1")
     ip("route", "add", half, "via", "61.61.61.2")
-    assert settings(await complaints(links, "wg0", "ens0", PEERS, [ADDRESS])) == ["net.ipv4.conf.ens0.rp_filter=2"]
+    assert settings(await warnings(links, "wg0", "ens0", PEERS, [ADDRESS])) == ["net.ipv4.conf.ens0.rp_filter=2"]
 
 
 async def test_a_peer_whose_address_is_not_routed_to_the_tunnel(links: Links) -> None:
     peers = (*PEERS, IPv4Network("10.200.0.0/24"))
-    assert await complaints(links, "wg0", "ens0", peers, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", peers, [ADDRESS]) == []
     sysctl("net.ipv4.conf.wg0.rp_filter=1")
-    (sentence,) = await complaints(links, "wg0", "ens0", peers, [ADDRESS])
+    (sentence,) = await warnings(links, "wg0", "ens0", peers, [ADDRESS])
     assert sentence.endswith(": ip route add 10.200.0.0/24 dev wg0")
     ip("route", "add", "10.200.0.0/24", "dev", "wg0")
-    assert await complaints(links, "wg0", "ens0", peers, [ADDRESS]) == []
+    assert await warnings(links, "wg0", "ens0", peers, [ADDRESS]) == []
 
 
 @pytest.mark.parametrize("external", ["", "eth7"])
@@ -164,6 +164,6 @@ async def test_without_a_way_out_the_tunnel_is_looked_at(links: Links, external:
     ip("route", "del", "default")
     ip("route", "del", "2000::/3")
     matched = [IPv4Address("62.62.62.1")]
-    assert await complaints(links, "wg0", external, PEERS, matched) == []
+    assert await warnings(links, "wg0", external, PEERS, matched) == []
     sysctl("net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
-    assert settings(await complaints(links, "wg0", external, PEERS, matched))[0] == "net.ipv4.ip_forward=1"
+    assert settings(await warnings(links, "wg0", external, PEERS, matched))[0] == "net.ipv4.ip_forward=1"

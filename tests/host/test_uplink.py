@@ -70,11 +70,11 @@ async def found(
         return await Reading(links, configured, address).found(peers)
 
 
-async def complaints(configured: str = "auto", address: str = "auto") -> list[str]:
+async def warnings(configured: str = "auto", address: str = "auto") -> list[str]:
     async with Links() as links:
         reading = Reading(links, configured, address)
         await reading.found(())
-        return reading.reader.complaints
+        return reading.reader.warnings
 
 
 BY_ENS1 = ("ens1", "61.61.61.1")
@@ -204,21 +204,21 @@ async def test_a_configured_address_on_whichever_interface(bearer: str) -> None:
     run(f"ip addr add 62.62.62.1/32 dev {bearer}")
     assert await found("auto", "62.62.62.1") == ("ens0", "62.62.62.1")
     assert await found("ens0", "62.62.62.1") == ("ens0", "62.62.62.1")
-    assert not await complaints("auto", "62.62.62.1")
+    assert not await warnings("auto", "62.62.62.1")
 
 
 async def test_a_configured_interface_is_followed_and_what_is_missing_is_named() -> None:
-    (missing,) = await complaints("eth7")
+    (missing,) = await warnings("eth7")
     names = "ens0p, ens0, ens1p, ens1, wg0p"
     assert missing == (
         f"external_interface eth7 does not exist (there are: {names}): ports cannot be mapped, pinholes can"
     )
     assert await found("ens1") == BY_ENS1
-    assert not await complaints("ens1")
+    assert not await warnings("ens1")
     run("ip addr flush dev ens1")
-    assert await complaints("ens1") == ["ens1 has no IPv4 address: ports cannot be mapped, pinholes can"]
+    assert await warnings("ens1") == ["ens1 has no IPv4 address: ports cannot be mapped, pinholes can"]
     run("ip link set ens1 down")
-    assert await complaints("ens1") == ["external_interface ens1 is down: ports cannot be mapped, pinholes can"]
+    assert await warnings("ens1") == ["external_interface ens1 is down: ports cannot be mapped, pinholes can"]
 
 
 async def test_peers_own_connections_leave_by_the_default_route_also_if_another_interface_is_configured() -> None:
@@ -232,25 +232,25 @@ async def test_peers_own_connections_leave_by_the_default_route_also_if_another_
 
 
 async def test_what_else_is_missing_is_named() -> None:
-    (public,) = await complaints("auto", "62.62.62.1")
+    (public,) = await warnings("auto", "62.62.62.1")
     assert public == (
         "no interface has external_address 62.62.62.1 (there are: 60.60.60.1, 61.61.61.1): 60.60.60.1 is mapped instead"
     )
     run("ip route del default")
-    assert await complaints() == ["no IPv4 default route: ports cannot be mapped, pinholes can"]
-    assert await complaints("auto", "60.60.60.1") == ["no IPv4 default route: mapped flows get no answers"]
+    assert await warnings() == ["no IPv4 default route: ports cannot be mapped, pinholes can"]
+    assert await warnings("auto", "60.60.60.1") == ["no IPv4 default route: mapped flows get no answers"]
     run("ip route add default dev wg0")
-    assert await complaints() == ["no IPv4 default route: ports cannot be mapped, pinholes can"]
+    assert await warnings() == ["no IPv4 default route: ports cannot be mapped, pinholes can"]
 
 
 async def test_behind_a_nat_the_lines_to_write_are_named() -> None:
     run("ip addr change 10.9.9.9/24 dev ens0", "ip addr del 60.60.60.1/24 dev ens0")
     run("ip route replace default via 10.9.9.254")
-    (found,) = await complaints()
+    (found,) = await warnings()
     assert found.startswith("ens0 has no public address, only 10.9.9.9: clients will refuse it; ")
     assert 'write external_address = "YOUR.PUBLIC.ADDRESS" or external_address = "stun"' in found
-    assert not await complaints("auto", "60.60.60.1")
-    assert not await complaints("auto", "stun")
+    assert not await warnings("auto", "60.60.60.1")
+    assert not await warnings("auto", "stun")
 
 
 class Stun:

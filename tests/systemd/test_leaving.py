@@ -33,7 +33,7 @@ def assert_tunnel(server: Booted) -> None:
 
 @pytest.mark.parametrize("lines", [LINES, PRE_DOWN], ids=["PostDown", "PreDown"])
 @pytest.mark.parametrize(
-    ("breaking", "complaint"),
+    ("breaking", "warning"),
     [
         (f"rm {UNITS}; systemctl daemon-reload", "Unit igd@wg0.service not found"),
         (f"rm {UNITS}", ""),
@@ -43,13 +43,13 @@ def assert_tunnel(server: Booted) -> None:
     ids=["removed", "removed without daemon-reload", "masked", "all masked, and no igd"],
 )
 def test_lines_of_an_igd_that_is_gone_leave_the_tunnel_alone(
-    layers: Layers, lines: tuple[str, ...], breaking: str, complaint: str
+    layers: Layers, lines: tuple[str, ...], breaking: str, warning: str
 ) -> None:
     """Whoever runs wg-quick; the error is in its output, and in the journal, and later lines are carried out."""
     with booted(layers, lines=lines) as server:
         before, machine = rules_without_tunnel(server.lab), server.machine
         machine.run("sh", "-ec", breaking)
-        assert complaint in machine.run("wg-quick", "up", "wg0").stderr
+        assert warning in machine.run("wg-quick", "up", "wg0").stderr
         assert_tunnel(server)
         machine.run("wg-quick", "down", "wg0")
         assert rules(server.lab) == before
@@ -57,7 +57,7 @@ def test_lines_of_an_igd_that_is_gone_leave_the_tunnel_alone(
 
         machine.run("journalctl", "--rotate", "--vacuum-time=1us")
         machine.run("systemctl", "start", WG_QUICK)
-        assert complaint in machine.log()
+        assert warning in machine.log()
         assert_tunnel(server)
         machine.run("systemctl", "stop", WG_QUICK)
         assert machine.shows(WG_QUICK, "ActiveState", "Result") == ("inactive", "success")
@@ -66,7 +66,7 @@ def test_lines_of_an_igd_that_is_gone_leave_the_tunnel_alone(
 
 
 @pytest.mark.parametrize(
-    ("breaking", "complaint"),
+    ("breaking", "warning"),
     [
         ("rm -r /opt/igd", "status=203/EXEC"),
         ("chmod a-x /opt/igd/bin/igd", "status=203/EXEC"),
@@ -77,7 +77,7 @@ def test_lines_of_an_igd_that_is_gone_leave_the_tunnel_alone(
     ids=["removed", "not executable", "no python", "no package", "no user"],
 )
 def test_an_igd_that_cannot_start_leaves_the_tunnel_alone_and_starts_once_it_can(
-    layers: Layers, breaking: str, complaint: str
+    layers: Layers, breaking: str, warning: str
 ) -> None:
     """As while a virtual environment is built again: the service tries every two seconds."""
     with booted(layers, lines=LINES, userspace=True, drop_ins=["userspace-wireguard.conf"]) as server:
@@ -85,7 +85,7 @@ def test_an_igd_that_cannot_start_leaves_the_tunnel_alone_and_starts_once_it_can
         machine.run("sh", "-ec", f"cp -a /opt/igd /opt/kept; cp /etc/passwd /etc/shadow /etc/group /opt; {breaking}")
         with machine.start("journalctl", "--follow", "--output=cat", f"--unit={SERVICE}") as journal:
             machine.run("wg-quick", "up", "wg0")
-            journal.wait_for(complaint)
+            journal.wait_for(warning)
             assert_tunnel(server)
         machine.run(
             "sh", "-ec", "cp -a /opt/passwd /opt/shadow /opt/group /etc; rm -rf /opt/igd; mv /opt/kept /opt/igd"

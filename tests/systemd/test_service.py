@@ -149,7 +149,7 @@ def test_it_starts_where_somebody_listed_the_rules_of_iptables_legacy(layers: La
 
 
 @pytest.mark.parametrize(
-    ("userspace", "iptables", "drop_ins", "missing", "complaint"),
+    ("userspace", "iptables", "drop_ins", "missing", "warning"),
     [
         (False, "nft", [], _NO_CAPABILITIES, "CAP_NET_ADMIN is needed"),
         (True, "nft", [], "", "wg show wg0 public-key: .*Permission denied"),
@@ -165,7 +165,7 @@ def test_it_starts_where_somebody_listed_the_rules_of_iptables_legacy(layers: La
     ids=["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "lock", "CAP_NET_RAW"],
 )
 def test_without_what_it_needs_it_says_so(
-    layers: Layers, *, userspace: bool, iptables: Iptables, drop_ins: list[str], missing: str, complaint: str
+    layers: Layers, *, userspace: bool, iptables: Iptables, drop_ins: list[str], missing: str, warning: str
 ) -> None:
     files = {_DROP_IN: missing}
     if iptables == "legacy":
@@ -175,7 +175,7 @@ def test_without_what_it_needs_it_says_so(
         machine.run("wg-quick", "up", "wg0")
         assert machine.run("systemctl", "start", SERVICE, check=False).returncode == 1
         machine.run("systemctl", "stop", SERVICE)
-        assert re.search(complaint, machine.log(SERVICE)), machine.log(SERVICE)
+        assert re.search(warning, machine.log(SERVICE)), machine.log(SERVICE)
 
 
 def test_it_sees_which_settings_of_the_kernel_drop_mapped_flows(layers: Layers) -> None:
@@ -207,7 +207,7 @@ def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(
 
 
 @pytest.mark.parametrize(
-    ("hiding", "complaint", "remedy"),
+    ("hiding", "warning", "remedy"),
     [
         (
             "chmod 600 /etc/igd/wg0.toml",
@@ -232,18 +232,18 @@ def test_a_mistake_in_the_configuration_is_not_tried_again_and_the_tunnel_stays(
     ],
     ids=["file", "directory", "link to a home", "link"],
 )
-def test_a_configuration_that_its_user_may_not_read(layers: Layers, hiding: str, complaint: str, remedy: str) -> None:
+def test_a_configuration_that_its_user_may_not_read(layers: Layers, hiding: str, warning: str, remedy: str) -> None:
     """`systemctl status` has the remedy, `igd check` of root has it too, and then igd starts."""
     with booted(layers, lines=[START], files={"/etc/igd/wg0.toml": "http_port = 5000\n"}) as server:
         machine = server.machine
         machine.run("sh", "-ec", hiding)
         checked = machine.run("/opt/igd/bin/igd", "check", "wg0")
-        assert f"igd: warning: {complaint}" in checked.stderr
+        assert f"igd: warning: {warning}" in checked.stderr
         assert "http_port = 5000\n" in checked.stdout
         machine.run("wg-quick", "up", "wg0")
         machine.await_state(SERVICE, "failed")
         status = machine.run("systemctl", "status", "--full", SERVICE, check=False).stdout
-        assert f"igd: /etc/igd/wg0.toml: {complaint}" in status
+        assert f"igd: /etc/igd/wg0.toml: {warning}" in status
         assert f": {remedy}\n" in status
         machine.run("sh", "-ec", remedy if remedy.startswith("chgrp") else "mv -f /root/wg0.toml /etc/igd/wg0.toml")
         machine.run("systemctl", "start", SERVICE)

@@ -37,7 +37,7 @@ def test_hooks_alone(layers: Layers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaking", "complaint"),
+    ("breaking", "warning"),
     [
         ("rm -r /opt/igd", "igd: command not found"),
         ("chmod a-x /opt/igd/bin/igd", "igd: Permission denied"),
@@ -48,12 +48,12 @@ def test_hooks_alone(layers: Layers) -> None:
     ],
     ids=["removed", "not executable", "no python", "no package", "a mistake", "it cannot lock"],
 )
-def test_the_tunnel_does_not_depend_on_igd(layers: Layers, breaking: str, complaint: str) -> None:
+def test_the_tunnel_does_not_depend_on_igd(layers: Layers, breaking: str, warning: str) -> None:
     with Lab(wg=False, server_lines=LINES) as lab:
         before = rules_without_tunnel(lab)
         lab.srv.run("sh", "-ec", f"{_INSTALL}{breaking}", "sh", layers[0])
         up = lab.srv.run(*_WG_QUICK, "up", "wg0")
-        assert re.search(complaint, up.stderr), up.stderr
+        assert re.search(warning, up.stderr), up.stderr
         lab.wg_up(lab.c1)
         lab.c1.run("ping", "-q", "-c1", f"-w{PATIENCE:.0f}", "10.100.0.1")
         lab.srv.run(*_WG_QUICK, "down", "wg0")

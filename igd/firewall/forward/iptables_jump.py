@@ -68,8 +68,6 @@ _FLAVOURS = (
     _Flavour("ip6tables-legacy", 6, lambda _nft: "filter" in xtables.legacy_tables(6), _LEGACY_LOCK),
 )
 
-FORWARD = "FORWARD"
-
 
 class ForwardJump:
     """Keeps our jumps in iptables' FORWARD, or in the chain that the operator named, while mapped flows need them."""
@@ -86,39 +84,39 @@ class ForwardJump:
 
         Raise FirewallError if that fails. IPv6 is ignored while no peer has an address of it.
         """
-        complaints: list[str] = []
+        warnings: list[str] = []
         known = {FORWARD}
         for flavour in _present():
             if not used_versions(self._site, [flavour.version]):
                 continue
             rules = flavour.read()
             if isinstance(rules, str):
-                complaints.append(rules)
+                warnings.append(rules)
                 continue
             known |= rules.chains.keys()
-            complaints += self._keep(flavour, rules)
+            warnings += self._keep(flavour, rules)
         if self._named and self._named not in known:
-            complaints.append(
+            warnings.append(
                 f'forward_chain = "{self._named}": iptables has no such chain in its table `filter`; '
                 "igd's jump is inserted when there is one"
             )
-        return complaints
+        return warnings
 
     def remove(self) -> list[str]:
         """Remove chain and jumps, and leave the operator's rules as they are; return what could not be read.
 
         Their absence is not an error. If one flavour fails, the others are still done before the FirewallError.
         """
-        complaints: list[str] = []
+        warnings: list[str] = []
         with ExitStack() as all_of_them:
             for flavour in _present():
-                all_of_them.callback(self._clear, flavour, complaints)
-        return complaints
+                all_of_them.callback(self._clear, flavour, warnings)
+        return warnings
 
-    def _clear(self, flavour: _Flavour, complaints: list[str]) -> None:
+    def _clear(self, flavour: _Flavour, warnings: list[str]) -> None:
         rules = flavour.read()
         if isinstance(rules, str):
-            complaints.append(rules)
+            warnings.append(rules)
         else:
             self._take_out(flavour, rules)
 
@@ -132,7 +130,7 @@ class ForwardJump:
             self._take_out(flavour, rules)
         elif not self._is_as_found(alone, found) or outcome(alone, FORWARD, classes, found.unjudged) != found.outcome:
             self._put_in(flavour, rules, found)
-        return [f"{flavour.name}: {complaint}" for complaint in self._complaints(found)]
+        return [f"{flavour.name}: {warning}" for warning in self._warnings(found)]
 
     def _is_as_found(self, rules: Rules, found: Openings) -> bool:
         """Return whether chain and jumps are not more than is needed; whether they are enough, the outcome says."""
@@ -186,15 +184,15 @@ class ForwardJump:
     def _is_our_jump(self, rule: Rule) -> bool:
         return self._comment in rule.comments
 
-    def _complaints(self, found: Openings) -> list[str]:
-        complaints = found.complaints()
-        if self._named and not found.partly:
-            complaints += [
+    def _warnings(self, found: Openings) -> list[str]:
+        warnings = found.warnings()
+        if self._named and not found.one_protocol:
+            warnings += [
                 f'{packet} ends at: {where}; forward_chain = "{self._named}" does not help there; '
                 "without this setting igd finds the place by itself"
                 for where, packet in found.still_stopped.items()
             ]
-        return complaints
+        return warnings
 
 
 def _present() -> Iterator[_Flavour]:

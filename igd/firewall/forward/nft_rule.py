@@ -22,25 +22,22 @@ from typing import NamedTuple
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import Netlink
 from igd.firewall.nf_tables import NFT_MSG, NFT_TABLE_F, NFTA_CHAIN, NFTA_RULE, NFTA_TABLE
-from igd.firewall.nfnetlink import NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, body, nft_message, text
+from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, body, nft_message, text
 from igd.firewall.operator_rules import xtables
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
 from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD
 from igd.firewall.operator_rules.openings import Classes, Opening, Openings, find_openings, outcome
-from igd.firewall.operator_rules.packet import Version, used_versions
-from igd.firewall.operator_rules.rule_sets import native_table
+from igd.firewall.operator_rules.packet import used_versions
+from igd.firewall.operator_rules.rule_sets import FAMILIES, IPTABLES_TABLES, native_table
 from igd.firewall.operator_rules.saved_rules import Rule, Rules
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
 
-_FAMILIES = {"ip": NFPROTO_IPV4, "ip6": NFPROTO_IPV6, "inet": NFPROTO_INET}
-_VERSIONS: dict[int, tuple[Version, ...]] = {NFPROTO_IPV4: (4,), NFPROTO_IPV6: (6,), NFPROTO_INET: (4, 6)}
-_FAMILY_NAMES = {number: name for name, number in _FAMILIES.items()}
+_FAMILY_NUMBERS = {name: number for number, (name, _) in FAMILIES.items()}
 
-# iptables-nft's families, tables and base chains
+# iptables-nft's families and base chains
 _IPTABLES = {NFPROTO_IPV4: "iptables-nft", NFPROTO_IPV6: "ip6tables-nft"}
-_IPTABLES_TABLES = {"raw", "mangle", "nat", "filter", "security"}
 _IPTABLES_CHAINS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
 # What `nft -a list chain` prints: rules, the line of a base chain, and rules that have the same form as ours
@@ -62,7 +59,7 @@ class NftChain(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{_FAMILY_NAMES[self.family]} {self.table} {self.name}"
+        return f"{FAMILIES[self.family][0]} {self.table} {self.name}"
 
 
 class _Rule(NamedTuple):
@@ -81,12 +78,12 @@ def named(forward_chain: str | None) -> NftChain | None:
     words = (forward_chain or "").split()
     if len(words) <= 1:
         return None
-    if len(words) != 3 or words[0] not in _FAMILIES:
+    if len(words) != 3 or words[0] not in _FAMILY_NUMBERS:
         raise FirewallError(
             f'forward_chain = "{forward_chain}": neither a chain of iptables (DOCKER-USER) '
             "nor family (ip, ip6, inet), table and chain of nftables (inet filter forward)"
         )
-    return NftChain(_FAMILIES[words[0]], words[1], words[2])
+    return NftChain(_FAMILY_NUMBERS[words[0]], words[1], words[2])
 
 
 class ForwardRule:
@@ -115,12 +112,12 @@ class ForwardRule:
             edited = self._chain or next(iter(chains), None)
             if edited and xtables.program("nft") is None:
                 return [f"nft: not installed; without it our rules in {edited} can neither be inserted nor deleted"]
-            complaints = self._unusable(netlink, owned)
+            warnings = self._unusable(netlink, owned)
         present = self._present(chains)
         self._cleaned = True
-        if self._chain is None or complaints:
+        if self._chain is None or warnings:
             _edit(_deletions(present))
-            return complaints
+            return warnings
         return self._keep(self._chain, present)
 
     def remove(self) -> None:
@@ -146,11 +143,11 @@ class ForwardRule:
             )
         if self._form_unknown:
             return [f"nft lists our rules in {chain} in an unknown form: they are not checked any more"]
-        return [f"{chain}: {complaint}" for complaint in found.complaints()]
+        return [f"{chain}: {warning}" for warning in found.warnings()]
 
     def _classes(self, chain: NftChain) -> Classes:
         """Return the packets of mapped flows that pass a chain of this family."""
-        versions = _VERSIONS[chain.family]
+        versions = FAMILIES[chain.family][1]
         return mapped_flows(self._site, used_versions(self._site, versions) or versions)
 
     def _is_in_place(self, table: Rules, present: Sequence[_Present], chain: NftChain, found: Openings) -> bool:
@@ -204,7 +201,7 @@ class ForwardRule:
         dumped = netlink.dump(nft_message(NFT_MSG.GETRULE, socket.AF_UNSPEC))
         found = ((payload[0], body(payload)) for payload in dumped if comment in payload and mask in payload)
         chains = {NftChain(family, _name(r[NFTA_RULE.TABLE]), _name(r[NFTA_RULE.CHAIN])) for family, r in found}
-        return sorted(chain for chain in chains if chain.family in _FAMILY_NAMES and chain[:2] not in owned)
+        return sorted(chain for chain in chains if chain.family in FAMILIES and chain[:2] not in owned)
 
     def _unusable(self, netlink: Netlink, owned: Container[tuple[int, str]]) -> list[str]:
         """Return why our rules cannot be in the chain; raise FirewallError if they must not be."""
@@ -260,7 +257,7 @@ def _edit(commands: Sequence[str]) -> None:
 
 
 def _table(chain: NftChain) -> Rules:
-    return native_table(_FAMILY_NAMES[chain.family], chain.table).rules
+    return native_table(FAMILIES[chain.family][0], chain.table).rules
 
 
 def _rules(chain: NftChain) -> list[_Rule]:
@@ -290,7 +287,7 @@ def _is_iptables(chain: NftChain) -> bool:
     iptables-nft ignores base chains of other names in its tables, and a whole table with a rule that it cannot read.
     """
     program = _IPTABLES.get(chain.family)
-    if program is None or chain.table not in _IPTABLES_TABLES:
+    if program is None or chain.table not in IPTABLES_TABLES:
         return False
     if chain.name not in _IPTABLES_CHAINS and _BASE_CHAIN.search(_list(chain)):
         return False

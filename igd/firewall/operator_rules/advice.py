@@ -128,7 +128,7 @@ def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
 
 def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
     found = find_openings(chain.rules, chain.name, mapped_flows(site, used_versions(site, chain.versions)))
-    yield from (f"{_path(chain)}: {complaint}" for complaint in found.complaints())
+    yield from (f"{_path(chain)}: {warning}" for warning in found.warnings())
     if found.needed:
         causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
         rules = [

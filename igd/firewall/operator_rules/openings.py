@@ -1,7 +1,7 @@
 """Where a chain needs rules that let packets pass, so that they overtake none of the operator's narrow rules. Pure.
 
 The place is before the rule that certainly stops the packets, or behind the last rule if the policy does. A rule that
-stops some of them only (a source, a port), or nobody knows which, keeps its effect: it stays ahead.
+stops only some of them (a source, a port), or an unknown part of them, keeps its effect: it stays ahead.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -46,8 +46,8 @@ class Openings:
     """The openings that a chain needs; `hairpin`: their rules accept packets between peers, too.
 
     `stopped` has the texts of the rules and policies that stop packets, and which; `still_stopped` of those that do so
-    beside the openings. `partly`: only one of the protocols is stopped, so nothing is opened. `unjudged` are the texts
-    of rules that stay ahead and may stop any number of packets. `outcome` is that of the chain with its openings.
+    beside the openings. `one_protocol`: only one of the protocols is stopped, so nothing is opened. `unjudged` are the
+    texts of rules that stay ahead and may stop any number of packets. `outcome` is that of the chain with its openings.
     """
 
     needed: list[Opening] = field(default_factory=list)
@@ -56,15 +56,15 @@ class Openings:
     still_stopped: dict[str, Packet] = field(default_factory=dict)
     unjudged: list[str] = field(default_factory=list)
     outcome: Outcome = field(default_factory=list)
-    partly: bool = False
+    one_protocol: bool = False
 
-    def complaints(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return one sentence for each rule that may stop mapped flows and for which nothing is opened."""
         return [
             *(f"a rule that igd cannot judge stays ahead, and may stop mapped flows: {text}" for text in self.unjudged),
             *(
                 f"{packet} ends at: {where}; igd opens nothing, because this rule is for one protocol alone"
-                for where, packet in (self.still_stopped.items() if self.partly else ())
+                for where, packet in (self.still_stopped.items() if self.one_protocol else ())
             ),
         ]
 
@@ -110,8 +110,8 @@ class _Search:
     def result(self) -> Openings:
         stopped = _stopped(self._natural)
         found = Openings(stopped=_described(stopped), unjudged=_unknown(self._natural))
-        found.partly = self._base and self._is_for_one_protocol(stopped)
-        if found.partly:
+        found.one_protocol = self._base and self._is_for_one_protocol(stopped)
+        if found.one_protocol:
             found.still_stopped = found.stopped
         elif stopped or not self._base:
             self._fill(found, stopped)

@@ -33,14 +33,16 @@ _PLACES: dict[Place, _Chains] = {
     "postrouting": _Chains("postrouting", "nat", ("nat",)),
 }
 
-_FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
+FAMILIES: dict[int, tuple[str, tuple[Version, ...]]] = {
     NFPROTO_INET: ("inet", (4, 6)),
     NFPROTO_IPV4: ("ip", (4,)),
     NFPROTO_IPV6: ("ip6", (6,)),
 }
+"""nft's name of each family, and the IP versions of the packets that pass its chains."""
+
 _PROGRAMS: dict[Version, str] = {4: "iptables", 6: "ip6tables"}
 
-_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}  # iptables-nft's names of its tables
+IPTABLES_TABLES = {"filter", "nat", "mangle", "raw", "security"}
 _NOT_ALL = "contains incompatible base-chains"  # iptables-nft-save then prints its own chains, and not nft's
 
 
@@ -89,7 +91,7 @@ def native_table(family: str, name: str) -> nft_rules.Table:
 
 def _sources(place: _Chains) -> Iterator[Callable[[], list[Chain]]]:
     for family, name in xtables.nft_tables() or ():
-        if family in _FAMILIES and not name.startswith(OURS):
+        if family in FAMILIES and not name.startswith(OURS):
             yield partial(_nft, place, family, name)
     for version, program in _PROGRAMS.items():
         for table in place.tables:
@@ -98,7 +100,7 @@ def _sources(place: _Chains) -> Iterator[Callable[[], list[Chain]]]:
 
 
 def _nft(place: _Chains, family: int, name: str) -> list[Chain]:
-    if family != NFPROTO_INET and name in _IPTABLES:
+    if family != NFPROTO_INET and name in IPTABLES_TABLES:
         if name not in place.tables:
             return []
         version: Version = 4 if family == NFPROTO_IPV4 else 6
@@ -106,7 +108,7 @@ def _nft(place: _Chains, family: int, name: str) -> list[Chain]:
         saved = xtables.saved(program, name) if xtables.program(f"{program}-save") else None
         if saved is not None and _NOT_ALL not in saved:
             return [_built_in(place, version, program, name, saved)]
-    return _native(place, *_FAMILIES[family], name)
+    return _native(place, *FAMILIES[family], name)
 
 
 def _legacy(place: _Chains, version: Version, program: str, table: str) -> list[Chain]:

@@ -139,7 +139,7 @@ def test_a_native_chain_of_one_family(hosts: ThreeHosts, family: str, version: L
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_complaint_is_made_once_for_as_long_as_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_logged_once_for_as_long_as_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     forward = Forward(replace(SITE, forward_chain="inet mine forward"))
     for _again in range(2):
         forward.ensure()

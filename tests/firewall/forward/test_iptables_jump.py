@@ -357,9 +357,9 @@ def test_rules_of_nftables_itself_in_the_table_are_left_alone() -> None:
     sh("nft 'add rule ip filter FORWARD ct status dnat accept'")
     before = run("nft", "list", "ruleset")
     jump = ForwardJump(SITE)
-    complaint = "iptables-nft's FORWARD cannot be read: nftables' own rules are in its table `filter`"
-    assert jump.ensure() == [complaint]
-    assert jump.remove() == [complaint]
+    warning = "iptables-nft's FORWARD cannot be read: nftables' own rules are in its table `filter`"
+    assert jump.ensure() == [warning]
+    assert jump.remove() == [warning]
     assert run("nft", "list", "ruleset") == before
 
 
@@ -369,9 +369,9 @@ def test_without_its_programs_a_flavour_is_left_alone(flavour: str, monkeypatch:
     sh(f"{flavour} -P FORWARD DROP")
     before = rules(flavour)
     monkeypatch.setattr(xtables, "_PATH", "/nonexistent")
-    complaint = f"{flavour}'s FORWARD cannot be read: the program is not installed"
-    assert ForwardJump(SITE).ensure() == [complaint]
-    assert ForwardJump(SITE).remove() == [complaint]
+    warning = f"{flavour}'s FORWARD cannot be read: the program is not installed"
+    assert ForwardJump(SITE).ensure() == [warning]
+    assert ForwardJump(SITE).remove() == [warning]
     assert rules(flavour) == before
 
 
@@ -460,10 +460,10 @@ def test_the_chain_that_the_operator_names_gets_the_jump_and_no_other(flavour: s
 
 @FLAVOURS
 @pytest.mark.usefixtures("alone")
-def test_a_named_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(flavour: str) -> None:
+def test_a_named_chain_that_is_not_there_is_a_warning_and_used_when_it_comes(flavour: str) -> None:
     jump = ForwardJump(replace(SITE, forward_chain="DOCKER-USER"))
     missing = 'forward_chain = "DOCKER-USER": iptables has no such chain in its table `filter`'
-    assert [complaint.partition(";")[0] for complaint in jump.ensure()] == [missing]
+    assert [warning.partition(";")[0] for warning in jump.ensure()] == [missing]
     sh(f"{flavour} -P FORWARD DROP")
     before = rules(flavour)
     dropped, not_there = jump.ensure()
@@ -486,17 +486,17 @@ IN_THE_WAY = [
 @FLAVOURS
 @pytest.mark.parametrize(("lines", "obstacle"), IN_THE_WAY)
 @pytest.mark.usefixtures("alone")
-def test_a_drop_before_the_named_chain_is_complained_of(flavour: str, lines: list[str], obstacle: str) -> None:
+def test_a_drop_before_the_named_chain_is_a_warning(flavour: str, lines: list[str], obstacle: str) -> None:
     """And the jump, which cannot help, is not inserted again and again."""
     run(f"{flavour}-restore", text=DOCKER)
     for line in lines:
         sh(f"{flavour} {line}")
     jump = ForwardJump(replace(SITE, forward_chain="DOCKER-USER"))
-    (complaint,) = jump.ensure()
-    assert complaint.startswith(f"{flavour}: ")
-    assert f'{obstacle}; forward_chain = "DOCKER-USER" does not help there; without' in complaint
+    (warning,) = jump.ensure()
+    assert warning.startswith(f"{flavour}: ")
+    assert f'{obstacle}; forward_chain = "DOCKER-USER" does not help there; without' in warning
     generation = jumps_with_handles(flavour)
-    assert jump.ensure() == [complaint]
+    assert jump.ensure() == [warning]
     assert jumps_with_handles(flavour) == generation
     assert ForwardJump(SITE).ensure() == []
 

@@ -124,8 +124,8 @@ def test_a_form_that_is_not_recognised_is_inserted_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(nft_rule, "_OURS", re.compile("no such form"))
     rule = ForwardRule(SITE)
     for _again in range(3):
-        (complaint,) = rule.ensure()
-        assert "in an unknown form" in complaint
+        (warning,) = rule.ensure()
+        assert "in an unknown form" in warning
     assert chain()[2:] == accepts()
 
 
@@ -208,7 +208,7 @@ def test_two_instances_do_not_push_each_other_aside(firewall: str) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("family", ["ip", "ip6", "inet"])
 @pytest.mark.usefixtures("alone")
-def test_a_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(family: str) -> None:
+def test_a_chain_that_is_not_there_is_a_warning_and_used_when_it_comes(family: str) -> None:
     rule = ForwardRule(replace(SITE, forward_chain=f"{family} mine forward", mark=0x200))
     missing = [
         f'forward_chain = "{family} mine forward": nftables has no such chain; our rules are inserted when there is one'
@@ -223,7 +223,7 @@ def test_a_chain_that_is_not_there_is_complained_of_and_used_when_it_comes(famil
 
 @pytest.mark.root
 @pytest.mark.usefixtures("alone")
-def test_a_table_that_a_program_owns_is_complained_of() -> None:
+def test_a_table_that_a_program_owns_is_a_warning() -> None:
     """As firewalld's table may be: the kernel lets no other program edit it, not even to delete rules of ours in it."""
     table = f"table inet filter {{ flags owner; chain forward {{ {'; '.join(accepts())}; }}; }}"
     with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
@@ -337,7 +337,7 @@ def test_a_transaction_that_nft_refuses_changes_nothing(monkeypatch: pytest.Monk
 
 @pytest.mark.root
 @pytest.mark.usefixtures("firewall")
-def test_without_nft_its_absence_is_complained_of_and_nothing_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nft_its_absence_is_a_warning_and_nothing_edited(monkeypatch: pytest.MonkeyPatch) -> None:
     ForwardRule(SITE).ensure()
     before = ruleset()
     uninstall(monkeypatch, "nft")
@@ -388,8 +388,8 @@ def listed_bytes() -> bytes:
 @pytest.mark.parametrize("interface", ['wg"0', "wg*"])
 def test_names_that_nft_cannot_write_are_complained_of(firewall: str, interface: str) -> None:
     rule = ForwardRule(replace(SITE, wireguard=interface))
-    (complaint,) = rule.ensure()
-    assert complaint.endswith(f"nft cannot write the name {interface}")
+    (warning,) = rule.ensure()
+    assert warning.endswith(f"nft cannot write the name {interface}")
     rule.remove()
     assert ruleset() == firewall
 
@@ -431,7 +431,7 @@ def test_the_place(law: str) -> None:
     before = ruleset()
     rule = ForwardRule(SITE)
     for _again in range(2):
-        assert [complaint for complaint in rule.ensure() if law != "one protocol"] == []
+        assert [warning for warning in rule.ensure() if law != "one protocol"] == []
         listed = chain(handles=True)
         ours = [index for index, line in enumerate(listed) if "igd wg0" in line]
         assert ours == ([] if position is None else [position, position + 1, position + 2])
@@ -494,8 +494,8 @@ def test_a_chain_that_is_no_base_chain_always_has_our_rules(rules: list[str], po
 def test_a_rule_that_cannot_be_judged_is_named() -> None:
     nft("insert rule inet filter forward ip saddr != 198.51.100.0/24 drop")
     rule = ForwardRule(SITE)
-    (complaint,) = rule.ensure()
-    assert complaint.endswith("may stop mapped flows: inet filter forward: ip saddr != 198.51.100.0/24 drop")
+    (warning,) = rule.ensure()
+    assert warning.endswith("may stop mapped flows: inet filter forward: ip saddr != 198.51.100.0/24 drop")
     assert chain()[-3:] == accepts()
 
 
@@ -507,9 +507,9 @@ def test_others_rules_in_bytes_that_are_not_utf_8() -> None:
     rule = ForwardRule(SITE)
     for _again in range(2):
         nft("add rule inet filter forward ip saddr 198.51.100.7 drop")
-        (complaint,) = rule.ensure()
+        (warning,) = rule.ensure()
         assert chain_bytes()[-3:] == [line.encode() for line in accepts()]
-        assert "cannot be judged, so ours stand at its end: nft: " in complaint
+        assert "cannot be judged, so ours stand at its end: nft: " in warning
         listed = listed_bytes()
         assert listed.index(accepts()[0].encode()) > listed.index(b"f\xfcr mich")
         assert listed.count(b'accept comment "igd wg0"') == 4  # with the operator's

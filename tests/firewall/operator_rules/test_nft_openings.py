@@ -114,7 +114,7 @@ def test_the_place(policy: str, rules: str, expected: str) -> None:
     found = openings(listed())
     assert place(found).startswith(expected)
     assert bool(found.needed) is bool(expected)
-    assert (found.complaints(), found.still_stopped) == ([], {})
+    assert (found.warnings(), found.still_stopped) == ([], {})
 
 
 @pytest.mark.root
@@ -125,7 +125,7 @@ def test_a_rule_that_cannot_be_judged_stays_ahead_and_is_named(rule: str) -> Non
         load(policy, rule + rest)
         found = openings(listed())
         assert place(found) == expected
-        assert len(found.complaints()) == 1
+        assert len(found.warnings()) == 1
 
 
 @pytest.mark.root

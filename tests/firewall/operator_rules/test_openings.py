@@ -250,7 +250,7 @@ def test_what_stops_every_mapped_flow(policy: str, rules: str, expected: list[st
     openings = found(policy, rules)
     assert len(places(openings)) == len(expected)
     assert all(wanted in place for wanted, place in zip(expected, places(openings), strict=True))
-    assert openings.complaints() == []
+    assert openings.warnings() == []
     assert openings.still_stopped == {}
 
 
@@ -263,7 +263,7 @@ def test_a_narrow_rule_causes_nothing_and_stays_ahead(rule: str) -> None:
     assert places(found("DROP", f"{USER}-A user {rule}\n-A user -j DROP")) == ["-A user -j DROP"]
     assert places(found("DROP", f"{USER}-A user {rule}\n{REJECTED}")) == [REJECTED]
     for rules in (line, f"{line}\n{REJECTED}"):
-        assert found("DROP", rules).complaints() == []
+        assert found("DROP", rules).warnings() == []
 
 
 @pytest.mark.parametrize("rule", UNJUDGED)
@@ -272,16 +272,16 @@ def test_a_rule_that_cannot_be_judged_stays_ahead_and_is_named(rule: str) -> Non
     for policy, rules, expected in (("ACCEPT", "", []), ("DROP", "", [END]), ("ACCEPT", f"\n{REJECTED}", [REJECTED])):
         openings = found(policy, line + rules)
         assert places(openings) == expected
-        (complaint,) = openings.complaints()
-        assert complaint.endswith(f"may stop mapped flows: {line}")
+        (warning,) = openings.warnings()
+        assert warning.endswith(f"may stop mapped flows: {line}")
 
 
 @pytest.mark.parametrize("rule", ["-p udp -j DROP", "-o wg0 -p tcp -j REJECT", "! -p tcp -j DROP"])
 def test_a_rule_for_one_protocol_causes_nothing_and_is_named(rule: str) -> None:
     openings = found("ACCEPT", f"-A FORWARD {rule}")
     assert places(openings) == []
-    (complaint,) = openings.complaints()
-    assert f"-A FORWARD {rule}; igd opens nothing" in complaint
+    (warning,) = openings.warnings()
+    assert f"-A FORWARD {rule}; igd opens nothing" in warning
 
 
 NESTED = f"{BAN}\n{USER}{BANNED}\n-A user -m geoip --source-country XX -j DROP\n-A user -j LOG\n-A user -j DROP"
@@ -402,7 +402,7 @@ def test_by_which_interface_ipv6_comes_is_not_known() -> None:
     assert places(found("DROP", DOCKER_28, version=6)) == [END]
     for rule in ("-i docker0 -j DROP", "-i wg0 -o wg0 -j DROP", "-o docker0 ! -i docker0 -j DROP"):
         openings = found("ACCEPT", f"-A FORWARD {rule}", version=6)
-        assert (places(openings), openings.complaints()) == ([], [])
+        assert (places(openings), openings.warnings()) == ([], [])
 
 
 def test_without_a_way_out_the_policy_counts_and_rules_of_interfaces_do_not() -> None:
@@ -476,7 +476,7 @@ def test_what_a_narrow_rule_ahead_stops_stays_stopped_and_all_other_mapped_flows
     rules = parse(saved(policy, "\n".join([":one - [0:0]", ":two - [0:0]", *chain.from_iterable(lines)])))
     openings = find_openings(rules, "FORWARD", mapped_flows(SITE, [4]))
     after = opened(rules, openings, SITE)
-    assert openings.partly or openings.still_stopped == {}
+    assert openings.one_protocol or openings.still_stopped == {}
     ahead, blanket = narrow_and_blanket(rules)
     for packet in CONCRETE:
         before, now = Walk(rules, packet), Walk(after, packet)
