@@ -1,7 +1,8 @@
 """Logs what repeated checks find: when it begins and when it ends."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RecurringWarnings:
@@ -23,3 +24,13 @@ class RecurringWarnings:
             if warning not in self._logged:
                 self._logger.warning(self._text, warning)
         self._logged = current
+
+    @contextmanager
+    def catching(self, error: type[Exception]) -> Iterator[None]:
+        """Catch and log an error of this type that ends the block; a block without one ends the last error."""
+        try:
+            yield
+        except error as caught:
+            self.log([str(caught)])
+        else:
+            self.log([])

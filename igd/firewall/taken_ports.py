@@ -9,6 +9,7 @@ from igd.firewall.backend import FirewallError
 from igd.firewall.nft.other_tables import OtherTables
 from igd.firewall.operator_rules.operators_dnat import OperatorsDnat
 from igd.firewall.operator_rules.xtables import nft_tables
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import Site
 
 _log = logging.getLogger(__name__)
@@ -21,14 +22,13 @@ class TakenPorts:
         self._addresses = addresses
         self._dnat = OperatorsDnat(site)
         self._others = OtherTables(site.wireguard)
+        self._failures = RecurringWarnings(_log, "the operator's own redirections are not known: %s")
 
     def refresh(self) -> None:
         """Read the operator's rules, and which other instances there are; may block, and runs programs."""
-        try:
+        with self._failures.catching(FirewallError):
             self._dnat.refresh(self._addresses())
             self._others.update(nft_tables() or ())
-        except FirewallError as error:
-            _log.warning("the operator's own redirections are not known: %s", error)
 
     def hold(self, protocol: TransportProtocol, port: int) -> bool:
         """Return whether this external port is translated already; FirewallError."""

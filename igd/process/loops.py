@@ -60,12 +60,8 @@ async def record_time(ledger: Ledger) -> None:
     failures = RecurringWarnings(log, "the time is not recorded, a reboot may misjudge the leases: %s")
     while True:
         await asyncio.sleep(CLOCK_SECONDS)
-        try:
+        with failures.catching(OSError):
             await ledger.record_time()
-        except OSError as error:
-            failures.log([str(error)])
-        else:
-            failures.log([])
 
 
 async def recheck_peers(maintenance: Maintenance) -> None:
@@ -127,11 +123,9 @@ async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], ru
     failures = RecurringWarnings(log, "iptables-legacy's tables cannot be read, trying again: %s")
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
-        try:
-            found, failed = await ledger.in_worker(changed), []
-        except FirewallError as error:
-            found, failed = False, [str(error)]
-        failures.log(failed)
+        found = False
+        with failures.catching(FirewallError):
+            found = await ledger.in_worker(changed)
         if found:
             log.warning("the firewall was changed by another program through iptables-legacy: igd's part was repaired")
             await ledger.repair()
