@@ -1,6 +1,15 @@
 """Rule sets of iptables as operators have them, and random ones."""
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+
+IN_THE_KERNEL = settings(
+    max_examples=60,
+    deadline=None,
+    phases=[Phase.generate],  # to make a failure smaller takes minutes: every lost packet is waited for
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+"""Of tests that send packets through random rule sets."""
 
 WALKTHROUGH = "-A FORWARD -i wg0 -j ACCEPT\n-A FORWARD -o wg0 -j ACCEPT"
 

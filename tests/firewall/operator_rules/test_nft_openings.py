@@ -1,11 +1,10 @@
 """Where nft's own chains let mapped flows in: rule sets as operators have them, and random ones with packets."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, reject, settings
+from hypothesis import event, given, reject
 from hypothesis import strategies as st
 
 from igd.firewall.operator_rules.accepts import mapped_flows
@@ -15,8 +14,9 @@ from igd.firewall.operator_rules.packet import Version
 from igd.firewall.operator_rules.verdict import End
 from igd.firewall.site import Site
 from tests.firewall.calling import call_from_remote, listener
-from tests.firewall.mapped_flows import MAPPED, PORT
-from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run, three_hosts
+from tests.firewall.mapped_flows import PORT
+from tests.firewall.operator_rules.rule_sets import IN_THE_KERNEL
+from tests.firewall.three_hosts import PEERS, REMOTE, ThreeHosts, run
 
 SITE = Site("ext0", "wg0", PEERS, hairpin=False)
 CAPTURES = Path(__file__).parents[2] / "captures" / "firewalld"
@@ -208,20 +208,8 @@ def rules_of(verdicts: list[str]) -> st.SearchStrategy[str]:
     return st.lists(st.builds(lambda asked, end: " ".join([*asked, end]), conditions, ends), max_size=4).map("\n".join)
 
 
-@pytest.fixture(scope="module")
-def mapped() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        run("nft", "-f", "-", text=MAPPED)
-        yield hosts
-
-
 @pytest.mark.root
-@settings(
-    max_examples=60,
-    deadline=None,
-    phases=[Phase.generate],  # to make a failure smaller takes minutes: every lost packet is waited for
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@IN_THE_KERNEL
 @given(
     policy=st.sampled_from(["accept", "drop"]),
     forward=rules_of([*VERDICTS, "jump one", "goto two"]),

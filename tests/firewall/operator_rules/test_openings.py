@@ -1,12 +1,12 @@
 """Where mapped flows are let in: before what stops every one of them, and behind every narrower rule."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Network
 from itertools import chain
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from igd.firewall.forward.iptables_jump import ForwardJump
@@ -18,11 +18,12 @@ from igd.firewall.operator_rules.saved_rules import Rule, Rules, parse
 from igd.firewall.operator_rules.verdict import End, Walk
 from igd.firewall.site import Site
 from tests.firewall.calling import TRANSPORTS, call_from_remote, listener, swallows
-from tests.firewall.mapped_flows import MAPPED, PORT
+from tests.firewall.mapped_flows import PORT
 from tests.firewall.operator_rules.rule_sets import (
     ANSWERS,
     DOCKER,
     GOTO,
+    IN_THE_KERNEL,
     OURS_RETURN,
     REJECTED,
     UFW,
@@ -31,7 +32,7 @@ from tests.firewall.operator_rules.rule_sets import (
     rules_of,
     saved,
 )
-from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, run, three_hosts
+from tests.firewall.three_hosts import EXTERNAL, PEER, PEERS, REMOTE, ThreeHosts, run
 
 SITE = Site("ext0", "wg0", PEERS)
 
@@ -493,20 +494,8 @@ def is_decided(rule: Rule, packet: Packet) -> bool:
     return matches(rule.conditions, packet) in (Truth.YES, Truth.NO)
 
 
-@pytest.fixture(scope="module")
-def mapped() -> Iterator[ThreeHosts]:
-    with three_hosts() as hosts:
-        run("nft", "-f", "-", text=MAPPED)
-        yield hosts
-
-
 @pytest.mark.root
-@settings(
-    max_examples=60,
-    deadline=None,
-    phases=[Phase.generate],  # to make a failure smaller takes minutes: every lost packet is waited for
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@IN_THE_KERNEL
 @given(
     policy=st.sampled_from(["ACCEPT", "DROP"]),
     lines=st.tuples(
