@@ -118,15 +118,19 @@ class Ledger:
             update_site()
             await self._repair_or_retry()
 
-    async def ensure_forward(self) -> None:
-        """Let mapped flows through the operator's forward chains; a failure is retried."""
+    async def ensure_forward(self) -> bool:
+        """Let mapped flows through the operator's forward chains; a failure is retried.
+
+        Return whether rules of igd's were edited.
+        """
         async with self._writing:
             try:
-                await self.in_worker(self._backend.ensure_forward)
+                return await self.in_worker(self._backend.ensure_forward)
             except FirewallError as error:
                 self._dirty = True
                 log.error("mapped flows may be dropped, retrying: %s", error)
                 self.retry_later()
+                return False
 
     async def repair_if_dirty(self) -> None:
         """Make the kernel equal to the table if an earlier failure left it different."""

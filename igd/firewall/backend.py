@@ -34,5 +34,8 @@ class MappingBackend(Protocol):
 class Backend(MappingBackend, Protocol):
     """Everything that the ledger needs from the kernel."""
 
-    def ensure_forward(self) -> None:
-        """Ensure that the operator's forward chains accept mapped flows, after they were changed."""
+    def ensure_forward(self) -> bool:
+        """Ensure that the operator's forward chains accept mapped flows, after they were changed.
+
+        Return whether rules of ours had to be edited for it.
+        """

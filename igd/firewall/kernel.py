@@ -57,9 +57,9 @@ class Kernel:
         lost = [change.before.mapping for change in moved if change.before]
         self._conntrack.end_flows(lost, [change.after.mapping for change in moved if change.after], self._addresses)
 
-    def ensure_forward(self) -> None:
-        """Ensure that forward chains accept mapped flows."""
-        self.forward.ensure()
+    def ensure_forward(self) -> bool:
+        """Ensure that forward chains accept mapped flows; return whether rules of ours were edited."""
+        return self.forward.ensure()
 
     def remove_all(self) -> None:
         """Remove the mappings and our forward rules, and end the flows; if one step fails, the others still run."""

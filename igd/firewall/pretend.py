@@ -33,8 +33,9 @@ class Pretend:
             _apply(entries, change)
         self.entries = entries
 
-    def ensure_forward(self) -> None:
-        """Do nothing: no forward chain can drop anything."""
+    def ensure_forward(self) -> bool:
+        """Do nothing, and return False: no forward chain can drop anything."""
+        return False
 
     def remove_all(self) -> None:
         """Hold nothing."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
@@ -101,13 +101,14 @@ async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.E
     while True:
         changes = watch.read()
         if changes.ours or changes.forward:
-            await (ledger.repair() if changes.ours else ledger.ensure_forward())
+            authors = {*changes.ours, *changes.forward}
+            repaired = await _repair(ledger, mappings=bool(changes.ours))
             later = watch.read()  # includes our own edit of FORWARD, if any, which may hide another program's
-            if changes.ours or later.forward:
-                authors = ", ".join(sorted({*changes.ours, *changes.forward}))
-                log.warning("the firewall was changed by %s: igd's part was repaired", authors)
             if later.ours or later.forward:
-                await (ledger.repair() if later.ours else ledger.ensure_forward())
+                authors |= set() if repaired else {*later.ours, *later.forward}
+                repaired |= await _repair(ledger, mappings=bool(later.ours))
+            if repaired:
+                log.warning("the firewall was changed by %s: igd's part was repaired", ", ".join(sorted(authors)))
             await asyncio.sleep(REPAIR_SECONDS)
         if changes.rules:
             rules_changed.set()
@@ -115,20 +116,32 @@ async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.E
         await asyncio.sleep(SETTLE_SECONDS)
 
 
-async def repair_iptables_legacy(ledger: Ledger, changed: Callable[[], bool], rules_changed: asyncio.Event) -> None:
+async def _repair(ledger: Ledger, *, mappings: bool) -> bool:
+    """Repair the mappings and the way through the forward chains, or only the latter; return whether it was edited."""
+    if not mappings:
+        return await ledger.ensure_forward()
+    await ledger.repair()
+    return True
+
+
+async def repair_iptables_legacy(
+    ledger: Ledger, changed: Callable[[], Collection[str]], rules_changed: asyncio.Event
+) -> None:
     """Undo other programs' changes to igd's part of iptables-legacy.
 
-    It reports no changes, so `changed` compares its tables.
+    It reports no changes, so `changed` compares its tables, and returns the names of those that differ. After a change
+    of `filter` alone, which ban lists make all the time, only the way through FORWARD is checked.
     """
     failures = RecurringWarnings(log, "iptables-legacy's tables cannot be read, trying again: %s")
     while True:
         await asyncio.sleep(REPAIR_SECONDS)
-        found = False
+        found: Collection[str] = ()
         with failures.catching(FirewallError):
             found = await ledger.in_worker(changed)
         if found:
-            log.warning("the firewall was changed by another program through iptables-legacy: igd's part was repaired")
-            await ledger.repair()
+            if await _repair(ledger, mappings="nat" in found):
+                author = "another program through iptables-legacy"
+                log.warning("the firewall was changed by %s: igd's part was repaired", author)
             rules_changed.set()
 
 

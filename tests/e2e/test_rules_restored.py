@@ -1,6 +1,7 @@
 """Rule sets that are flushed, or restored from an older copy: the mappings that clients were granted stay."""
 
 import signal
+from typing import Literal
 
 import pytest
 
@@ -103,3 +104,17 @@ def test_with_an_own_table_a_flush_of_everything_is_not_felt(lab: Lab) -> None:
 def _handle(lab: Lab) -> str:
     """Return the line by which the table is known from one that was made anew."""
     return lab.srv.run("nft", "-a", "list", "table", "inet", "igd_wg0").stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("iptables", ["nft", "legacy"])
+def test_bans_that_come_and_go_are_not_taken_for_damage(iptables: Literal["nft", "legacy"]) -> None:
+    """The log says that igd's part was repaired only where it was, and the mappings are not loaded again."""
+    needs("upnpc", f"iptables-{iptables}")
+    with Lab(forward="drop", iptables=iptables) as lab, serving(lab) as process:
+        upnpc(lab.c1, "-r", "8043", "tcp")
+        lines = "\n".join(f"-{verb} FORWARD -s 198.51.100.{n} -j DROP" for n in range(1, 100) for verb in "ID")
+        program = f"iptables-{iptables}"
+        lab.srv.run("sh", "-c", f"while read -r line; do {program} -w $line; done", input=f"{lines}\n")
+        lab.srv.run(program, "-F", "FORWARD")
+        process.wait_for("igd's part was repaired")
+        assert sum("was repaired" in line for line in process.lines) == 1

@@ -25,11 +25,12 @@ async def test_legacy_tables_that_could_not_be_read_are_read_again(
     """If one task ends, the gateway ends."""
     monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)
     harness = await GatewayHarness().start()
-    results: list[FirewallError | bool] = [FirewallError("no"), FirewallError("no"), False, FirewallError("no"), True]
+    no = FirewallError("no")
+    results: list[FirewallError | set[str]] = [no, no, set(), no, {"nat"}]
     rules_changed = asyncio.Event()
 
-    def changed() -> bool:
-        result = results.pop(0) if results else False
+    def changed() -> set[str]:
+        result = results.pop(0) if results else set()
         if isinstance(result, FirewallError):
             raise result
         return result
@@ -124,15 +125,17 @@ OURS = ForeignChanges(["nft"], [], rules=False)
 
 
 class RecordingKernel(Pretend):
-    """Records the calls."""
+    """Records the calls; `edits` are what the first calls of `ensure_forward` return."""
 
-    def __init__(self) -> None:
+    def __init__(self, *edits: bool) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self._edits = list(edits)
 
-    def ensure_forward(self) -> None:
+    def ensure_forward(self) -> bool:
         """Record the call."""
         self.calls.append("ensure_forward")
+        return bool(self._edits) and self._edits.pop(0)
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
         """Record the call."""
@@ -141,34 +144,34 @@ class RecordingKernel(Pretend):
 
 
 @pytest.mark.parametrize(
-    ("script", "calls", "reported", "warnings"),
+    ("script", "edits", "calls", "reported", "authors"),
     [
-        ([NOTHING], [], False, 0),
-        ([ELSEWHERE], [], True, 0),
-        ([FORWARD, NOTHING], ["ensure_forward"], True, 0),  # a ban list: no repair was necessary
-        (
-            [FORWARD, FORWARD],
-            ["ensure_forward", "ensure_forward"],
-            True,
-            1,
-        ),  # our jump was missing: the second is our own edit
-        ([OURS, NOTHING], ["replace_all"], False, 1),
-        ([OURS, FORWARD], ["replace_all", "ensure_forward"], False, 1),
-        ([OURS, OURS], ["replace_all", "replace_all"], False, 1),
-        ([OURS, NOTHING, FORWARD, NOTHING], ["replace_all", "ensure_forward"], True, 1),
+        ([NOTHING], [], [], False, []),
+        ([ELSEWHERE], [], [], True, []),
+        ([FORWARD, NOTHING], [], ["ensure_forward"], True, []),  # a ban list: no repair was necessary
+        ([FORWARD, FORWARD], [], ["ensure_forward", "ensure_forward"], True, []),  # and it goes on
+        # our jump was missing: the second is our own edit
+        ([FORWARD, FORWARD], [True], ["ensure_forward", "ensure_forward"], True, ["iptables-nft"]),
+        ([FORWARD, FORWARD], [False, True], ["ensure_forward", "ensure_forward"], True, ["iptables-nft"]),
+        ([FORWARD, OURS], [], ["ensure_forward", "replace_all"], True, ["iptables-nft, nft"]),
+        ([OURS, NOTHING], [], ["replace_all"], False, ["nft"]),
+        ([OURS, FORWARD], [], ["replace_all", "ensure_forward"], False, ["nft"]),
+        ([OURS, OURS], [], ["replace_all", "replace_all"], False, ["nft"]),
+        ([OURS, NOTHING, FORWARD, NOTHING], [], ["replace_all", "ensure_forward"], True, ["nft"]),
     ],
 )
 async def test_only_necessary_repairs_are_made(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     script: list[ForeignChanges],
+    edits: list[bool],
     calls: list[str],
     reported: bool,
-    warnings: int,
+    authors: list[str],
 ) -> None:
     monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)
     monkeypatch.setattr(loops, "SETTLE_SECONDS", 0.0)
-    harness = await GatewayHarness(backend=(kernel := RecordingKernel())).start()
+    harness = await GatewayHarness(backend=(kernel := RecordingKernel(*edits))).start()
     kernel.calls.clear()
     watch, rules_changed = ScriptedWatch(*script), asyncio.Event()
     task = asyncio.create_task(loops.repair_nftables(harness.ledger, cast("Watch", watch), rules_changed))
@@ -179,6 +182,40 @@ async def test_only_necessary_repairs_are_made(
     watch.close()
     assert kernel.calls == calls
     assert rules_changed.is_set() is reported
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"the firewall was changed by {each}: igd's part was repaired" for each in authors]
+    await harness.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("tables", "edits", "calls", "warnings"),
+    [
+        ({"filter"}, [], ["ensure_forward"], 0),  # a ban list
+        ({"filter"}, [True], ["ensure_forward"], 1),
+        ({"nat"}, [], ["replace_all"], 1),
+        ({"filter", "nat"}, [], ["replace_all"], 1),
+    ],
+)
+async def test_bans_in_iptables_legacy_do_not_repair_the_mappings(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tables: set[str],
+    edits: list[bool],
+    calls: list[str],
+    warnings: int,
+) -> None:
+    monkeypatch.setattr(loops, "REPAIR_SECONDS", 0.0)
+    harness = await GatewayHarness(backend=(kernel := RecordingKernel(*edits))).start()
+    kernel.calls.clear()
+    changes, rules_changed = [tables], asyncio.Event()
+    task = asyncio.create_task(
+        loops.repair_iptables_legacy(harness.ledger, lambda: changes.pop() if changes else set(), rules_changed)
+    )
+    async with asyncio.timeout(60):
+        await rules_changed.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert kernel.calls == calls
     assert sum(record.levelno == logging.WARNING for record in caplog.records) == warnings
     await harness.ledger.close()
 

@@ -27,9 +27,13 @@ class Forward:
         self.tables = {(NFPROTO_IPV4, "filter"), (NFPROTO_IPV6, "filter")} | ({chain[:2]} if chain else set())
         """Family and name of the nftables tables after whose changes `ensure` must run again."""
 
-    def ensure(self) -> None:
-        """Make the chains accept mapped flows, or raise FirewallError; warn of rules that may still drop them."""
+    def ensure(self) -> bool:
+        """Make the chains accept mapped flows, or raise FirewallError; warn of rules that may still drop them.
+
+        Return whether rules of ours were edited.
+        """
         self._warnings.log([*self._jump.ensure(), *self._rule.ensure()])
+        return self._jump.edited or self._rule.edited
 
     def remove(self) -> None:
         """Remove our jump and rules from every chain; if one step fails, the other is still carried out."""

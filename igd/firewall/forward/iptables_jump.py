@@ -78,12 +78,15 @@ class ForwardJump:
         self._named = named[0] if len(named) == 1 else ""
         self._chain = label(site.wireguard)
         self._comment = f"igd {site.wireguard}"
+        self.edited = False
+        """Whether the last `ensure` edited rules."""
 
     def ensure(self) -> list[str]:
         """Have the jumps where they are needed, and nowhere else; return what may still stop mapped flows.
 
         Raise FirewallError if that fails. IPv6 is ignored while no peer has an address of it.
         """
+        self.edited = False
         warnings: list[str] = []
         known = {FORWARD}
         for flavour in _present():
@@ -142,6 +145,7 @@ class ForwardJump:
         causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
         for insertion in insertions:
             _log.info("%s: %s; so: %s %s", flavour.name, causes, flavour.name, insertion)
+        self.edited = True
         # The colon creates the chain, or empties it.
         flavour.edit([f":{self._chain} - [0:0]", *self._contents(found), *self._deletions(rules), *insertions])
 
@@ -173,6 +177,7 @@ class ForwardJump:
                 return
             _log.warning("%s: chain %s stays, empty, because of: %s", flavour.name, self._chain, kept_by[0])
         _log.info("%s: the jump to %s is removed", flavour.name, self._chain)
+        self.edited = True
         flavour.edit([*deletions, f"-F {self._chain}", *([] if kept_by else [f"-X {self._chain}"])])
 
     def _deletions(self, rules: Rules) -> list[str]:

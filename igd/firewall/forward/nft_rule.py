@@ -94,6 +94,8 @@ class ForwardRule:
         self._chain = named(site.forward_chain)
         self._comment = f"igd {site.wireguard}"
         self._cleaned = False  # no rules of an earlier run are left in other chains; checking takes 10 us for each rule
+        self.edited = False
+        """Whether the last `ensure` edited rules."""
         self._form_unknown = False  # otherwise each call would insert them again
 
     def ensure(self) -> list[str]:
@@ -102,6 +104,7 @@ class ForwardRule:
         FirewallError if nft cannot edit a chain, and if the chain is iptables-nft's, which could then no longer read
         its own table.
         """
+        self.edited = False
         if xtables.nft_tables() is None:
             return self._missing()
         if self._chain is None and self._cleaned:
@@ -116,7 +119,7 @@ class ForwardRule:
         present = self._present(chains)
         self._cleaned = True
         if self._chain is None or warnings:
-            _edit(_deletions(present))
+            self._edit(_deletions(present))
             return warnings
         return self._keep(self._chain, present)
 
@@ -125,7 +128,7 @@ class ForwardRule:
         if xtables.nft_tables() is not None:
             with closing(Netlink()) as netlink:
                 chains = self._chains(netlink, _owned_tables(netlink))
-            _edit(_deletions(self._present(chains)))
+            self._edit(_deletions(self._present(chains)))
 
     def _keep(self, chain: NftChain, present: Sequence[_Present]) -> list[str]:
         try:
@@ -180,13 +183,21 @@ class ForwardRule:
         ]
 
     def _put_in(self, chain: NftChain, present: Sequence[_Present], found: Openings) -> None:
-        _edit(
+        self._edit(
             _deletions(present)
             + [
                 f"insert rule {place} position {before} {rule}" if before else f"add rule {place} {rule}"
                 for place, before, rule in self._wanted(chain, found)
             ]
         )
+
+    def _edit(self, commands: Sequence[str]) -> None:
+        """Carry out all commands as one transaction, or raise FirewallError and change nothing."""
+        if commands:
+            for command in commands:
+                _log.info("nft %s", command)
+            self.edited = True
+            xtables.run("nft", "-f", "-", text="".join(f"{command}\n" for command in commands))
 
     def _present(self, chains: Iterable[NftChain]) -> list[_Present]:
         """Return our rules in these chains."""
@@ -246,14 +257,6 @@ def _places(chain: NftChain, found: Openings) -> Iterable[NftChain]:
 
 def _deletions(present: Sequence[_Present]) -> list[str]:
     return [f"delete rule {chain} handle {rule.handle}" for chain, rule in present]
-
-
-def _edit(commands: Sequence[str]) -> None:
-    """Carry out all commands as one transaction, or raise FirewallError and change nothing."""
-    if commands:
-        for command in commands:
-            _log.info("nft %s", command)
-        xtables.run("nft", "-f", "-", text="".join(f"{command}\n" for command in commands))
 
 
 def _table(chain: NftChain) -> Rules:

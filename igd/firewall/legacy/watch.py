@@ -57,24 +57,27 @@ class LegacyWatch:
 
     def __init__(self, tables: Collection[tuple[Version, str]]) -> None:
         self._tables = sorted(tables)
-        self._foreign = False  # `own_change` found a foreign change
+        self._foreign: set[str] = set()  # tables in which `own_change` found a foreign change
         self._last = self._snapshot()
 
-    def changed(self) -> bool:
-        """Return whether another program changed, created or removed a table since the last call."""
+    def changed(self) -> set[str]:
+        """Return the names of the tables that another program changed, created or removed since the last call."""
         now = self._snapshot()
-        changed = self._foreign or now != self._last
-        self._last, self._foreign = now, False
+        changed = self._foreign | self._different(now)
+        self._last, self._foreign = now, set()
         return changed
 
     @contextmanager
     def own_change(self) -> Iterator[None]:
         """Do not report changes inside as foreign; none are where the caller holds the lock (xtables_lock)."""
-        self._foreign |= self._snapshot() != self._last
+        self._foreign |= self._different(self._snapshot())
         try:
             yield
         finally:
             self._last = self._snapshot()
+
+    def _different(self, now: dict[tuple[Version, str], bytes]) -> set[str]:
+        return {table[1] for table in now.keys() | self._last.keys() if now.get(table) != self._last.get(table)}
 
     def _snapshot(self) -> dict[tuple[Version, str], bytes]:
         """Return the rules of each table, in the kernel's form and without their counters."""
