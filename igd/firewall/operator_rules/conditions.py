@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from ipaddress import ip_network
 
 from igd.firewall.operator_rules.packet import Packet, Ranges, ranges_of
 from igd.firewall.operator_rules.saved_rules import Condition
@@ -39,6 +40,17 @@ def matches(conditions: Iterable[Condition], packet: Packet) -> Truth:
         if truth is Truth.NO:
             break
     return truth
+
+
+def is_for_single_hosts(conditions: Iterable[Condition]) -> bool:
+    """Return whether the source or the destination must be one of a list of single addresses, not of a network."""
+    addresses = (each for each in conditions if (each.module, each.option) in {("", "-s"), ("", "-d")})
+    return any(not each.negated and _are_single(each.value) for each in addresses)
+
+
+@lru_cache(maxsize=65536)
+def _are_single(value: str) -> bool:
+    return all(ip_network(each, strict=False).num_addresses == 1 for each in value.split(" "))
 
 
 def _holds(condition: Condition, packet: Packet) -> Truth:

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from igd.firewall.operator_rules.conditions import Truth, matches
+from igd.firewall.operator_rules.conditions import Truth, is_for_single_hosts, matches
 from igd.firewall.operator_rules.packet import Packet
 from igd.firewall.operator_rules.saved_rules import Rule, Rules
 
@@ -119,8 +119,14 @@ class Walk:
     def _truth(self, rule: Rule) -> Truth:
         truth = self._packet.judged.get(rule)
         if truth is None:
-            truth = self._packet.judged[rule] = matches(rule.conditions, self._packet)
+            truth = self._packet.judged[rule] = self._judge(rule)
         return min(truth, Truth.UNKNOWN) if rule.text in self._unjudged else truth
+
+    def _judge(self, rule: Rule) -> Truth:
+        """Return whether the rule matches; one that stops single peers is narrow, even if there are no others now."""
+        truth = matches(rule.conditions, self._packet)
+        quarantine = self._packet.out_interface and rule.target not in _ACCEPTS and is_for_single_hosts(rule.conditions)
+        return Truth.NARROW if truth is Truth.YES and quarantine else truth
 
     def _follow(self, rule: Rule) -> Road | None:
         """Return the rest of the road behind a rule that matches all packets; None: it goes on with the next rule."""

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from igd.firewall.forward.forward import Forward
 from tests.firewall.calling import TRANSPORTS, call, listener, swallows
 from tests.firewall.forward.test_forward import MAPPED, MARKING, SITE, everything
-from tests.firewall.three_hosts import EXTERNAL, PEER6, REMOTE, REMOTE6, ThreeHosts, joined, run
+from tests.firewall.three_hosts import EXTERNAL, PEER6, PEERS, REMOTE, REMOTE6, ThreeHosts, joined, run
 
 pytestmark = pytest.mark.root
 
@@ -172,10 +173,13 @@ def test_a_ban_in_a_chain_of_nftables_holds(hosts: ThreeHosts, firewall: str, ve
 
 
 @pytest.mark.parametrize("flavour", ["iptables-nft", "iptables-legacy"])
-def test_a_peer_in_quarantine_is_not_reached(hosts: ThreeHosts, flavour: str) -> None:
+@pytest.mark.parametrize("peers", [PEERS, (IPv4Network("10.100.0.2/32"), *PEERS[1:])], ids=["many", "one"])
+def test_a_peer_in_quarantine_is_not_reached(
+    hosts: ThreeHosts, flavour: str, peers: tuple[IPv4Network | IPv6Network, ...]
+) -> None:
     for rule in ("-d 10.100.0.2 -j DROP", "-s 10.100.0.2 -j DROP"):
         run(f"{flavour}-restore", text=f"*filter\n:FORWARD DROP [0:0]\n-A FORWARD {rule}\nCOMMIT\n")
-        Forward(SITE).ensure()
+        Forward(replace(SITE, peers=peers)).ensure()
         if "-d" in rule:
             assert is_banned(hosts, 4)
         else:  # the call comes in, and nothing goes out

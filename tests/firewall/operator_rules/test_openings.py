@@ -420,6 +420,28 @@ def test_every_peer_must_be_reachable() -> None:
     assert places(found("ACCEPT", "-A FORWARD -d 10.100.0.0/24 -j DROP", site)) == []
 
 
+LOGDROP = ":logdrop - [0:0]\n-A FORWARD -d 10.100.0.2/32 -j logdrop\n-A logdrop -j LOG\n-A logdrop -j DROP"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "-A FORWARD -d 10.100.0.2/32 -j DROP",
+        "-A FORWARD -s 10.100.0.2/32 -i wg0 -j REJECT",
+        "-A FORWARD -d 10.100.0.2/32 -j DROP\n-A FORWARD -d 10.100.0.3/32 -j DROP",
+        LOGDROP,
+    ],
+)
+@pytest.mark.parametrize("peers", ["10.100.0.2/32", "10.100.0.2/31"])
+def test_a_peer_stays_in_quarantine_when_it_is_the_only_one(peers: str, rules: str) -> None:
+    """Removing the other peers must not end it."""
+    site = replace(SITE, peers=(IPv4Network(peers),))
+    assert places(found("ACCEPT", rules, site)) == []
+    assert places(found("DROP", rules, site)) == [END]
+    accepts = f"-A FORWARD -d {peers} -j ACCEPT\n-A FORWARD -s {peers} -j ACCEPT"
+    assert places(found("DROP", accepts, site)) == []
+
+
 def test_no_filter_table_needs_nothing() -> None:
     assert find_openings(parse(""), "FORWARD", mapped_flows(SITE, [4])).needed == []
 
