@@ -172,6 +172,10 @@ def _always(_packet: Packet, _value: str) -> Truth:
     return Truth.YES
 
 
+def _nobody_knows(_packet: Packet, _value: str) -> Truth:
+    return Truth.UNKNOWN
+
+
 # Extension headers of IPv6: whatever is asked of one, the rule does not match packets without it.
 _EXTENSIONS = {"rt", "frag"}
 
@@ -194,7 +198,7 @@ _KNOWN = {
         "statistic",
     ),
     *("quota", "connbytes", "connlabel", "dscp", "tos", "ecn", "u32", "cpu", "cluster", "helper", "pkttype", "realm"),
-    *("physdev", "rpfilter", "socket", "devgroup", "tcpmss", "osf", "nft"),
+    *("physdev", "rpfilter", "socket", "tcpmss", "osf", "nft"),
 }
 
 # Where a value is a list: spaces separate the elements for iptables' own options (as native rules use them), commas
@@ -213,11 +217,12 @@ _JUDGES: dict[tuple[str, str], Callable[[Packet, str], Truth]] = {
     ("multiport", "--dports"): _dport,
     ("conntrack", "--ctstate"): _ctstate,
     ("conntrack", "--ctstatus"): _ctstatus,
+    ("conntrack", "--ctdir"): _nobody_knows,
     ("state", "--state"): _state,
     ("connmark", "--mark"): _connmark,
     ("addrtype", "--dst-type"): _destination_type,
     ("recent", "--set"): _always,
     **{("recent", option): _always for option in ("--name", "--mask", "--rsource", "--rdest")},
     ("nft", "nfproto"): lambda packet, value: _known(packet.version == int(value)),
-    ("nft", "unknown"): lambda _packet, _value: Truth.UNKNOWN,
+    ("nft", "unknown"): _nobody_knows,
 }

@@ -44,6 +44,8 @@ def conditions(left: object, op: str, right: object) -> list[Condition]:
 def _asked(left: object, op: str, right: object) -> list[Condition]:
     if op == "==" and isinstance(left, dict) and "concat" in left:
         return _each_part(left["concat"], right)
+    if _selector(left) in _KINDS:
+        return [unknown({"match": {"op": op, "left": left, "right": right}})]
     exact = _masked(left, op, right) or _plain(left, op, right)
     return [exact or narrow({"match": {"op": op, "left": left, "right": right}}, negated=op in ("!=", "!"))]
 
@@ -72,7 +74,22 @@ def _masked(left: object, op: str, right: object) -> Condition | None:
             return Condition("connmark", "--mark", f"{mark:#x}", op == "!=")
         case {"&": [{"ct": {"key": "status"}} as status, str(flag)]}, "==", str(other) if flag == other:
             return _plain(status, "in", flag)
+        case {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, mask]}, "==" | "!=", flags:
+            asked, wanted = _tcp_flags(mask), _tcp_flags(flags)
+            return Condition("tcp", "--tcp-flags", f"{asked} {wanted}", op == "!=") if asked and wanted else None
     return None
+
+
+def _tcp_flags(flags: object) -> str:
+    """Return flags as iptables writes them; empty if it cannot."""
+    match flags:
+        case 0:
+            return "NONE"
+        case str():
+            return flags.upper()
+        case [*several] | {"|": [*several]}:
+            return ",".join(map(_tcp_flags, several))
+    return ""
 
 
 # ct state and ct status are bits: "in" asks for any of them, "!" for none; a packet has one state and may have many
@@ -203,6 +220,12 @@ def _port(element: object) -> str | None:
 def _capitals(element: object) -> str | None:
     return element.upper() if isinstance(element, str) and element != "*" else None
 
+
+_KINDS = {
+    *("meta iifkind", "meta oifkind", "meta iifgroup", "meta oifgroup", "meta iiftype", "meta oiftype"),
+    "ct direction",
+}
+"""What every mapped flow may have, or none: kinds and groups of interfaces, the direction of a packet in its flow."""
 
 _WORDS = {
     **dict.fromkeys(("meta iifname", "meta iif"), _Word("", "-i", _interface)),

@@ -168,7 +168,7 @@ _STATEMENTS: dict[str, Callable[[str, Json], _Meaning]] = {
     "mangle": _mangle,
     "reject": _reject,
     **dict.fromkeys(("dnat", "redirect"), _nat),
-    **dict.fromkeys(("limit", "quota", "ct count"), _some),
+    **dict.fromkeys(("limit", "quota", "ct count", "meter"), _some),
     **dict.fromkeys(("set", "map"), _add_element),
     **dict.fromkeys(("counter", "log", "comment", "last", "notrack", "flow", "dup", "secmark"), _goes_on),
     **dict.fromkeys(("ct helper", "ct timeout", "ct expectation"), _goes_on),

@@ -57,6 +57,8 @@ CASES: list[tuple[str, str, str, str]] = [
     ("a list and a port", "drop", "ip saddr . tcp dport { 192.0.2.1 . 80, 192.0.2.2 . 81 } drop", END),
     ("a list of ports", "drop", "tcp dport @ports drop", END),
     ("too many", "accept", "ct state new limit rate over 9/second drop", ""),
+    ("flows that begin in the middle", "accept", "tcp flags & (fin|syn|rst|ack) != syn ct state new drop", ""),
+    ("too many of one source, the old way", "drop", "meter rates { ip saddr limit rate over 9/minute } drop", END),
     ("too many of one source", "accept", "ct state new add @seen { ip saddr limit rate over 9/minute } drop", ""),
     ("a table for everybody", "drop", "ct count over 9 reject", END),
     ("a spoofed source", "accept", "fib saddr . iif oif missing drop", ""),
@@ -77,6 +79,7 @@ CASES: list[tuple[str, str, str, str]] = [
 UNJUDGED = [
     "ip saddr != @banned drop", "tcp dport != { 80, 443 } drop", "ct mark set 1", "tcp dport vmap @verdicts",
     "add @seen { ip saddr } drop", "meta mark != 7 drop",
+    'meta oifkind "wireguard" drop', "oifgroup 7 drop", "ct direction original drop",
 ]  # fmt: skip
 
 

@@ -229,6 +229,8 @@ UNJUDGED = [
     "-p tcp -m tcp ! --dport 22 -j DROP",
     "-i ext0 -m policy --dir in --pol none -j DROP",
     "-p udp -m bpf --bytecode 1 -j DROP",
+    "-m devgroup --dst-group 0x1 -j DROP",
+    "-m conntrack --ctdir ORIGINAL -j DROP",
 ]
 
 
