@@ -125,3 +125,42 @@ def test_the_setting_for_a_chain_of_nftables_that_drops_lets_in_what_is_mapped()
             assert advice_after(process, "what helps is ") == []
             upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "300")
             assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+
+
+_ZONES = {
+    "address": ((f"--zone=drop --add-source={REMOTE}",), (f"--zone=drop --remove-source={REMOTE}",)),
+    "set": (
+        (
+            "--permanent --new-ipset=banned --type=hash:ip",
+            f"--permanent --ipset=banned --add-entry={REMOTE}",
+            "--permanent --zone=drop --add-source=ipset:banned",
+            "--reload",
+        ),
+        ("--permanent --zone=drop --remove-source=ipset:banned", "--reload"),
+    ),
+}
+
+
+@pytest.mark.parametrize("source", _ZONES)
+def test_the_line_for_a_zone_of_firewalld_keeps_its_sources_from_mapped_ports(source: str) -> None:
+    """For them it redirects nothing, but it accepts what igd redirects."""
+    firewalld = next(firewall for firewall in FIREWALLS if firewall.name == "firewalld")
+    needs("upnpc", *firewalld.programs)
+    dropped, undropped = _ZONES[source]
+    with (
+        Lab(forward=firewalld.forward) as lab,
+        loaded(firewalld, lab),
+        answering(lab.c1, 8043),
+        serving(lab) as process,
+    ):
+        upnpc(lab.c1, "-r", "8043", "tcp")
+        assert advice_after(process, "this keeps one out: ") == []
+        for words in dropped:
+            lab.srv.run("firewall-cmd", *words.split())
+        found = process.wait_for("of firewalld's zone drop reach mapped ports, .* this keeps one out: (.*)")
+        assert ask(lab.net, PUBLIC, 8043).source == REMOTE
+        lab.srv.run(*found[1].replace("ADDRESS", REMOTE).split())
+        assert swallows(lab.srv, lab.net, PUBLIC, 8043)
+        for words in undropped:
+            lab.srv.run("firewall-cmd", *words.split())
+        process.wait_for("no longer: the sources of firewalld's zone drop")

@@ -9,11 +9,13 @@ from igd.core.mapping import TransportProtocol
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
+from igd.firewall.operator_rules.conditions import Truth, matches
 from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD, firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
-from igd.firewall.operator_rules.packet import Version, requests, used_versions
+from igd.firewall.operator_rules.packet import Version, packets, requests, used_versions
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.saved_rules import Condition, position_of
+from igd.firewall.operator_rules.verdict import End, Walk
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import Site
 
@@ -122,7 +124,7 @@ def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
         sentence
         for chain in chains
         if chain.program == "nft" and site.forward_chain != _path(chain)
-        for sentence in _chain_advice(site, chain)
+        for sentence in (*_chain_advice(site, chain), *_firewalld_zones(site, chain))
     ]
 
 
@@ -142,6 +144,30 @@ def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
         else:
             remedy += f", or by hand: {_shell(rules)}"
         yield f"mapped flows are stopped: {causes}; what helps is {remedy}"
+
+
+def _firewalld_zones(site: Site, chain: Chain) -> Iterator[str]:
+    """Yield a sentence for each zone of firewalld that drops its sources, but not the mapped flows from them.
+
+    For such a source firewalld redirects nothing, so that it may accept every redirected flow before it sorts by zone.
+    """
+    packet = packets(site)[0]
+    walk = Walk(chain.rules, packet)
+    if walk.through(chain.name).end is not End.PASSES:
+        return
+    sorting = [rule for name in _FORWARD_SORTING - walk.visits.keys() for rule in chain.rules.chains.get(name, ())]
+    narrow = {rule.target for rule in sorting if matches(rule.conditions, packet) is Truth.NARROW}
+    for zone in sorted(zone for zone in narrow if zone in chain.rules.chains):
+        last = Walk(chain.rules, packet).through(zone).steps[-1].rule
+        if last and last.target == "drop":
+            yield (
+                f"the sources of firewalld's zone {zone.rpartition('_')[2]} reach mapped ports, because firewalld "
+                "accepts redirected flows before it looks at zones; this keeps one out: "
+                "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -s ADDRESS -j DROP"
+            )
+
+
+_FORWARD_SORTING = {"filter_FORWARD_ZONES", "filter_FORWARD_IN_ZONES"}
 
 
 def _shell(rules: Iterable[str]) -> str:
