@@ -141,9 +141,7 @@ class ForwardRule:
         found = find_openings(table.without(_is_any_instances), chain.name, self._classes(chain))
         if not (self._form_unknown or self._is_in_place(table, present, chain, found)):
             self._put_in(chain, present, found)
-            self._form_unknown = not self._is_in_place(
-                _table(chain), self._present(_places(chain, found)), chain, found
-            )
+            self._form_unknown = self._is_listed_otherwise(chain, found)
         if self._form_unknown:
             return [f"nft lists our rules in {chain} in an unknown form: they are not checked any more"]
         return [f"{chain}: {warning}" for warning in found.warnings()]
@@ -164,6 +162,17 @@ class ForwardRule:
         """Return whether our rules, wherever they stand in the chains, are those that are needed."""
         wanted = [(place, text) for place, _before, text in self._wanted(chain, found)]
         return sorted((place, rule.text) for place, rule in present) == sorted(wanted)
+
+    def _is_listed_otherwise(self, chain: NftChain, found: Openings) -> bool:
+        """Return whether nft lists the rules that were just inserted, but in another form.
+
+        Whether they are still there, and at the right place, is not asked: other programs may edit at the same time.
+        """
+        places = list(_places(chain, found))
+        marked = [rule for place in places for rule in _rules(place) if self._is_marked(rule)]
+        return len(marked) >= len(self._wanted(chain, found)) and not self._is_listed(
+            self._present(places), chain, found
+        )
 
     def _is_last(self, chain: NftChain, count: int) -> bool:
         """Return whether the last rules of the chain are ours, apart from other instances'."""
@@ -242,7 +251,10 @@ class ForwardRule:
         ]
 
     def _is_ours(self, rule: _Rule) -> bool:
-        return rule.text.endswith(f' comment "{self._comment}"') and bool(_OURS.fullmatch(rule.text))
+        return self._is_marked(rule) and bool(_OURS.fullmatch(rule.text))
+
+    def _is_marked(self, rule: _Rule) -> bool:
+        return rule.text.endswith(f' comment "{self._comment}"')
 
 
 def _is_any_instances(rule: Rule) -> bool:

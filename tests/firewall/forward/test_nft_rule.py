@@ -131,6 +131,37 @@ def test_a_form_that_is_not_recognised_is_inserted_once(monkeypatch: pytest.Monk
 
 @pytest.mark.root
 @pytest.mark.usefixtures("firewall")
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "add rule inet filter forward ip saddr 198.51.100.7 drop",
+        "flush chain inet filter forward",
+        "insert rule inet filter forward ip saddr 198.51.100.7 drop",
+    ],
+)
+def test_what_others_do_at_the_same_moment_is_no_unknown_form(monkeypatch: pytest.MonkeyPatch, meanwhile: str) -> None:
+    """A ban daemon edits the chain between our edit and the listing after it."""
+    ban, run_program = "ip saddr 198.51.100.7 drop", xtables.run
+
+    def edited_by_another(name: str, *arguments: str, text: str = "") -> str:
+        printed = run_program(name, *arguments, text=text)
+        if arguments[:1] == ("-f",):
+            nft(meanwhile)
+        return printed
+
+    rule = ForwardRule(SITE)
+    monkeypatch.setattr(xtables, "run", edited_by_another)
+    assert rule.ensure() == []
+    monkeypatch.undo()
+    assert rule.ensure() == []
+    assert chain()[-3:] == accepts()
+    nft(f"add rule inet filter forward {ban}")
+    rule.ensure()
+    assert chain()[-4:] == [ban, *accepts()]
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("firewall")
 def test_a_saved_rule_set_loads_and_is_recognised() -> None:
     ForwardRule(SITE).ensure()
     saved = ruleset()
