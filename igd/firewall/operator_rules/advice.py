@@ -12,7 +12,7 @@ from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
 from igd.firewall.operator_rules.conditions import Truth, matches
 from igd.firewall.operator_rules.frontends import OWNED_BY_FIREWALLD, firewalld_zone, is_firewalld, is_ufw
 from igd.firewall.operator_rules.openings import Classes, Opening, find_openings
-from igd.firewall.operator_rules.packet import Version, packets, requests, used_versions
+from igd.firewall.operator_rules.packet import Packet, Version, packets, requests, used_versions
 from igd.firewall.operator_rules.rule_sets import Chain
 from igd.firewall.operator_rules.saved_rules import Condition, position_of
 from igd.firewall.operator_rules.verdict import End, Walk
@@ -147,7 +147,7 @@ def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
 
 
 def _firewalld_zones(site: Site, chain: Chain) -> Iterator[str]:
-    """Yield a sentence for each zone of firewalld that drops its sources, but not the mapped flows from them.
+    """Yield a sentence if zones of firewalld drop their sources, but not the mapped flows from them.
 
     For such a source firewalld redirects nothing, so that it may accept every redirected flow before it sorts by zone.
     """
@@ -156,18 +156,22 @@ def _firewalld_zones(site: Site, chain: Chain) -> Iterator[str]:
     if walk.through(chain.name).end is not End.PASSES:
         return
     sorting = [rule for name in _FORWARD_SORTING - walk.visits.keys() for rule in chain.rules.chains.get(name, ())]
-    narrow = {rule.target for rule in sorting if matches(rule.conditions, packet) is Truth.NARROW}
-    for zone in sorted(zone for zone in narrow if zone in chain.rules.chains):
-        last = Walk(chain.rules, packet).through(zone).steps[-1].rule
-        if last and last.target == "drop":
-            yield (
-                f"the sources of firewalld's zone {zone.rpartition('_')[2]} reach mapped ports, because firewalld "
-                "accepts redirected flows before it looks at zones; this keeps one out: "
-                "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -s ADDRESS -j DROP"
-            )
+    narrow = [rule for rule in sorting if matches(rule.conditions, packet) is Truth.NARROW]
+    dropping = [rule.text for rule in narrow if rule.target == "drop" or _ends_in_drop(chain, rule.target, packet)]
+    if dropping:
+        yield (
+            f"sources that a zone of firewalld drops ({dropping[0]}) reach mapped ports, because firewalld accepts "
+            "redirected flows before it looks at zones; this keeps one out: "
+            "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -s ADDRESS -j DROP"
+        )
 
 
-_FORWARD_SORTING = {"filter_FORWARD_ZONES", "filter_FORWARD_IN_ZONES"}
+def _ends_in_drop(chain: Chain, name: str, packet: Packet) -> bool:
+    last = Walk(chain.rules, packet).through(name).steps[-1].rule if name in chain.rules.chains else None
+    return last is not None and last.target == "drop"
+
+
+_FORWARD_SORTING = {"filter_FORWARD_ZONES", "filter_FORWARD_IN_ZONES", "filter_FORWARD_POLICIES"}
 
 
 def _shell(rules: Iterable[str]) -> str:
