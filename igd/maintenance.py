@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -13,6 +14,9 @@ from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
 
 log = logging.getLogger(__name__)
+
+FLAP_SECONDS = 0.4
+"""How long an address must be routed elsewhere before its mappings end: routes are replaced by removing and adding."""
 
 Holder = tuple[str, Address]
 """Whose packets a mapping admits: a peer's public key, and the internal address."""
@@ -31,6 +35,7 @@ class Maintenance:
         self._peers = gateway.peers
         self._clock = gateway.clock
         self._checked: Peers | None = None  # the peers against which all mappings were checked, and their routes
+        self._moved_since: dict[Holder, float] = {}  # when an address was first seen routed elsewhere
         gateway.on_new_peers.append(self._end_lost)
 
     async def start(
@@ -131,15 +136,25 @@ class Maintenance:
         self._checked = None if self._gateway.is_changing else peers
         lost = {holder for holder in holders if not peers.still_owns(*holder)}
         moved = {holder for holder in holders - lost if holder[1] in elsewhere}
+        now = self._clock()
+        self._moved_since = {holder: self._moved_since.get(holder, now) for holder in moved}
+        settled = {holder for holder, since in self._moved_since.items() if now - since >= FLAP_SECONDS}
         closed = await self._close(lost, "the peer no longer owns the address")
-        if not (await self._close(moved, "the tunnel is no longer the way to the address") and closed):
+        if not (await self._close(settled, "the tunnel is no longer the way to the address") and closed):
+            self._checked = None
+        if settled != moved:
             self._checked = None
 
     async def recheck_routes(self) -> None:
         """Do the same after a change of the host's addresses or routes; after a failure `recheck_peers` repeats it."""
-        self._checked = None
         with contextlib.suppress(OSError):
+            self._checked = None
             await self.recheck_peers()
+            remaining = max(self._moved_since.values(), default=-math.inf) + FLAP_SECONDS - self._clock()
+            if remaining > 0:
+                await asyncio.sleep(remaining)
+                self._checked = None
+                await self.recheck_peers()
 
     async def _close(self, holders: Collection[Holder], why: str) -> bool:
         """Close all mappings of these holders; return False if a change failed."""

@@ -17,6 +17,7 @@ from igd.core.request import (
 )
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS
+from igd.maintenance import FLAP_SECONDS
 from tests.gateway_harness import (
     C1,
     C1_HOST,
@@ -201,6 +202,35 @@ async def test_a_peer_that_is_back_before_the_peers_are_read_keeps_its_mappings(
 # Routes
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have routes believed at the first look."""
+    monkeypatch.setattr("igd.maintenance.FLAP_SECONDS", 0)
+
+
+@pytest.mark.parametrize("returned", [False, True])
+async def test_mappings_end_when_their_address_stays_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, *, returned: bool
+) -> None:
+    harness = await GatewayHarness().start(entry(2000))
+    await harness.maintenance.recheck_peers()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        harness.clock.now += seconds * 1.01
+        if returned:
+            harness.peers.shadowed = set()
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    harness.peers.shadowed = {C1}
+    await harness.maintenance.recheck_routes()
+    assert slept == pytest.approx([FLAP_SECONDS])
+    assert len(harness.table) == returned
+    assert harness.all_equal()
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_mappings_end_when_their_address_is_routed_elsewhere() -> None:
     harness = await GatewayHarness().start(entry(2000), entry(2001, internal=C1_HOST), entry(2002, internal=C2))
     await harness.maintenance.recheck_peers()
@@ -210,6 +240,7 @@ async def test_mappings_end_when_their_address_is_routed_elsewhere() -> None:
     assert harness.all_equal()
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_routes_that_changed_while_the_peers_could_not_be_read_are_checked_later() -> None:
     harness = await GatewayHarness().start(entry(2000))
     await harness.maintenance.recheck_peers()
@@ -220,6 +251,7 @@ async def test_routes_that_changed_while_the_peers_could_not_be_read_are_checked
     assert harness.table == {}
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_change_in_progress_when_its_route_moved_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = await GatewayHarness().start()
     committing, proceed = asyncio.Event(), asyncio.Event()
@@ -241,6 +273,7 @@ async def test_a_change_in_progress_when_its_route_moved_is_closed_too(monkeypat
     assert harness.table == harness.backend.entries == {}
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_an_end_of_a_shadowed_mapping_that_the_kernel_rejects_is_retried() -> None:
     harness = await GatewayHarness().start(entry(2000))
     await harness.maintenance.recheck_peers()

@@ -152,7 +152,7 @@ class Refusal(enum.Enum):
     """The reply that refuses a request, by reason; each codec maps the reasons to its own result codes."""
 
     NOT_A_PEER = "no peer of this interface owns the source address"
-    NOT_YOUR_ADDRESS = "the internal address does not belong to the peer"
+    NOT_YOUR_ADDRESS = "the internal address does not belong to the peer, or is routed outside the tunnel"
     FORBIDDEN = "the operator's rules do not allow this mapping"
     CONFLICT = "the external port is taken"
     OTHER_NONCE = "the mapping was requested with another nonce"

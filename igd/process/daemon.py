@@ -97,9 +97,10 @@ class Daemon:
         self.look_again = asyncio.Event()  # set by what changes the way out and is not seen by rtnetlink
         self._announced = parts.host.external_address.addresses.announced  # to clients, with its epoch
         self._failures = RecurringWarnings(log, "the host cannot be followed, trying again: %s")
+        self._interface_warnings = RecurringWarnings(log)
         self._way_out_warnings = RecurringWarnings(log)
-        self._status = ""
         self._settings_warnings = RecurringWarnings(log)
+        self._status = ""
         parts.gateway.on_new_peers.append(self._follow_peers)
 
     async def serve(self) -> None:
@@ -145,6 +146,8 @@ class Daemon:
             if link is None or link.index != host.index:
                 log.info("%s is gone", interface)
                 return
+            down = [] if link.up else [f"{interface} is down: no peer is served until it is up"]
+            self._interface_warnings.log(down)
             failures = []
             steps = (
                 self._follow_addresses,
@@ -202,9 +205,11 @@ class Daemon:
         """Log what is wrong with the way out, and have systemd show it."""
         host = self._parts.host
         self._way_out_warnings.log(host.external_address.warnings)
-        waiting = [f"waiting for {host.stun.missing}"] if host.stun and host.stun.missing else []
-        serving = f"Serving the peers of {host.instance.interface}"
-        status = "; ".join([serving, *waiting, *host.external_address.warnings])
+        self._report_status()
+
+    def _report_status(self) -> None:
+        host = self._parts.host
+        status = "; ".join([f"Serving the peers of {host.instance.interface}", *host.warnings])
         if status != self._status:
             self._status = status
             sd_notify.notify(f"STATUS={status}")
@@ -214,7 +219,9 @@ class Daemon:
         host, external = self._parts.host, self._parts.host.external_address
         interfaces = host.instance.interface, external.interface
         peers, matched = (await host.wireguard.peers()).owned(), external.addresses.matched
-        self._settings_warnings.log(await forwarding.warnings(host.links, *interfaces, peers, matched))
+        host.settings = await forwarding.warnings(host.links, *interfaces, peers, matched)
+        self._settings_warnings.log(host.settings)
+        self._report_status()
 
     async def _follow_peers(self, peers: Peers) -> None:
         """Update the networks of the peers, and let their mapped flows through."""

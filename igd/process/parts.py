@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Collection
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from igd import VERSION
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class HostParts:
     """What reads the host; `root` is UPnP's root device, `started` is a boottime.
 
-    `index` is the WireGuard interface's.
+    `index` is the WireGuard interface's. `settings` are the warnings about the kernel's settings.
     """
 
     instance: Instance
@@ -59,6 +59,13 @@ class HostParts:
     root: uuid.UUID
     started: float
     stun: StunAddress | None = None
+    settings: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps ports from being mapped now, and what is waited for, as far as the host is concerned."""
+        waiting = [f"waiting for {self.stun.missing}"] if self.stun and self.stun.missing else []
+        return [*waiting, *self.external_address.warnings, *self.settings]
 
     def uptime(self) -> int:
         """Return the age of this run in seconds."""
@@ -201,7 +208,7 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "external_interface": firewall.site.external or None,
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
-        "warnings": host.external_address.warnings,
+        "warnings": host.warnings,
         "nat": host.stun.verdict.text if host.stun and host.stun.verdict else None,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
         "urls": endpoints.urls(),

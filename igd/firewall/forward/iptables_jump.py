@@ -144,7 +144,7 @@ class ForwardJump:
         insertions = self._insertions(rules, found.needed)
         causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
         for insertion in insertions:
-            _log.info("%s: %s; so: %s %s", flavour.name, causes, flavour.name, insertion)
+            _log.info("%s: %s; igd runs: %s %s", flavour.name, causes, flavour.name, insertion)
         self.edited = True
         # The colon creates the chain, or empties it.
         flavour.edit([f":{self._chain} - [0:0]", *self._contents(found), *self._deletions(rules), *insertions])
