@@ -44,7 +44,7 @@ def test_a_reloaded_forward_gets_our_jump_back_once(dropping: Lab) -> None:
         upnpc(dropping.c1, "-a", C1, "8043", "8043", "tcp", "300")
         assert len(jumps(dropping)) == 1
         dropping.srv.run("iptables-nft-restore", input=reloaded)
-        until(lambda: jumps(dropping))
+        process.wait_for("was changed by")
         assert len(jumps(dropping)) == 1
         assert ask(dropping.net, PUBLIC, 8043).source == REMOTE
     assert jumps(dropping) == []

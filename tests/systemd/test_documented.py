@@ -25,10 +25,11 @@ _CHANGES_BY_ITSELF = r"""
 """.split()  # fmt: skip
 
 
-def commands(document: str, begin: str, end: str) -> str:
-    """Return the indented lines, which are commands, between two texts in a document."""
+def commands(document: str, begin: str, end: str = "") -> str:
+    """Return the indented lines, which are commands, between two texts in a document, or behind the first."""
     text = (CHECKOUT / document).read_text()
-    part = text[text.index(begin) : text.index(end, text.index(begin))]
+    behind = text[text.index(begin) :]
+    part = behind[: behind.index(end)] if end else behind
     return "\n".join(re.findall(r"(?m)^(?: {4}| {7})([a-z/].*)$", part))
 
 
@@ -69,7 +70,7 @@ def test_nothing_is_left_after_uninstalling(layers: Layers) -> None:
         machine.run("systemctl", "unmask", "--runtime", SERVICE)
         assert "igd_wg0" in rules(lab)
 
-        lines = commands("docs/operating.md", "## Uninstalling", "## The service")
+        lines = commands("docs/operating.md", "## Uninstalling")
         assert "userdel" in lines
         machine.run("sh", "-ec", lines)
         left = {path: value for path, value in contents(machine).items() if before.get(path) != value}
