@@ -87,5 +87,10 @@ def invite(gateway: Running) -> None:
 
 
 async def ask_together(gateway: Running) -> list[Reply]:
-    """Begin one change, with all others waiting behind it."""
-    return await asyncio.gather(*(ask(gateway, opening(2000 + n, each)) for n, each in enumerate(CROWD)))
+    """Have one change each of a crowd wait for the same transaction."""
+    ledger = gateway.harness.ledger
+    async with ledger._writing:
+        asking = [asyncio.create_task(ask(gateway, opening(2000 + n, each))) for n, each in enumerate(CROWD)]
+        while len(ledger._queue) < len(CROWD):  # noqa: ASYNC110 - the queue has no event
+            await asyncio.sleep(0)
+    return await asyncio.gather(*asking)
