@@ -140,9 +140,8 @@ class Maintenance:
         self._moved_since = {holder: self._moved_since.get(holder, now) for holder in moved}
         settled = {holder for holder, since in self._moved_since.items() if now - since >= FLAP_SECONDS}
         closed = await self._close(lost, "the peer no longer owns the address")
-        if not (await self._close(settled, "the tunnel is no longer the way to the address") and closed):
-            self._checked = None
-        if settled != moved:
+        settled_closed = await self._close(settled, "the tunnel is no longer the way to the address")
+        if not (closed and settled_closed and settled == moved):
             self._checked = None
 
     async def recheck_routes(self) -> None:

@@ -16,7 +16,7 @@ from tests.systemd.tree import CHECKOUT
 pytestmark = requires_root
 
 
-INSTALLED = "/root/igd"
+INSTALLED = "/usr/src/igd"
 """A clone of this repository in the machine."""
 _USED = ("/usr/local/bin", "/etc", "/var/lib", "/run", "/opt")
 _CHANGES_BY_ITSELF = r"""
