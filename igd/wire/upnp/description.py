@@ -55,7 +55,7 @@ def _spec_version(minor: int) -> xml.Tree:
 def _device_document(identity: Identity, version: int) -> bytes:
     """Return a device description; specVersion is 1.0 for version 1, because some of its clients check it, else 1.1."""
     root = (_spec_version(version - 1), _device(ROOT, identity, version))
-    return xml.write(('root xmlns="urn:schemas-upnp-org:device-1-0"', root))
+    return xml.write((xml.Tag("root", {None: "urn:schemas-upnp-org:device-1-0"}), root))
 
 
 def _device(device: Device, identity: Identity, version: int) -> xml.Tree:
@@ -96,7 +96,7 @@ def _service_document(service: Service, version: int) -> bytes:
     arguments = [item for action in actions for item in (*action.inputs.values(), *action.outputs.values())]
     return xml.write(
         (
-            'scpd xmlns="urn:schemas-upnp-org:service-1-0"',
+            xml.Tag("scpd", {None: "urn:schemas-upnp-org:service-1-0"}),
             (
                 _spec_version(version - 1),
                 ("actionList", tuple(map(_action, actions))),
@@ -125,4 +125,4 @@ def _variable(variable: Variable) -> xml.Tree:
     fields: list[xml.Tree] = [("name", variable.name), ("dataType", variable.data_type)]
     if variable.allowed:
         fields.append(("allowedValueList", tuple(("allowedValue", value) for value in variable.allowed)))
-    return 'stateVariable sendEvents="no"', tuple(fields)
+    return xml.Tag("stateVariable", attributes={"sendEvents": "no"}), tuple(fields)

@@ -119,7 +119,7 @@ VALUE = {
     "NewLeaseDuration": v.LEASE_DURATION,
 }
 
-_LISTING = 'p:PortMappingList xmlns:p="urn:schemas-upnp-org:gw:WANIPConnection"'
+_LISTING = xml.Tag("p:PortMappingList", {"p": "urn:schemas-upnp-org:gw:WANIPConnection"})
 _RENAMED = {"NewPortMappingDescription": "NewDescription", "NewLeaseDuration": "NewLeaseTime"}
 _LISTED = {f"p:{_RENAMED.get(name, name)}": variable for name, variable in (KEY | VALUE).items()}
 """The elements of an entry in a port listing: its schema has two names that differ from those of the arguments."""

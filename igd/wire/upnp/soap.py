@@ -72,17 +72,18 @@ def _arguments(action: xml.Element) -> dict[str, str]:
 
 
 def encode_response(call: Call, outputs: Arguments) -> bytes:
-    """Return the body of the response 200 (§3.2.2); its service type and version are those of `call`."""
-    tag = f'u:{call.action}Response xmlns:u="{call.service_type}"'
+    """Return the body of the response 200 (§3.2.2) to a known action; its service type is that of `call`."""
+    tag = xml.Tag(f"u:{call.action}Response", {"u": call.service_type})
     return _envelope((tag, tuple(outputs.items())))
 
 
 def encode_error(error: UPnPError) -> bytes:
     """Return the body of a response 500 (§3.2.5)."""
     fields = (("errorCode", str(error.code)), ("errorDescription", error.description))
-    detail = ((f'UPnPError xmlns="{CONTROL}"', fields),)
+    detail = ((xml.Tag("UPnPError", {None: CONTROL}), fields),)
     return _envelope(("s:Fault", (("faultcode", "s:Client"), ("faultstring", "UPnPError"), ("detail", detail))))
 
 
 def _envelope(content: xml.Tree) -> bytes:
-    return xml.write((f's:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"', (("s:Body", (content,)),)))
+    tag = xml.Tag("s:Envelope", {"s": ENVELOPE}, {"s:encodingStyle": ENCODING})
+    return xml.write((tag, (("s:Body", (content,)),)))

@@ -1,14 +1,17 @@
 """XML 1.0: untrusted documents are read or rejected, and every document that is written can be read."""
 
+import codecs
 import contextlib
+import encodings
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igd.wire.malformed import Malformed
-from igd.wire.upnp.xml import DEEPEST, CData, Element, fragment, parse, write
+from igd.wire.upnp.xml import DEEPEST, CData, Element, Tag, fragment, parse, write
+from tests.wire.upnp.lxml_reader import read_by_lxml
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 
@@ -27,11 +30,24 @@ HOSTILE = {
     "billion laughs in an attribute": f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a b="&l9;"/>'.encode(),
     "too deep": b"<a>" * (DEEPEST + 1) + b"</a>" * (DEEPEST + 1),
     "much too deep": b"<a>" * 5000,
+    "a quadratic blow-up": f'<!DOCTYPE a [<!ENTITY x "{"x" * 8000}">]><a>{"&x;" * 2600}</a>'.encode(),
     "an unknown encoding": b'<?xml version="1.0" encoding="no-such"?><a/>',
+    "an encoding of several octets": b'<?xml version="1.0" encoding="shift_jis"?><a/>',
+    "UTF-7": b'<?xml version="1.0" encoding="utf-7"?><a>+AGE-</a>',
+    "UTF-32": "<a/>".encode("utf-32"),
+    "EBCDIC": '<?xml version="1.0" encoding="cp037"?><a/>'.encode("cp037"),
+    "a codec of Python's": b'<?xml version="1.0" encoding="unicode_escape"?><a>\\x61</a>',
+    "a codec of Python's that is not for text": b'<?xml version="1.0" encoding="zlib"?><a/>',
+    "an encoding that it does not have": b'<?xml version="1.0" encoding="utf-16"?><a/>',
     "not in its encoding": b'<?xml version="1.0" encoding="utf-8"?><a>\xe9</a>',
     "a control character": b"<a>\x01</a>",
     "a control character's reference": b"<a>&#1;</a>",
     "an attribute twice": b"<a b='1' b='2'/>",
+    "an attribute twice, with two prefixes": b"<a xmlns:p='u' xmlns:q='u' p:b='1' q:b='2'/>",
+    "a prefix that is not declared": b"<p:a/>",
+    "a prefix that is declared as empty": b"<a xmlns:p=''/>",
+    "two colons": b"<p:a:b xmlns:p='u'/>",
+    "a zero at the end": b"<a/>\0",
 }
 
 
@@ -41,6 +57,15 @@ def test_hostile_documents_are_malformed_at_once(body: bytes) -> None:
     with pytest.raises(Malformed):
         parse(body)
     assert time.process_time() - start < 5
+
+
+def test_unknown_encodings_are_not_remembered() -> None:
+    """Python's codecs keep every name that they were asked for, known or not."""
+    known = set(encodings._cache)
+    for name in ("ever-new", "x-1", "hex"):
+        with pytest.raises(Malformed):
+            parse(f'<?xml version="1.0" encoding="{name}"?><a/>'.encode())
+    assert set(encodings._cache) == known
 
 
 def test_levels_up_to_the_limit_are_read() -> None:
@@ -56,18 +81,32 @@ READ = {
     "UTF-8": ("<a>é\U0001f600</a>".encode(), "é\U0001f600"),
     "UTF-8 with a mark": (b"\xef\xbb\xbf<a>x</a>", "x"),
     "UTF-16": ("<a>é</a>".encode("utf-16"), "é"),
+    "UTF-16, the other byte order": (codecs.BOM_UTF16_BE + "<a>é</a>".encode("utf-16-be"), "é"),
+    "UTF-16 without a mark": ('<?xml version="1.0" encoding="UTF-16"?><a>é</a>'.encode("utf-16-le"), "é"),
+    "UTF-16, declared as UTF-8": ('<?xml version="1.0" encoding="utf-8"?><a>é</a>'.encode("utf-16"), "é"),
+    "UTF-8 with a mark, declared as UTF-16": (b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-16"?><a>x</a>', "x"),
     "Latin-1": (b'<?xml version="1.0" encoding="iso-8859-1"?><a>\xe9</a>', "é"),
+    "ASCII": (b'<?xml version="1.0" encoding="US-ASCII" standalone="yes"?><a>x</a>', "x"),
+    "Windows": (b'<?xml version="1.0" encoding="windows-1252"?><a>\x80</a>', "€"),
+    "UTF-8, misspelt": ('<?xml version="1.0" encoding="utf8"?><a>é</a>'.encode(), "é"),
+    "XML 1.1": (b'<?xml version="1.1"?><a>x</a>', "x"),
+    "long": (b"<a>" + b"x" * 100_000 + b"</a>", "x" * 100_000),
     "empty": (b"<a/>", ""),
 }
 
 
 @pytest.mark.parametrize(("body", "text"), READ.values(), ids=READ)
 def test_text_is_read(body: bytes, text: str) -> None:
-    assert parse(body) == Element("a", "", text, ())
+    assert parse(body) == read_by_lxml(body) == Element("a", "", text, ())
 
 
 def test_names_lose_their_prefix_and_keep_their_namespace() -> None:
     assert parse(b'<p:a xmlns:p="n"> <b/> </p:a>') == Element("a", "n", " ", (Element("b", "", "", ()),))
+
+
+@pytest.mark.parametrize("namespace", ["a#b", "#", "a b", "%%", " ", "é"])
+def test_a_namespace_may_be_no_uri(namespace: str) -> None:
+    assert parse(f'<p:a xmlns:p="{namespace}"/>'.encode()) == Element("a", namespace, "", ())
 
 
 @given(st.binary())
@@ -79,10 +118,49 @@ def test_any_bytes_are_read_or_malformed(body: bytes) -> None:
 XML_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffe\uffff").filter(
     lambda character: character >= " " or character in "\t\n\r"))  # fmt: skip
 
+PIECES = (
+    "<a>", "</a>", "<b>", "</b>", "<p:a>", "</p:a>", "<a xmlns:p='n'>", "<p:b xmlns:p='m#'>", "</p:b>",
+    "<a xmlns='n'>", "<a xmlns=''>", "<c/>", "<c x='1' y='&amp;'/>", "<c x='1' x='2'/>", "<c x='<'/>",
+    "<c xml:lang='en'/>", "<!-- x -->", "<!-- -- -->", "<?x y?>", "<?xml version='1.0'?>", "<![CDATA[<&]]>",
+    "<![CDATA[", "]]>", "&lt;", "&#x20;", "&#0;", "&x;", "<!DOCTYPE a>", "text", " ", "\r\n", "\t", "é", "\U0001f600",
+    "\ufffe", "\x01", "<", ">", "&", "'", '"', "/>",
+)  # fmt: skip
+
+
+def markup(element: Element) -> str:
+    """Return the element with its namespace as the default."""
+    inner = element.text + "".join(map(markup, element.children))
+    return f"<{element.name} xmlns='{element.namespace}'>{inner}</{element.name}>"
+
+
+NAMES = st.sampled_from(["a", "B", "é", "_", "a-1", "a.b"])
+TREES = st.recursive(
+    st.builds(Element, NAMES, st.sampled_from(["", "n", "urn:x:1"]), st.sampled_from(["", "x", " \n"]), st.just(())),
+    lambda trees: st.builds(Element, NAMES, st.just("n"), st.just("y"), st.lists(trees, max_size=3).map(tuple)),
+    max_leaves=30,
+)
+DOCUMENTS = st.one_of(
+    st.binary(),
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.lists(st.sampled_from(PIECES), max_size=9).map(lambda pieces: f"<a xmlns:p='n'>{''.join(pieces)}</a>"),
+    TREES.map(markup),
+)
+
+
+@settings(max_examples=1000)
+@given(DOCUMENTS, st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_documents_are_read_as_lxml_reads_them(document: bytes | str, encoding: str) -> None:
+    body = document if isinstance(document, bytes) else document.encode(encoding)
+    try:
+        read = parse(body)
+    except Malformed:
+        read = None
+    assert read == read_by_lxml(body)
+
 
 @given(XML_TEXT)
 def test_what_xml_can_say_is_written_and_read_again(text: str) -> None:
-    assert parse(write(("a", text))).text == text
+    assert parse(write(("a", text))) == read_by_lxml(write(("a", text))) == Element("a", "", text, ())
 
 
 @given(st.text(st.characters()))
@@ -101,4 +179,32 @@ def test_control_characters_are_replaced() -> None:
 
 
 def test_empty_elements_have_both_tags() -> None:
-    assert fragment(('a b="c"', (("d", ""), ("e", ())))) == '<a b="c"><d></d><e></e></a>'
+    assert fragment((Tag("a", attributes={"b": "c"}), (("d", ""), ("e", ())))) == '<a b="c"><d></d><e></e></a>'
+
+
+def test_prefixes_are_written_as_they_are_given() -> None:
+    inner = (Tag("u:b", {"u": "v"}), (("c", "1"), ("s:d", "2")))
+    outer = Tag("s:a", {"s": "n", "t": "o"}, {"s:x": "1", "y": "2"})
+    assert fragment((outer, (inner,))) == (
+        '<s:a xmlns:s="n" xmlns:t="o" s:x="1" y="2"><u:b xmlns:u="v"><c>1</c><s:d>2</s:d></u:b></s:a>'
+    )
+
+
+def test_names_without_prefix_are_in_the_default_namespace() -> None:
+    written = fragment((Tag("a", {None: "n"}), (("b", "1"), (Tag("c", {None: "m"}), (("d", "2"),)))))
+    assert written == '<a xmlns="n"><b>1</b><c xmlns="m"><d>2</d></c></a>'
+
+
+def test_the_end_of_a_cdata_section_inside_one() -> None:
+    assert fragment(("a", CData("x]]>y"))) == "<a><![CDATA[x]]]]><![CDATA[>y]]></a>"
+
+
+def test_a_carriage_return_is_written_as_a_reference() -> None:
+    """Parsers turn a literal one into a line feed (§2.11)."""
+    assert fragment(("a", "x\ry\n\t")) == "<a>x&#13;y\n\t</a>"
+
+
+@pytest.mark.parametrize("name", ["a b", "a>", "", "p:a"])
+def test_what_is_no_name_is_not_written(name: str) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        fragment((name, ""))
