@@ -1,4 +1,4 @@
-"""docs/conformance.md names tests that exist, and leaves no clause without a proof or a reason."""
+"""docs/conformance.md and docs/threats.md name tests that exist, and leave no row without a proof or a reason."""
 
 import ast
 import re
@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-TEXT = (TESTS.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    name: (TESTS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("conformance.md", "threats.md")
+}
 
-NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", TEXT)))
+NAMED = sorted({each for text in DOCUMENTS.values() for each in re.findall(r"`([\w/]+\.py)::(\w+)`", text)})
+HEADERS = ("| § |", "| what", "| who", "| ---")
 ROWS = [
-    line for line in TEXT.splitlines() if line.startswith("| ") and not line.startswith(("| § |", "| what", "| ---"))
+    line
+    for text in DOCUMENTS.values()
+    for line in text.splitlines()
+    if line.startswith("| ") and not line.startswith(HEADERS)
 ]
 
 
@@ -29,8 +35,9 @@ def test_a_test_that_is_named_exists(path: str, name: str) -> None:
     assert name in functions_in(path)
 
 
-def test_every_name_has_been_found() -> None:
-    assert TEXT.count(".py::") == len(re.findall(r"`[\w/]+\.py::test_\w+`", TEXT))
+@pytest.mark.parametrize("text", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_every_name_has_been_found(text: str) -> None:
+    assert text.count(".py::") == len(re.findall(r"`[\w/]+\.py::test_\w+`", text))
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -42,4 +49,4 @@ def test_every_clause_has_a_proof_or_a_reason(row: str) -> None:
 
 @pytest.mark.parametrize("document", ["RFC 6886", "RFC 6887", "RFC 7723", "RFC 7753"])
 def test_every_specification_is_there(document: str) -> None:
-    assert f"({document})\n" in TEXT
+    assert f"({document})\n" in DOCUMENTS["conformance.md"]

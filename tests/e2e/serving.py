@@ -133,3 +133,9 @@ def flows(lab: Lab, port: int) -> list[str]:
     """Return the flows to this port of the public address that connection tracking knows."""
     known = lab.srv.run("conntrack", "-L", "--orig-dst", PUBLIC).stdout.splitlines()
     return [flow for flow in known if re.search(rf" dport={port} (\[UNREPLIED\] )?src=", flow)]
+
+
+def everything(lab: Lab) -> object:
+    """Return the content of igd's table, without the leases, and of the kernel."""
+    results = [{**mapping, "lease": None} for mapping in mappings(lab)]
+    return results, held(lab), rules(lab)

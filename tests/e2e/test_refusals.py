@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e import control
 from tests.e2e.control import add, ask, body, exchange, head, key, post
-from tests.e2e.serving import C1, C2, GATEWAY, held, mappings, rules, serving, start, upnpc
+from tests.e2e.serving import C1, C2, GATEWAY, everything, serving, start, upnpc
 from tests.lab import Lab, answering
 from tests.lab.fixtures import needs, requires_root
 
@@ -42,19 +42,14 @@ def slow_senders(served: Lab) -> Iterator[list[socket.socket]]:
 @pytest.fixture(scope="module")
 def state(served: Lab) -> object:
     """Return the content of igd's table and of the kernel before any test."""
-    return _state(served)
+    return everything(served)
 
 
 @pytest.fixture
 def unchanged(served: Lab, state: object) -> Iterator[Lab]:
     """The lab; at the end igd's table and the kernel still hold what they held."""
     yield served
-    assert _state(served) == state
-
-
-def _state(lab: Lab) -> object:
-    results = [{**mapping, "lease": None} for mapping in mappings(lab)]
-    return results, held(lab), rules(lab)
+    assert everything(served) == state
 
 
 def test_mappings_that_nobody_may_have(unchanged: Lab) -> None:
@@ -197,7 +192,7 @@ def test_a_source_that_no_peer_owns_is_refused(lab: Lab) -> None:
     lab.srv.run("ip", "route", "add", f"{stranger}/32", "dev", "wg0")
     lab.c2.run("ip", "address", "add", f"{stranger}/32", "dev", "wg0")
     with serving(lab):
-        before = _state(lab)
+        before = everything(lab)
         assert add(lab.c2, {"InternalClient": stranger}, source=stranger) == 606
         assert add(lab.c2, {"InternalClient": C2}, source=stranger) == 606
         assert add(lab.c2, {"InternalClient": C1}, source=stranger) == 606
@@ -205,4 +200,4 @@ def test_a_source_that_no_peer_owns_is_refused(lab: Lab) -> None:
         page = b"GET /1/device.xml HTTP/1.1\r\nHost: 10.100.0.1:2869\r\n\r\n"
         assert exchange(lab.c2, page, source=stranger).status == 403
         assert exchange(lab.c2, page, source=C2).status == 200
-        assert _state(lab) == before
+        assert everything(lab) == before
