@@ -1,34 +1,34 @@
 """The configuration file: TOML, validated by pydantic."""
 
-import json
-import re
 import tomllib
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from functools import cached_property
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    StrictBool,
-    ValidationError,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, StrictBool, ValidationError, model_validator
 
-from igd import config_file
-from igd.config_mistakes import Keys, toml_mistakes, unknown_key
-from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
+from igd import config_file, toml
+from igd.config_mistakes import Keys, section_name, toml_mistakes, unknown_key
+from igd.config_peers import PeerLeases, PeerSettings, check_lifetimes, policies, rules_of
+from igd.config_values import (
+    AllowRules,
+    Chain,
+    HostAddress,
+    IdleSeconds,
+    LeaseSeconds,
+    MarkBit,
+    PeerName,
+    Rules,
+    Section,
+    ShortestLease,
+    StunServers,
+)
+from igd.core.policies import Policies
+from igd.core.policy import ANY_UNPRIVILEGED, Policy
 from igd.firewall.site import MARK
 from igd.host.interface_name import interface_name
-from igd.host.stun_server import StunServer
 
 DIRECTORY = Path("/etc/igd")
 HTTP_PORT = 2869
@@ -45,109 +45,38 @@ class ConfigError(Exception):
     """An invalid configuration; the text has one line per error, with file, key, value and what is allowed."""
 
 
-def _string(value: object) -> object:
-    """Reject integers, which ipaddress would accept as addresses."""
-    if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueErrors only
-    return value
+class LeaseSettings(Section):
+    """Lifetimes in seconds: the minimum, the maximum, and the one reported for a request without an end."""
 
-
-def _of_a_host(value: IPv4Address) -> IPv4Address:
-    """Reject addresses that no host can have; private ones are allowed, with a warning."""
-    kinds = {
-        "the broadcast address": value == IPv4Address("255.255.255.255"),
-        "a multicast address": value.is_multicast,
-        "a loopback address": value.is_loopback,
-        "an unspecified address": value in _THIS_NETWORK,
-        "a reserved address": value.is_reserved,
-    }
-    kind = next((kind for kind, found in kinds.items() if found), None)
-    if kind is not None:
-        raise ValueError(f"must be the server's public address, and this is {kind}")
-    return value
-
-
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122 §3.2.1.3
-
-HostAddress = Annotated[IPv4Address, BeforeValidator(_string), AfterValidator(_of_a_host)]
-
-
-def _one_bit(value: int) -> int:
-    if value.bit_count() != 1:
-        raise ValueError("must be one bit, such as 0x10000000")
-    return value
-
-
-def _rule(line: str) -> PortRule:
-    if re.match(r"\d", line):
-        raise ValueError(f'{line!r} must begin with allow or deny; write "allow {line}"')
-    return PortRule.parse(line)
-
-
-def _allow_rule(line: str) -> PortRule:
-    if re.match(r"(allow|deny)\b", line):
-        raise ValueError(f"{line!r} must not begin with allow or deny here; the list `rules` has such lines")
-    return PortRule.parse(f"allow {line}")
-
-
-def _rules(lines: list[str], parse: Callable[[str], PortRule]) -> tuple[PortRule, ...]:
-    """Parse all lines; ValueError has the errors of all of them."""
-    rules, errors = [], []
-    for line in lines:
-        try:
-            rules.append(parse(line))
-        except ValueError as error:
-            errors.append(str(error))
-    if errors:
-        raise ValueError("; and ".join(errors))
-    return tuple(rules)
-
-
-def _chain(value: str) -> str:
-    if not re.fullmatch(r"[\w.-]+|(ip|ip6|inet) [\w./-]+ [\w./-]+", value, re.ASCII):
-        raise ValueError(
-            'must be the name of an iptables chain, such as "DOCKER-USER", '
-            'or the family, table and name of an nftables chain, such as "inet filter forward"'
-        )
-    return value
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LeaseSettings(_Section):
-    """Lifetimes in seconds: the maximum, and the one reported for a request without an end."""
-
-    max: int = Field(604800, ge=60, le=2**31, strict=True)
-    default: int = Field(604800, ge=60, le=2**31, strict=True)
+    min: ShortestLease = 1
+    max: LeaseSeconds = 604800
+    default: LeaseSeconds = 604800
 
     @model_validator(mode="after")
     def _ordered(self) -> "LeaseSettings":
-        if self.default > self.max:
-            raise ValueError(f"default ({self.default}) must not be above max ({self.max})")
+        check_lifetimes(self.min, self.default, self.max)
         return self
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Limits per peer."""
 
     mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
 
 
-class FirewallSettings(_Section):
+class FirewallSettings(Section):
     """The kernel interface that holds the mappings, and its options."""
 
     backend: Literal["auto", "nftables", "iptables", "pretend"] = "auto"
-    mark: Annotated[int, AfterValidator(_one_bit)] = Field(MARK, ge=1, le=2**31, strict=True)
+    mark: MarkBit = MARK
     hairpin: StrictBool = True
     preserve_source_port: StrictBool = False
     own_table: StrictBool = False
-    forward_chain: Annotated[str, AfterValidator(_chain)] | None = None
+    forward_chain: Chain | None = None
 
 
-class PortControlSettings(_Section):
+class PortControlSettings(Section):
     """NAT-PMP and PCP."""
 
     enabled: StrictBool = True
@@ -155,52 +84,35 @@ class PortControlSettings(_Section):
     third_party: StrictBool = False
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """The file of the leases; None: leases.sqlite in the state directory."""
 
     path: Path | None = None
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration; every key has a working default."""
 
     external_interface: Literal["auto"] | Annotated[str, AfterValidator(interface_name)] = "auto"
     external_address: Literal["auto", "stun"] | HostAddress = "auto"
-    stun_servers: tuple[InstanceOf[StunServer], ...] | None = None
+    stun_servers: StunServers | None = None
     uuid: UUID | None = None
     http_port: int = Field(HTTP_PORT, ge=1, le=65535, strict=True)
     friendly_name: str | None = Field(None, min_length=1, max_length=64)
-    rules: tuple[InstanceOf[PortRule], ...] | None = None
-    allow: tuple[InstanceOf[PortRule], ...] | None = None
+    rules: Rules | None = None
+    allow: AllowRules | None = None
+    routed_hosts: StrictBool = True
+    idle_after: IdleSeconds = 0
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
     port_control: PortControlSettings = PortControlSettings()
     firewall: FirewallSettings = FirewallSettings()
     store: StoreSettings = StoreSettings()
-
-    @field_validator("rules", "allow", mode="before")
-    @classmethod
-    def _parsed(cls, lines: Any, info: Any) -> tuple[PortRule, ...]:  # noqa: ANN401 - any TOML value
-        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            example = json.dumps(lines) if isinstance(lines, str) else '"1024-65535 10.100.0.0/16 1024-65535"'
-            raise ValueError(f"must be a list of strings, such as {info.field_name} = [{example}]")
-        return _rules(lines, _allow_rule if info.field_name == "allow" else _rule)
-
-    @field_validator("stun_servers", mode="before")
-    @classmethod
-    def _parsed_servers(cls, servers: Any) -> tuple[StunServer, ...]:  # noqa: ANN401 - any TOML value
-        if not isinstance(servers, list) or not all(isinstance(server, str) for server in servers):
-            raise ValueError("must be a list of strings")
-        return tuple(map(StunServer.parse, servers))
-
-    @field_serializer("stun_servers")
-    def _servers_as_text(self, servers: tuple[StunServer, ...] | None) -> list[str] | None:
-        return None if servers is None else list(map(str, servers))
+    peers: dict[PeerName, PeerSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _one_list(self) -> "Config":
-        if self.rules is not None and self.allow is not None:
-            raise ValueError("rules and allow exclude each other: use one of them")
+    def _consistent(self) -> "Config":
+        _ = self.policies  # which finds contradictions between lists, and between sections
         return self
 
     @model_validator(mode="after")
@@ -213,10 +125,22 @@ class Config(_Section):
 
     @property
     def policy(self) -> Policy:
-        """The rules and limits in force."""
-        rules = self.rules if self.rules is not None else self.allow
-        rules = ANY_UNPRIVILEGED if rules is None else rules
-        return Policy(rules, self.leases.max, self.leases.default, self.limits.mappings_per_peer)
+        """The rules and limits for peers without a section; ValueError if two lists of rules are set."""
+        rules = rules_of(self.rules, self.allow)
+        return Policy(
+            ANY_UNPRIVILEGED if rules is None else rules,
+            self.leases.max,
+            self.leases.default,
+            self.limits.mappings_per_peer,
+            self.leases.min,
+            routed_hosts=self.routed_hosts,
+            idle_after=self.idle_after,
+        )
+
+    @cached_property
+    def policies(self) -> Policies:
+        """What each peer may do, and its name."""
+        return policies(self.policy, self.peers)
 
     @property
     def warnings(self) -> list[str]:
@@ -228,23 +152,16 @@ class Config(_Section):
         return [f"external_address {self.external_address} {reason}; {remedy}"]
 
     def describe(self) -> str:
-        """Return the configuration, including defaults, as equivalent TOML."""
-        plain = self.model_dump(mode="json", exclude={"rules", "allow"}, exclude_none=True)
+        """Return the configuration, including defaults, as equivalent TOML; of peers, what their sections have."""
+        plain = self.model_dump(mode="json", exclude={"rules", "allow", "peers"}, exclude_none=True)
         sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
-        lines = [_toml(name, value) for name, value in plain.items() if name not in sections]
-        lines += ["rules = [", *(f"    {_literal(str(rule))}," for rule in self.policy.rules), "]"]
+        lines = [toml.line(name, value) for name, value in plain.items() if name not in sections]
+        lines += toml.lines("rules", map(str, self.policy.rules))
         for name, section in sections.items():
-            lines += ["", f"[{name}]", *(_toml(key, value) for key, value in section.items())]
+            lines += ["", *toml.section((name,), section)]
+        for name, peer in self.peers.items():
+            lines += ["", *toml.section(("peers", name), peer.as_set())]
         return "\n".join(lines)
-
-
-def _toml(key: str, value: object) -> str:
-    return f"{key} = {_literal(value)}"
-
-
-def _literal(value: object) -> str:
-    """Format a scalar: JSON syntax is valid TOML if non-ASCII stays as it is (no surrogates) and DEL is escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def default_path(interface: str) -> Path:
@@ -282,21 +199,30 @@ def _error_lines(path: Path, error: ValidationError) -> list[str]:
     """Return one line per key; the errors of a union's branches are joined."""
     by_key: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors():
-        location = tuple(map(str, detail["loc"]))
-        key = location[: 2 if location and location[0] in _KEYS.sections else 1]
-        by_key.setdefault(key, []).append(detail)
+        location = tuple(str(part) for part in detail["loc"] if part != "[key]")
+        by_key.setdefault(_key(location), []).append(detail)
     return [
-        f"{path}: {f'{name}: ' if (name := '.'.join(key)) else ''}{_reason(key, details)}"
-        for key, details in by_key.items()
+        f"{path}: {f'{toml.dotted(key)}: ' if key else ''}{_reason(key, details)}" for key, details in by_key.items()
     ]
+
+
+def _key(location: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the key at a location of pydantic's, which goes on with positions in lists and branches of unions."""
+    depth = max(size for size in range(len(location) + 1) if section_name(location[:size]) in {"", *_KEYS.sections})
+    return location[: depth + 1]
 
 
 _KEYS = Keys(
     tuple(Config.model_fields),
     {
-        name: tuple(type(field.default).model_fields)
-        for name, field in Config.model_fields.items()
-        if isinstance(field.default, _Section)
+        **{
+            name: tuple(type(field.default).model_fields)
+            for name, field in Config.model_fields.items()
+            if isinstance(field.default, Section)
+        },
+        "peers": (),
+        "peers.NAME": tuple(PeerSettings.model_fields),
+        "peers.NAME.leases": tuple(PeerLeases.model_fields),
     },
 )
 
@@ -306,11 +232,16 @@ def _reason(key: tuple[str, ...], details: list[Any]) -> str:
     reason = "; or ".join(dict.fromkeys(map(_message, details)))
     if details[0]["type"] == "extra_forbidden":
         return unknown_key(key, value, _KEYS)
-    return reason if isinstance(value, dict | list) else f"{value!r}: {reason}"
+    # somebody may have pasted a private key as the public one
+    hidden = isinstance(value, dict | list) or key[-1:] == ("public_key",)
+    return reason if hidden else f"{value!r}: {reason}"
 
 
 _MESSAGES = {
+    "missing": "is missing; it is required",
     "model_type": "must be a section, such as [leases]",
+    "dict_type": "must be sections, such as [peers.laptop]",
+    "tuple_type": "must be a list",
     "int_type": "must be a whole number, without quotes",
     "bool_type": "must be true or false, without quotes",
     "ip_v4_address": 'must be an IPv4 address without a prefix length, such as "203.0.113.7"',

@@ -26,6 +26,7 @@ _MINIUPNPD: Mapping[str, str] = {
     "listening_ip": "delete it: the WireGuard interface is given by igd run INTERFACE or igd@INTERFACE",
     "port": "write http_port = {}",
     "max_lifetime": "write max = {} in a section [leases]",
+    "min_lifetime": "write min = {} in a section [leases]",
     "lease_file": "delete it: igd has a file of its own for each interface, in /var/lib/igd",
     "secure_mode": "delete it: peers map ports to their own addresses only",
     "enable_natpmp": "write enabled = {} in a section [port_control]",
@@ -36,17 +37,22 @@ _MINIUPNPD: Mapping[str, str] = {
 
 _MINIUPNPD_ALONE = re.compile(
     r"(bitrate|clean_ruleset|ext|manufacturer|model|upnp_forward|upnp_nat|upnp_table)_\w+"
-    r"|minissdpdsocket|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|min_lifetime|notify_interval|enable_upnp|packet_log"
+    r"|minissdpdsocket|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|notify_interval|enable_upnp|packet_log"
     r"|presentation_url|queue|serial|system_uptime|tag|force_igd_desc_v1"
 )
 """Its other settings."""
 
 
 class Keys(NamedTuple):
-    """The keys of the configuration: those outside sections, and those of each section."""
+    """The keys of the configuration: those outside sections, and those of each section by its `section_name`."""
 
     top: tuple[str, ...]
     sections: Mapping[str, Iterable[str]]
+
+
+def section_name(location: tuple[str, ...]) -> str:
+    """Return the name of the section at a location: "leases", or "peers.NAME" for that of any peer."""
+    return ".".join("NAME" if index == 1 and location[0] == "peers" else part for index, part in enumerate(location))
 
 
 def toml_mistakes(text: str, error: tomllib.TOMLDecodeError, keys: Keys) -> list[str]:
@@ -133,22 +139,47 @@ def _string(text: str) -> str:
     return f"'{text}'" if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
 
 
+_ELSEWHERE = {
+    ("peers.NAME", "mappings_per_peer"): "; write max_mappings",
+    ("peers.NAME", "reserved"): "; write reserve",
+    ("peers.NAME", "third_party"): "; write routed_hosts",
+    ("limits", "max_mappings"): "; write mappings_per_peer",
+}
+"""What to write for a key that has another name in this section."""
+
+
 def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
-    """Return why the key at `location`, (KEY) or (SECTION, KEY), is an error, and what to write instead."""
-    key = location[-1]
-    known = keys.top if len(location) == 1 else tuple(keys.sections[location[0]])
-    allowed = f"allowed are {', '.join(known)}"
-    if len(location) == 1 and _WG_QUICK.match(f"[{key}]"):
-        return f"this section {_OF_WG_QUICK}"
-    prefix, _, member = key.partition(".")
-    if member in keys.sections.get(prefix, ()):
-        return f"unknown key; write {member} in a section [{prefix}]"
-    if key in keys.top:
-        return f"unknown key in a section; write {key} above the first [section]"
-    section = next((name for name, members in keys.sections.items() if key in members), None)
-    if section is not None:
-        return f"unknown key here; write {key} in a section [{section}]"
+    """Return why the key at `location`, (..., SECTION, KEY), is an error, and what to write instead."""
+    key, here = location[-1], section_name(location[:-1])
+    known = tuple(keys.sections[here]) if here else keys.top
+    if _of_wg_quick(here, key):
+        return f"this {'key' if here else 'section'} {_OF_WG_QUICK}"
+    if remedy := _ELSEWHERE.get((here, key)) or _in_another_section(key, keys):
+        return f"unknown key{remedy}"
     if remedy := _of_miniupnpd(key, _YES.get(str(value).casefold(), str(value)), keys):
         return f"a setting of miniupnpd: {remedy}"
     near = difflib.get_close_matches(key.casefold().replace("-", "_"), known, n=1)
-    return f"unknown key; did you mean {near[0]}? Allowed are {allowed[12:]}" if near else f"unknown key; {allowed}"
+    return f"unknown key; {f'did you mean {near[0]}? Allowed' if near else 'allowed'} are {', '.join(known)}"
+
+
+def _in_another_section(key: str, keys: Keys) -> str | None:
+    prefix, _, member = key.partition(".")
+    if member in keys.sections.get(prefix, ()):
+        return f"; write {member} in a section [{prefix}]"
+    if key in keys.top:
+        return f" in a section; write {key} above the first [section]"
+    section = next((name for name, members in keys.sections.items() if key in members), None)
+    return f" here; write {key} in a section [{section}]" if section else None
+
+
+def _of_wg_quick(section: str, key: str) -> bool:
+    if not section:
+        return _WG_QUICK.match(f"[{key}]") is not None
+    word = key.casefold().replace("_", "")
+    return section == "peers.NAME" and word in {
+        "allowedips",
+        "endpoint",
+        "persistentkeepalive",
+        "presharedkey",
+        "privatekey",
+    }

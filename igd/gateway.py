@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry, PortMapping, TransportProtocol
+from igd.core.mapping import Change, ControlProtocol, Entry, PortMapping, TransportProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.planner import Planner
-from igd.core.policy import Policy
+from igd.core.policies import Policies
 from igd.core.rate_limit import RateLimit
 from igd.core.request import (
     ExternalAddress,
@@ -78,7 +78,7 @@ class Gateway:
     awaited one after another when the peers have changed, before any change is decided.
     """
 
-    policy: Policy
+    policies: Policies
     rate_limit: RateLimit
     ledger: Ledger
     peers: PeerSource
@@ -126,15 +126,21 @@ class Gateway:
                 self._reread_at = self.clock()
             return await self.peers.peers(self.clock() - since)
 
-    async def ask(self, peer: Peer, source: Address, request: Request) -> Reply:
+    async def ask(
+        self, peer: Peer, source: Address, request: Request, protocol: ControlProtocol | None = None
+    ) -> Reply:
         """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise.
 
-        A change is decided after new peers were followed, for the peer that owns `source` then.
+        A change is decided after new peers were followed, for the peer that owns `source` then. `protocol` is that of
+        the request; None if it came in another way.
         """
         found: Peer | Refusal = peer
         if isinstance(request, ChangeRequest):
             found = await self._identify(source, self._read_and_follow())
-        reply = found if isinstance(found, Refusal) else await self._decide(found, source, request)
+        if isinstance(found, Peer) and protocol and protocol not in self.policies.of(found.public_key).protocols:
+            reply: Reply = Refusal.PROTOCOL_FORBIDDEN
+        else:
+            reply = found if isinstance(found, Refusal) else await self._decide(found, source, request)
         outcome = reply.name if isinstance(reply, Refusal) else "GRANTED"
         self.counters[type(request).__name__, outcome] += 1
         level = logging.INFO if isinstance(request, ChangeRequest) else logging.DEBUG
@@ -203,9 +209,7 @@ class Gateway:
             return Refusal.NO_EXTERNAL_ADDRESS
         if request.count > 1 and not self.rate_limit.admit(peer.public_key, self.clock(), request.count):
             return Refusal.TOO_MANY_REQUESTS
-        plan = Planner(
-            self.policy, self.ledger.table, self.taken, self.rng, peer.public_key, request, self.clock()
-        ).plan_port_set()
+        plan = self._planner(peer, request).plan_port_set()
         if isinstance(plan, Refusal):
             return plan
         await self.ledger.commit(plan)
@@ -213,10 +217,22 @@ class Gateway:
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
+    def _planner(self, peer: Peer, request: MapPort) -> Planner:
+        key, policies = peer.public_key, self.policies
+
+        def taken(protocol: TransportProtocol, port: int) -> bool:
+            return policies.withholds(key, protocol, port) or self.taken(protocol, port)
+
+        return Planner(policies.of(key), self.ledger.table, taken, self.rng, key, request, self.clock())
+
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
-        """The peer must own the address, and packets to it must leave through the tunnel."""
-        peers = await self.peers.peers()
-        return peers.may_map(peer.public_key, source, internal) and self.peers.reaches(internal)
+        """The peer must own the address and be allowed to map to it; packets to it must leave through the tunnel."""
+        peers, policy = await self.peers.peers(), self.policies.of(peer.public_key)
+        return (
+            peers.may_map(peer.public_key, source, internal)
+            and (policy.routed_hosts or not peers.is_routed_host(peer.public_key, internal))
+            and self.peers.reaches(internal)
+        )
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self.ledger.table.plan_unmap(peer.public_key, request)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.mapping import AnyMapping, Change, Entry, Lease, PortMapping
 from igd.core.peers import Address, Peers
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
@@ -30,7 +30,7 @@ class Maintenance:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._policy = gateway.policy
+        self._policies = gateway.policies
         self._ledger = gateway.ledger
         self._peers = gateway.peers
         self._clock = gateway.clock
@@ -48,27 +48,41 @@ class Maintenance:
         drop: list[Entry] = []
         for entry in stored:
             (keep if self._may_stay(entry, peers) else drop).append(entry)
-        keep = [replace(entry, lease=self._resumed(entry.lease)) for entry in keep]
+        keep = [replace(entry, lease=self._resumed(entry)) for entry in keep]
         if drop:
             log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
 
-    def _resumed(self, lease: Lease) -> Lease:
+    def _resumed(self, entry: Entry) -> Lease:
         """Return a stored lease within limits: the operator may have lowered the longest lifetime.
 
         After a reboot no peer has a handshake yet, so that an endless lease leaves time for one.
         """
-        now = self._clock()
+        now, lease = self._clock(), entry.lease
         least = now + LIVE_SECONDS if lease.endless else lease.expires
-        return replace(lease, expires=min(max(lease.expires, least), now + self._policy.max_lifetime))
+        return replace(
+            lease, expires=min(max(lease.expires, least), now + self._policies.of(entry.mapping.peer).max_lifetime)
+        )
 
     def _may_stay(self, entry: Entry, peers: Peers) -> bool:
         mapping = entry.mapping
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
             and peers.still_owns(*_holder(entry))
-            and not (isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key))
-            and self._policy.allows(mapping.external_port, mapping.internal, mapping.description)
+            and not (isinstance(mapping, PortMapping) and self._is_taken(mapping))
+            and self._is_allowed(mapping, peers)
+        )
+
+    def _is_taken(self, mapping: PortMapping) -> bool:
+        return self._policies.withholds(mapping.peer, *mapping.key) or self._gateway.taken(*mapping.key)
+
+    def _is_allowed(self, mapping: AnyMapping, peers: Peers) -> bool:
+        """Return whether the policy allows the mapping now, and the protocol that requested it."""
+        policy = self._policies.of(mapping.peer)
+        return (
+            policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description)
+            and mapping.claim.protocol in policy.protocols
+            and (policy.routed_hosts or not peers.is_routed_host(mapping.peer, mapping.internal.address))
         )
 
     async def set_addresses(
@@ -116,7 +130,9 @@ class Maintenance:
             return Change(entry, None)
         # an active peer repeats its handshake only every two minutes, hence LIVE_SECONDS
         handshake = min(handshakes[entry.mapping.peer], now)
-        lease = Lease(handshake + max(self._policy.default_lifetime, LIVE_SECONDS), endless=True)
+        lease = Lease(
+            handshake + max(self._policies.of(entry.mapping.peer).default_lifetime, LIVE_SECONDS), endless=True
+        )
         return Change(entry, replace(entry, lease=lease) if lease.expires > now else None)
 
     async def recheck_peers(self) -> None:

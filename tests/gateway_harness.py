@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, ip_interface, ip_network
 
 from igd.core.mapping import Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
 from igd.core.peers import Address, Peer, Peers
+from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
 from igd.core.rate_limit import RateLimit
 from igd.core.request import LinkStatus, ListMappings, MappingList, MapPort, Reply, Request
@@ -129,7 +130,7 @@ class GatewayHarness:
 
     def __init__(
         self,
-        policy: Policy | None = None,
+        policy: Policy | Policies | None = None,
         backend: Pretend | None = None,
         store: MemoryStore | None = None,
         rate: int = 10_000,
@@ -142,7 +143,7 @@ class GatewayHarness:
         self.servers_own: set[Key] = set()
         self.link_trouble: OSError | None = None
         self.gateway = Gateway(
-            policy=policy or Policy(),
+            policies=policy if isinstance(policy, Policies) else Policies(policy or Policy()),
             rate_limit=RateLimit(rate),
             ledger=self.ledger,
             peers=self.peers,

@@ -20,12 +20,15 @@ external_address = "203.0.113.7"
 uuid = "0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001"
 http_port = 5000
 friendly_name = "Küche"
+routed_hosts = false
+idle_after = 600
 rules = [
     'deny 5000 10.100.0.0/16 0-65535 "^evil"',
     "allow 1024-65535 10.100.0.0/16 1024-65535",
 ]
 
 [leases]
+min = 120
 max = 86400
 default = 3600
 
@@ -48,6 +51,21 @@ forward_chain = "inet filter forward"
 
 [store]
 path = "/srv/igd/leases.sqlite"
+
+[peers.laptop]
+public_key = "GLiBCyzMu7qF7JbIWShcKmJ4d3rcVnEUQDZV6LYKYDw="
+rules = ["allow 3000-3999 0.0.0.0/0 0-65535"]
+max_mappings = 4
+leases = { min = 300, max = 3600, default = 1800 }
+protocols = ["nat-pmp", "pcp"]
+routed_hosts = true
+reserve = ["tcp 25565", "udp 3000-3010"]
+static = ["tcp 443 10.100.0.2 8443", "tcp 22 2001:db8::2 22"]
+masquerade_inbound = true
+idle_after = 0
+
+[peers."Oma's \"Handy\" 🏠"]
+public_key = "w9Vd1mYw8f0oA7Gk9N5wYc5bq0sS8r6Y6m9tqM0Jp1E="
 """
 
 
@@ -92,7 +110,7 @@ def test_every_key_is_read(path: Path) -> None:
         True,
     )
     assert config.store.path == Path("/srv/igd/leases.sqlite")
-    assert (config.policy.max_lifetime, config.policy.default_lifetime, config.policy.mappings_per_peer) == (
+    assert (config.policy.max_lifetime, config.policy.default_lifetime, config.policy.max_mappings) == (
         86400,
         3600,
         8,
@@ -128,8 +146,8 @@ def test_an_empty_list_allows_nothing(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("[leases]\nmin = 5", "leases.min: unknown key; allowed are max, default"),
-        ('"a.b" = 5', "a.b: unknown key; allowed are external_interface"),
+        ("[leases]\nlow = 5", "leases.low: unknown key; allowed are min, max, default"),
+        ('"a.b" = 5', '"a.b": unknown key; allowed are external_interface'),
         ("http_port = 0", "http_port: 0: must be greater than or equal to 1"),
         ("http_port = 65536", "http_port: 65536: must be less than or equal to 65535"),
         ("http_port = true", "http_port: True: must be a whole number, without quotes"),

@@ -123,7 +123,7 @@ def test_every_line_of_a_pasted_file_is_named_at_once(path: Path) -> None:
         ("backend = 1", "backend: unknown key here; write backend in a section [firewall]"),
         ("[leases]\nrules = []", "leases.rules: unknown key in a section; write rules above the first [section]"),
         ("[leases]\nbackend = 1", "leases.backend: unknown key here; write backend in a section [firewall]"),
-        ('"leases.max" = 60', "leases.max: unknown key; write max in a section [leases]"),
+        ('"leases.max" = 60', '"leases.max": unknown key; write max in a section [leases]'),
         ("[Interface]\nListenPort = 51820", "Interface: this section belongs in wg-quick's file, /etc/wireguard/"),
         ("[[peer]]", "peer: this section belongs in wg-quick's file, /etc/wireguard/"),
     ],

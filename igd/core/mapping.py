@@ -1,6 +1,7 @@
 """Protocols, endpoints, claims, port mappings, pinholes, leases, and changes of the table."""
 
 import enum
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -17,9 +18,33 @@ class TransportProtocol(enum.IntEnum):
         return TransportProtocol.UDP if self is TransportProtocol.TCP else TransportProtocol.TCP
 
 
+class ControlProtocol(enum.StrEnum):
+    """A protocol by which peers request mappings; the value is its name in the configuration."""
+
+    UPNP = "upnp"
+    NAT_PMP = "nat-pmp"
+    PCP = "pcp"
+
+
 def ports_text(ports: range) -> str:
     """Return "1024-65535", or "8080" for one port."""
     return f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0])
+
+
+def parse_ports(text: str) -> range:
+    """Parse "1024-65535" or "8080"; ValueError states the format. As in miniupnpd, a range may begin with 0."""
+    error = f"{text!r} is not a range of ports such as 1024-65535 or 8080"
+    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+    if not match:
+        raise ValueError(error)
+    first, last = int(match[1]), int(match[2] or match[1])
+    if max(first, last) > 65535:
+        raise ValueError(f"{error}: the highest port is 65535")
+    if last == 0:
+        raise ValueError(f"{error}: the lowest port is 1; write 0-65535 for all ports")
+    if first > last:
+        raise ValueError(f"{error}: it is backwards; write {last}-{first}")
+    return range(first, last + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,13 @@ class Claim:
     def admits(self, other: "Claim") -> bool:
         """Return whether a request with the claim `other` may renew or close a mapping with this claim."""
         return not self.nonce or not other.nonce or self.nonce == other.nonce
+
+    @property
+    def protocol(self) -> ControlProtocol:
+        """The protocol of the requests with this claim; of a joined claim, the one whose requests name it best."""
+        if not self.by_internal:
+            return ControlProtocol.UPNP
+        return ControlProtocol.PCP if self.nonce else ControlProtocol.NAT_PMP
 
     def joined(self, other: "Claim") -> "Claim":
         """Return the claim of a mapping that was requested with this claim and with `other`, which it admits."""

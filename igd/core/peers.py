@@ -18,10 +18,11 @@ Wider entries (0.0.0.0/0, 128.0.0.0/1, 2000::/3) only state where a peer may sen
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A WireGuard peer: its public key in base64 and the source addresses that its packets may have."""
+    """A WireGuard peer: its public key in base64, the source addresses that its packets may have, and its name ("")."""
 
     public_key: str
     allowed_ips: tuple[Network, ...]
+    name: str = ""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -30,7 +31,7 @@ class Peer:
         return tuple(network.network_address for network in hosts)
 
     def __str__(self) -> str:
-        return self.public_key[:8]
+        return self.name or self.public_key[:8]
 
 
 class Peers:
@@ -100,6 +101,14 @@ class Peers:
         """Return whether this peer owns `internal` now."""
         peer = self.owner(internal)
         return peer is not None and peer.public_key == public_key
+
+    def is_routed_host(self, public_key: str, internal: Address) -> bool:
+        """Return whether `internal`, which this peer owns, is a host of a network behind it.
+
+        The peer's own addresses are its single addresses and those in the interface's networks.
+        """
+        own = (address for peer in self.all if peer.public_key == public_key for address in peer.addresses)
+        return internal not in own and not self.on_link(internal)
 
     def on_link(self, address: Address) -> bool:
         """Return whether `address` is in one of the interface's own networks."""

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from igd.core.mapping import AnyMapping, Change, Claim, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.policy import Policy
 from igd.core.request import MapPort, Refusal
+from igd.core.reserved_ports import NEVER_MAPPED
 from igd.core.table import Table
-
-RESERVED_PORTS = {(TransportProtocol.UDP, 5350), (TransportProtocol.UDP, 5351)}
-"""External ports that are never mapped: NAT-PMP and PCP use them (RFC 6887 §11.3)."""
 
 MORE_STARTS = 2
 """How many other first ports are tried for a port set. Few suffice: most have enough free ports after them."""
@@ -21,7 +19,8 @@ MORE_STARTS = 2
 class Planner:
     """Plans what one peer requests at one moment; the peer must own the internal address.
 
-    `taken` returns whether an external port is already translated by another rule.
+    `policy` is that peer's; `taken` returns whether an external port is already translated by another rule, or reserved
+    for another peer.
     """
 
     policy: Policy
@@ -63,7 +62,7 @@ class Planner:
         return best or Refusal.NO_FREE_PORT
 
     def _starts(self) -> Iterator[Change]:
-        for port in self._candidates(None):
+        for port in self._candidates():
             if self._keeps_parity(port) and self._may_choose(port):
                 plan = self._plan_port(port)
                 if isinstance(plan, Change):
@@ -87,7 +86,7 @@ class Planner:
         protocol, internal, wanted = self.request.protocol, self.request.internal, self.request.external_port
         if not self.request.any_port and wanted != internal.port:
             return Refusal.CONFLICT
-        if (protocol, internal.port) in RESERVED_PORTS or not self._allows(internal.port):
+        if (protocol, internal.port) in NEVER_MAPPED or not self._allows(internal.port):
             return Refusal.FORBIDDEN
         return self._plan_mapping(Pinhole(protocol, internal, *self._attributes))
 
@@ -124,7 +123,7 @@ class Planner:
             held = (each for each in self._held() if each.protocol is request.protocol)
             same = (each.external_port for each in held if each.internal == request.internal)
             yield from filter(self._allows, same)
-        yield from self._candidates(None)
+        yield from self._candidates()
 
     def _plan_same_port(self) -> Change | Refusal:
         """Map one port, the same inside and outside, that this host can have for the other protocol as well."""
@@ -134,7 +133,7 @@ class Planner:
             plan = replace(self, request=request).plan()
             if isinstance(plan, Change) or plan not in {Refusal.CONFLICT, Refusal.FORBIDDEN}:
                 return plan
-        return Refusal.NO_FREE_PORT if any(self._candidates(None)) else Refusal.FORBIDDEN
+        return Refusal.NO_FREE_PORT if any(self._candidates()) else Refusal.FORBIDDEN
 
     def _same_ports(self) -> Iterator[int]:
         """Yield the host's own port first, then the suggested one, then its port of the other protocol, then any."""
@@ -149,13 +148,13 @@ class Planner:
         if suggested is not None and (suggested in companions or self._is_free_for_both(suggested)):
             yield suggested
         yield from companions
-        yield from filter(self._is_free_for_both, self._candidates(None))
+        yield from filter(self._is_free_for_both, self._candidates())
 
     def _is_free_for_both(self, port: int) -> bool:
-        table, internal = self.table, self.request.internal
+        internal = self.request.internal
         return all(
-            (protocol, port) not in RESERVED_PORTS
-            and table.offers(protocol, port, self.peer, internal, self.now)
+            (protocol, port) not in NEVER_MAPPED
+            and self._is_offered(protocol, port, internal)
             and not self.taken(protocol, port)
             for protocol in TransportProtocol
         )
@@ -168,26 +167,29 @@ class Planner:
 
     def _plan_port(self, port: int) -> Change | Refusal:
         protocol = self.request.protocol
-        if (protocol, port) in RESERVED_PORTS or self.taken(protocol, port):
+        if (protocol, port) in NEVER_MAPPED or self.taken(protocol, port):
             return Refusal.CONFLICT
         return self._plan_mapping(PortMapping(protocol, port, self.request.internal, *self._attributes))
 
     def _plan_mapping(self, mapping: AnyMapping) -> Change | Refusal:
-        lease, quota = self.policy.lease(self.request.lifetime, self.now), self.policy.mappings_per_peer
-        return self.table.plan_map(mapping, lease, quota, adds_remotes=self.request.adds_remotes)
+        lease, quota = self.policy.lease(self.request.lifetime, self.now), self.policy.max_mappings
+        owned = self.policy.reserves(mapping.protocol, mapping.external_port)
+        return self.table.plan_map(mapping, lease, quota, adds_remotes=self.request.adds_remotes, owned=owned)
 
     @property
     def _attributes(self) -> tuple[str, str, tuple[Remote, ...], Claim]:
         return self.peer, self.request.description, self.request.remotes, self.request.claim
 
-    def _candidates(self, suggested: int | None) -> Iterator[int]:
-        return self.policy.candidates(suggested, self.request.internal, self.request.description, self.rng)
+    def _candidates(self) -> Iterator[int]:
+        request = self.request
+        return self.policy.candidates(request.protocol, request.internal, request.description, self.rng)
 
     def _allows(self, port: int) -> bool:
-        return self.policy.allows(port, self.request.internal, self.request.description)
+        request = self.request
+        return self.policy.allows(request.protocol, port, request.internal, request.description)
 
     def _has_room(self, planned: int) -> bool:
-        return self.table.has_room(self.peer, self.policy.mappings_per_peer, planned)
+        return self.table.has_room(self.peer, self.policy.max_mappings, planned)
 
     def _keeps_parity(self, port: int) -> bool:
         return not self.request.keeps_parity or port % 2 == self.request.internal.port % 2
@@ -195,7 +197,7 @@ class Planner:
     def _may_choose(self, port: int) -> bool:
         """The port must be free, or lead to the same endpoint, and for UPnP from the same remote hosts."""
         request = self.request
-        if self.table.offers(request.protocol, port, self.peer, request.internal, self.now):
+        if self._is_offered(request.protocol, port, request.internal):
             return True
         held = self.table.find(self.peer, (request.protocol, port))
         return (
@@ -203,3 +205,9 @@ class Planner:
             and held.mapping.internal == request.internal
             and (request.claim.by_internal or held.mapping.remotes == request.remotes)
         )
+
+    def _is_offered(self, protocol: TransportProtocol, port: int, internal: Endpoint) -> bool:
+        """Return whether the gateway may choose this port: one that is reserved for the peer, unless it is mapped."""
+        if self.policy.reserves(protocol, port):
+            return not self.table.holds((protocol, port))
+        return self.table.offers(protocol, port, self.peer, internal, self.now)

@@ -1,4 +1,4 @@
-"""The operator's policy: which ports may lead where, for how long, and how many per peer."""
+"""The operator's policy for one peer: which ports may lead where, for how long, and how many."""
 
 import bisect
 import itertools
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from igd.core.mapping import Endpoint, Lease, ports_text
+from igd.core.mapping import ControlProtocol, Endpoint, Lease, TransportProtocol, parse_ports, ports_text
 from igd.core.request import ENDLESS
+from igd.core.reserved_ports import Reservation, StaticMapping, reservations
 
 CANDIDATES = 256
 """How many external ports one request may try. It limits the cost of one packet; with 5 % of the ports free, a free one
@@ -69,22 +70,6 @@ class PortRule:
         return f"{verdict} {ports_text(self.external)} {self.network} {ports_text(self.internal)}{pattern}"
 
 
-def parse_ports(text: str) -> range:
-    """Parse "1024-65535" or "8080"; ValueError states the format. As in miniupnpd, a range may begin with 0."""
-    error = f"{text!r} is not a range of ports such as 1024-65535 or 8080"
-    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    if not match:
-        raise ValueError(error)
-    first, last = int(match[1]), int(match[2] or match[1])
-    if max(first, last) > 65535:
-        raise ValueError(f"{error}: the highest port is 65535")
-    if last == 0:
-        raise ValueError(f"{error}: the lowest port is 1; write 0-65535 for all ports")
-    if first > last:
-        raise ValueError(f"{error}: it is backwards; write {last}-{first}")
-    return range(first, last + 1)
-
-
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text, strict=False)
@@ -111,34 +96,60 @@ ANY_UNPRIVILEGED = tuple(PortRule.parse(f"allow 1024-65535 {network} 1024-65535"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What peers may map: the first matching rule decides, no match denies. Lifetimes are in seconds."""
+    """What one peer may map: the first matching rule decides, no match denies. Lifetimes are in seconds.
+
+    Ports in `reserved` and of `static` mappings are the peer's: the rules do not concern them. `protocols` are those by
+    which it may make requests. Without `routed_hosts` its mappings lead to no host of a network behind it. With
+    `masquerade_inbound`, packets that reach it through a mapping bear the server's address as their source. Its
+    mappings are suspended after `idle_after` seconds without a handshake (0: never).
+    """
 
     rules: tuple[PortRule, ...] = ANY_UNPRIVILEGED
     max_lifetime: int = 604800
     default_lifetime: int = 604800
-    mappings_per_peer: int = 64
+    max_mappings: int = 64
+    min_lifetime: int = 1
+    protocols: frozenset[ControlProtocol] = frozenset(ControlProtocol)
+    routed_hosts: bool = True
+    reserved: tuple[Reservation, ...] = ()
+    static: tuple[StaticMapping, ...] = ()
+    masquerade_inbound: bool = False
+    idle_after: int = 0
 
-    def allows(self, external_port: int, internal: Endpoint, description: str) -> bool:
-        """Return whether the rules let this external port lead to `internal`."""
-        return _first_match(self._applicable(internal, description), external_port)
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """The external ports that no other peer gets: those in `reserved`, and those of static port mappings."""
+        return reservations(self.reserved, self.static)
+
+    def reserves(self, protocol: TransportProtocol, port: int) -> bool:
+        """Return whether this external port is reserved for the peer."""
+        return any(protocol is each.protocol and port in each.ports for each in self.reservations)
+
+    def allows(self, protocol: TransportProtocol, external_port: int, internal: Endpoint, description: str) -> bool:
+        """Return whether this external port may lead to `internal`."""
+        return self.reserves(protocol, external_port) or _first_match(
+            self._applicable(internal, description), external_port
+        )
 
     def lease(self, lifetime: int, now: float) -> Lease:
         """Return the lease, from `now`, for the lifetime in seconds that a client requested."""
         if lifetime == ENDLESS:
             return Lease(now + self.default_lifetime, endless=True)
-        return Lease(now + min(lifetime, self.max_lifetime))
+        return Lease(now + min(max(lifetime, self.min_lifetime), self.max_lifetime))
 
     def candidates(
-        self, suggested: int | None, internal: Endpoint, description: str, rng: random.Random
+        self, protocol: TransportProtocol, internal: Endpoint, description: str, rng: random.Random
     ) -> Iterator[int]:
-        """Yield external ports that the rules allow: the suggested one first, then up to CANDIDATES at random.
+        """Yield external ports for a mapping whose port the gateway chooses: up to CANDIDATES at random by the rules.
 
-        With internal port 0, the internal port is to be the external one.
+        Ports that are reserved for the peer come last: it has a use for them, perhaps later. With internal port 0, the
+        internal port is to be the external one.
         """
-        rules = self._applicable(internal, description)
-        if suggested is not None and _first_match(rules, suggested):
-            yield suggested
-        yield from _sample(_allowed(rules), rng)
+        for port in _sample(_allowed(self._applicable(internal, description)), rng):
+            if not self.reserves(protocol, port):
+                yield port
+        own = (each.ports for each in self.reservations if each.protocol is protocol)
+        yield from itertools.islice(itertools.chain.from_iterable(own), CANDIDATES)
 
     def any_candidates(self, rng: random.Random) -> Iterator[int]:
         """Yield up to CANDIDATES external ports at random that the rules allow for some IPv4 mapping."""

@@ -86,11 +86,12 @@ class Table:
         )
 
     def plan_map(
-        self, mapping: AnyMapping, lease: Lease, quota: int, *, adds_remotes: bool = False
+        self, mapping: AnyMapping, lease: Lease, quota: int, *, adds_remotes: bool = False, owned: bool = False
     ) -> Change | Refusal:
         """Plan a new entry, or the renewal of the peer's entry with the same key and internal address.
 
-        With `adds_remotes`, a renewal also admits the remotes of the entry that it renews.
+        With `adds_remotes`, a renewal also admits the remotes of the entry that it renews. A port that the operator
+        reserved for this peer (`owned`) is granted whoever has its companion.
         """
         held = self._entries.get(mapping.key)
         if adds_remotes and held is not None:
@@ -101,7 +102,7 @@ class Table:
             return Refusal.CONFLICT
         if held is not None:
             return _plan_renewal(held, mapping, lease)
-        if self._is_reserved_for_another_host(mapping):
+        if not owned and self._is_reserved_for_another_host(mapping):
             return Refusal.CONFLICT
         return Change(None, Entry(mapping, lease)) if self.has_room(mapping.peer, quota) else Refusal.QUOTA
 

@@ -73,7 +73,7 @@ class PortControl(UdpServer):
         if isinstance(admitted, Refusal):
             reply = admitted
         elif isinstance(exchange.request, Request):
-            reply = await self._gateway.ask(admitted, source, exchange.request)
+            reply = await self._gateway.ask(admitted, source, exchange.request, exchange.protocol)
         return exchange.encode(reply, self._epoch(), self._gateway.announced)
 
     def _announce_to(self, peer: Address, datagram: bytes) -> None:

@@ -12,9 +12,9 @@ from uuid import UUID
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from igd.core.mapping import Endpoint
+from igd.core.mapping import ControlProtocol, Endpoint
 from igd.core.peers import Address, Interface, Peer
-from igd.core.request import ListMappings, MappingList, Refusal
+from igd.core.request import ListMappings, MappingList, Refusal, Reply
 from igd.endpoints import page
 from igd.endpoints.http_connection import Connection
 from igd.endpoints.sockets import AddressSockets, bind, peer_address
@@ -171,7 +171,9 @@ class UPnPHttp:
         except Malformed as malformed:
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
         invocation = actions.decode(service, call, Parties(source, self._root))
-        reply = await self._gateway.ask(peer, source, invocation.request) if invocation.request else None
+        reply: Reply | None = None
+        if invocation.request:
+            reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
         return soap.encode_response(call, invocation.answer(reply))
 
 

@@ -34,14 +34,23 @@ FRESH_SECONDS = 1.0
 class WireGuard:
     """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read.
 
-    `addresses` are the interface's own; the caller keeps them up to date.
+    `addresses` are the interface's own; the caller keeps them up to date. `name_of` returns a peer's name by its public
+    key, "" if it has none.
     """
 
-    def __init__(self, interface: str, *, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        interface: str,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        name_of: Callable[[str], str] = lambda _public_key: "",
+    ) -> None:
         self.addresses: tuple[Interface, ...] = ()
         self._interface = interface
         self._clock = clock
         self._wall_clock = wall_clock
+        self._name_of = name_of
         self._lock = asyncio.Lock()
         self._allowed_ips = ""
         self._read_at = -math.inf
@@ -66,12 +75,12 @@ class WireGuard:
                 if sorted(printed.splitlines()) != sorted(self._allowed_ips.splitlines()):
                     self._allowed_ips = printed
                 self._read_at = now
-            return _parse(self._allowed_ips, self.addresses)
+            return _parse(self._allowed_ips, self.addresses, self._name_of)
 
     @property
     def last_read(self) -> Peers:
         """The peers as of the last call of `peers`; none before."""
-        return _parse(self._allowed_ips, self.addresses)
+        return _parse(self._allowed_ips, self.addresses, self._name_of)
 
     def reaches(self, address: Address) -> bool:
         """Return whether packets to `address` leave through this interface."""
@@ -155,12 +164,13 @@ def _content(file: BinaryIO) -> str:
 
 
 @functools.lru_cache(1)
-def _parse(allowed_ips: str, addresses: tuple[Interface, ...]) -> Peers:
+def _parse(allowed_ips: str, addresses: tuple[Interface, ...], name_of: Callable[[str], str]) -> Peers:
     """Parse what `wg show INTERFACE allowed-ips` prints; the same is printed again until peers change."""
-    return Peers(map(_peer, allowed_ips.splitlines()), addresses)
+    return Peers((_peer(line, name_of) for line in allowed_ips.splitlines()), addresses)
 
 
-def _peer(line: str) -> Peer:
+def _peer(line: str, name_of: Callable[[str], str]) -> Peer:
     """Parse `KEY<tab>NETWORK NETWORK ...`, or `KEY<tab>(none)` for a peer without networks."""
     key, networks = line.split("\t")
-    return Peer(key, tuple(map(ipaddress.ip_network, networks.split() if networks != "(none)" else ())))
+    allowed_ips = tuple(map(ipaddress.ip_network, networks.split() if networks != "(none)" else ()))
+    return Peer(key, allowed_ips, name_of(key))

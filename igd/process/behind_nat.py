@@ -34,7 +34,7 @@ def stun_address(config: Config, gateway: Gateway, site: Site, taken_ports: Take
     def unused_ports() -> Iterator[int]:
         """Yield ports that peers may map now; none while it is not known which are taken."""
         with contextlib.suppress(FirewallError):
-            for port in gateway.policy.any_candidates(rng):
+            for port in gateway.policies.any_candidates(rng):
                 if not is_mapped(port) and not gateway.taken(TransportProtocol.UDP, port):
                     yield port
 

@@ -131,7 +131,9 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
 
 
 async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
-    wireguard = WireGuard(instance.interface, clock=clock.boottime, wall_clock=time.time)
+    wireguard = WireGuard(
+        instance.interface, clock=clock.boottime, wall_clock=time.time, name_of=config.policies.name_of
+    )
     root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
     external_address = ExternalAddressReader(
         links, instance.interface, config.external_interface, config.external_address
@@ -188,7 +190,7 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
         return own or firewall.taken_ports.hold(protocol, port)
 
     return Gateway(
-        policy=host.config.policy,
+        policies=host.config.policies,
         rate_limit=RateLimit(host.config.limits.requests_per_second),
         ledger=firewall.ledger,
         peers=host.wireguard,

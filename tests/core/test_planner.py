@@ -24,9 +24,10 @@ from igd.core.mapping import (
     Remote,
     TransportProtocol,
 )
-from igd.core.planner import RESERVED_PORTS, Planner
+from igd.core.planner import Planner
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.core.request import MapPort, Refusal
+from igd.core.reserved_ports import NEVER_MAPPED
 from igd.core.table import HOLD_DOWN, MAX_REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
@@ -41,7 +42,7 @@ class PlannerHarness:
     """A planner, and the policy and the table that it uses."""
 
     def __init__(self, *rules: str, quota: int = QUOTA, seed: int = 1) -> None:
-        self.policy = Policy(tuple(map(PortRule.parse, rules)) or ANY_UNPRIVILEGED, mappings_per_peer=quota)
+        self.policy = Policy(tuple(map(PortRule.parse, rules)) or ANY_UNPRIVILEGED, max_mappings=quota)
         self.table = Table()
         self.taken: set[Key] = set()
         rng = random.Random(seed)
@@ -467,7 +468,7 @@ def test_a_forbidden_port_is_refused() -> None:
 # Reserved ports
 
 
-@pytest.mark.parametrize(("protocol", "port"), sorted(RESERVED_PORTS))
+@pytest.mark.parametrize(("protocol", "port"), sorted(NEVER_MAPPED))
 def test_the_ports_of_nat_pmp_and_pcp_are_never_mapped(protocol: TransportProtocol, port: int) -> None:
     """RFC 6887 §11.3."""
     harness = PlannerHarness()
@@ -697,17 +698,17 @@ def check(harness: PlannerHarness, peer: str, request: MapPort, plans: list[Chan
     """Assert that a granted port set follows the policy, the table and the request."""
     assert 1 <= len(plans) <= request.count
     new = sum(plan.before is None for plan in plans)
-    assert not new or len(harness.table.of_peer(peer)) + new <= harness.policy.mappings_per_peer
+    assert not new or len(harness.table.of_peer(peer)) + new <= harness.policy.max_mappings
     first = plans[0].key[1]
     for step, plan in enumerate(plans):
         assert plan.after
         mapping = plan.after.mapping
         assert (mapping.protocol, mapping.external_port) == (request.protocol, first + step)
         assert mapping.internal == Endpoint(request.internal.address, (request.internal.port or first) + step)
-        assert (mapping.protocol, mapping.external_port) not in RESERVED_PORTS | harness.taken or isinstance(
+        assert (mapping.protocol, mapping.external_port) not in NEVER_MAPPED | harness.taken or isinstance(
             mapping, Pinhole
         )
-        assert harness.policy.allows(mapping.external_port, mapping.internal, request.description)
+        assert harness.policy.allows(mapping.protocol, mapping.external_port, mapping.internal, request.description)
         held = {entry.mapping.key: entry for entry in harness.table}.get(plan.key)
         assert plan.before == held
         assert held is None or held.mapping.peer == peer == mapping.peer

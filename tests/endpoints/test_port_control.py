@@ -399,7 +399,7 @@ async def test_natpmp_internal_port_0_beside_a_client_that_maps_the_port_itself(
 async def test_natpmp_errors_have_no_port_and_no_lifetime(c1: Client) -> None:
     """§3.5."""
     rules = (PortRule.parse("allow 6000-6001 0.0.0.0/0 5000-5001"),)
-    harness = await started(GatewayHarness(Policy(rules, mappings_per_peer=1)))
+    harness = await started(GatewayHarness(Policy(rules, max_mappings=1)))
     async with serving(harness):
         assert await c1.map(pmp(80, 80)) == MapResponse(TCP, natpmp.Result.NOT_AUTHORIZED, EPOCH, 80, 0, 0)
         assert (await c1.map(pmp(5000))).result == 0
@@ -515,7 +515,7 @@ async def test_ports_5350_and_5351_are_never_mapped(harness: GatewayHarness, c1:
 
 async def test_pcp_beyond_the_quota_gets_user_ex_quota(c1: Client) -> None:
     """§7.4: a short lifetime error."""
-    async with serving(await started(GatewayHarness(Policy(mappings_per_peer=2)))):
+    async with serving(await started(GatewayHarness(Policy(max_mappings=2)))):
         for port in (5000, 5001):
             await c1.granted(mapping(port))
         request = mapping(5002)

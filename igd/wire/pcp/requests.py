@@ -2,8 +2,18 @@
 
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from typing import ClassVar
 
-from igd.core.mapping import BY_INTERNAL_ENDPOINT, SAME_PORT, Claim, Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_INTERNAL_ENDPOINT,
+    SAME_PORT,
+    Claim,
+    ControlProtocol,
+    Endpoint,
+    Pinhole,
+    Remote,
+    TransportProtocol,
+)
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
@@ -32,6 +42,7 @@ _PROTOCOLS = frozenset(TransportProtocol)
 RESULTS: dict[Refusal, tuple[natpmp.Result, pcp.Result]] = {
     Refusal.NOT_A_PEER: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.NOT_YOUR_ADDRESS: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.PROTOCOL_FORBIDDEN: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.FORBIDDEN: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.CONFLICT: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
     Refusal.OTHER_NONCE: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
@@ -52,6 +63,7 @@ class NatpmpExchange:
 
     message: natpmp.Request
     request: Request
+    protocol: ClassVar = ControlProtocol.NAT_PMP
 
     def encode(self, reply: Reply | None, epoch: int, _external: IPv4Address | None) -> bytes:
         """Encode the response to the gateway's reply."""
@@ -76,6 +88,7 @@ class PcpExchange:
     datagram: bytes
     message: pcp.Request
     request: Request | pcp.Result
+    protocol: ClassVar = ControlProtocol.PCP
 
     def encode(self, reply: Reply | None, epoch: int, external: IPv4Address | None) -> bytes:
         """Encode the response to the gateway's reply, None if the gateway was not asked; errors are copies (§8.2)."""

@@ -14,6 +14,7 @@ from igd.wire.upnp.soap import Arguments, Call, UPnPError
 REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.NOT_A_PEER: (606, "Action not authorized"),
     Refusal.NOT_YOUR_ADDRESS: (606, "Action not authorized"),
+    Refusal.PROTOCOL_FORBIDDEN: (606, "Action not authorized"),
     Refusal.FORBIDDEN: (606, "Action not authorized"),
     # Besides 501, the only code on which libtorrent tries again.
     Refusal.CONFLICT: (718, "ConflictInMappingEntry"),

@@ -150,6 +150,7 @@ def test_responses_of_natpmp(message: natpmp.Request, reply: Reply, response: Na
 REFUSALS: dict[Refusal, tuple[int, int]] = {
     Refusal.NOT_A_PEER: (2, 2),
     Refusal.NOT_YOUR_ADDRESS: (2, 2),
+    Refusal.PROTOCOL_FORBIDDEN: (2, 2),
     Refusal.FORBIDDEN: (2, 2),
     Refusal.CONFLICT: (4, 11),
     Refusal.OTHER_NONCE: (2, 2),

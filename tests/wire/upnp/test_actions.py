@@ -435,6 +435,7 @@ def test_an_action_that_the_service_does_not_have_is_401(service: Service, servi
 CODES: Mapping[Refusal, int] = {
     Refusal.NOT_A_PEER: 606,
     Refusal.NOT_YOUR_ADDRESS: 606,
+    Refusal.PROTOCOL_FORBIDDEN: 606,
     Refusal.FORBIDDEN: 606,
     Refusal.CONFLICT: 718,
     Refusal.OTHER_NONCE: 718,
