@@ -16,6 +16,7 @@ from igd.core.planner import Planner
 from igd.core.policies import Policies
 from igd.core.rate_limit import RateLimit
 from igd.core.request import (
+    ENDLESS,
     ExternalAddress,
     GetExternalAddress,
     GetLinkStatus,
@@ -213,7 +214,10 @@ class Gateway:
         if isinstance(plan, Refusal):
             return plan
         await self.ledger.commit(plan)
-        granted = [self._mapped(change.after) for change in plan if change.after is not None]
+        # what is granted of a static mapping is the lease that was requested
+        lease = self.policies.of(peer.public_key).lease(request.lifetime, self.clock())
+        entries = [change.after for change in plan if change.after is not None]
+        granted = [self._mapped(replace(each, lease=lease) if each.lease.static else each) for each in entries]
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
@@ -236,6 +240,8 @@ class Gateway:
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self.ledger.table.plan_unmap(peer.public_key, request)
+        if isinstance(changes, Refusal):
+            return changes
         return await self._close(changes) if changes else Refusal.NO_SUCH_MAPPING
 
     async def _unmap_internal(self, peer: Peer, source: Address, request: UnmapInternal) -> Reply:
@@ -275,8 +281,9 @@ class Gateway:
         return [self._mapped(entry) for entry in self.ledger.table]
 
     def _mapped(self, entry: Entry) -> Mapped:
-        """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS."""
-        return Mapped(entry.mapping, max(1, entry.lease.remaining(self.clock())))
+        """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS; static ones have that."""
+        lifetime = ENDLESS if entry.lease.static else max(1, entry.lease.remaining(self.clock()))
+        return Mapped(entry.mapping, lifetime, suspended=entry.suspended)
 
 
 def _for_log(reply: Reply) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol, TypeVar, TypeVarTuple
 
-from igd.core.mapping import Change, Entry
+from igd.core.mapping import Change, Entry, changes_of
 from igd.core.table import HoldDown, Table
 from igd.firewall.backend import Backend, FirewallError
 
@@ -214,7 +214,7 @@ class Ledger:
 
     def _apply(self, changes: Sequence[Change]) -> None:
         self._dirty = True
-        self._backend.apply(changes, self._clock())
+        self._backend.apply(changes_of(changes, _is_in_kernel), self._clock())
         self._dirty = False
 
     def _save_or_undo(self, changes: Sequence[Change], applied: Sequence[Change]) -> None:
@@ -225,8 +225,9 @@ class Ledger:
             raise
 
     def _save(self, changes: Sequence[Change]) -> None:
-        if changes:
-            self._store.save([*self._unsaved, *changes])
+        stored = changes_of(changes, _is_stored)
+        if stored:
+            self._store.save([*self._unsaved, *stored])
             self._unsaved.clear()
 
     def _save_or_defer(self, changes: Sequence[Change]) -> None:
@@ -234,7 +235,7 @@ class Ledger:
             self._save(changes)
         except OSError as error:
             log.warning("leases not saved, retrying with the next change: %s", error)
-            self._unsaved += changes
+            self._unsaved += changes_of(changes, _is_stored)
 
     # The whole state of the kernel
 
@@ -248,10 +249,21 @@ class Ledger:
     async def _repair(self) -> None:
         """Make the kernel equal to the table; FirewallError."""
         self._dirty = True
-        await self.in_worker(self._backend.replace_all, self.addresses, list(self.table), self._clock())
+        await self.in_worker(
+            self._backend.replace_all, self.addresses, list(filter(_is_in_kernel, self.table)), self._clock()
+        )
         self._dirty = False
         self._notify()
 
     def _notify(self) -> None:
         for listener in self.on_change:
             listener()
+
+
+def _is_in_kernel(entry: Entry) -> bool:
+    return not entry.suspended
+
+
+def _is_stored(entry: Entry) -> bool:
+    """Return whether the store has the entry; static ones come from the configuration at each start."""
+    return not entry.lease.static

@@ -12,6 +12,8 @@ from igd.core.mapping import AnyMapping, Change, Entry, Lease, PortMapping
 from igd.core.peers import Address, Peers
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
+from igd.silent_peers import SilentPeers
+from igd.static_mappings import StaticMappings
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +38,24 @@ class Maintenance:
         self._clock = gateway.clock
         self._checked: Peers | None = None  # the peers against which all mappings were checked, and their routes
         self._moved_since: dict[Holder, float] = {}  # when an address was first seen routed elsewhere
+        self._static = StaticMappings(gateway)
+        self._silent = SilentPeers(gateway, self._impose)
         gateway.on_new_peers.append(self._end_lost)
 
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
     ) -> None:
-        """Resume the stored mappings that are still allowed; FirewallError or OSError if that fails."""
+        """Resume the stored mappings that are still allowed, and open the static ones; FirewallError or OSError."""
         self._gateway.announced = announced
         peers = await self._peers.peers()
+        static = self._static.standing(peers)
+        replaced = {entry.mapping.key for entry in static}
         keep: list[Entry] = []
         drop: list[Entry] = []
         for entry in stored:
-            (keep if self._may_stay(entry, peers) else drop).append(entry)
-        keep = [replace(entry, lease=self._resumed(entry)) for entry in keep]
+            may_stay = entry.mapping.key not in replaced and self._may_stay(entry, peers)
+            (keep if may_stay else drop).append(entry)
+        keep = [*static, *(replace(entry, lease=self._resumed(entry)) for entry in keep)]
         if drop:
             log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
         await self._ledger.take_over(keep, drop, matched)
@@ -114,7 +121,7 @@ class Maintenance:
                 handshakes = await self._peers.handshakes()
             except OSError as error:
                 handshakes, failure = None, error
-        await self._impose(expired, lambda entry: self._when_expired(entry, handshakes), "lease expired")
+        await self._impose(expired, lambda entry: self._when_expired(entry, handshakes), "closed, lease expired")
         if failure is not None:
             self._retry_later(failure)
 
@@ -138,12 +145,18 @@ class Maintenance:
     async def recheck_peers(self) -> None:
         """Close the mappings whose peers were removed or no longer own the internal address; OSError.
 
-        After `recheck_routes`, or a failure, also those whose internal address is routed elsewhere.
+        After `recheck_routes`, or a failure, also those whose internal address is routed elsewhere. Open the static
+        mappings that can stand, and suspend or resume those of silent peers.
         """
         peers = await self._peers.peers(0)
         await self._gateway.follow(peers)
         if peers is not self._checked:
             await self._end_lost(peers)
+        try:
+            await asyncio.shield(self._static.open(peers))
+        except FirewallError as error:
+            self._retry_later(error)
+        await self._silent.recheck()
 
     async def _end_lost(self, peers: Peers) -> None:
         holders = set(map(_holder, self._ledger.table))
@@ -155,8 +168,8 @@ class Maintenance:
         now = self._clock()
         self._moved_since = {holder: self._moved_since.get(holder, now) for holder in moved}
         settled = {holder for holder, since in self._moved_since.items() if now - since >= FLAP_SECONDS}
-        closed = await self._close(lost, "the peer no longer owns the address")
-        settled_closed = await self._close(settled, "the tunnel is no longer the way to the address")
+        closed = await self._close(lost, "closed, the peer no longer owns the address")
+        settled_closed = await self._close(settled, "closed, the tunnel is no longer the way to the address")
         if not (closed and settled_closed and settled == moved):
             self._checked = None
 
@@ -199,9 +212,9 @@ class Maintenance:
                 await self._ledger.commit(changes, imposed=True)
         except (FirewallError, OSError) as error:
             return error
-        closed = [str(change.before.mapping) for change in changes if change.before and change.after is None]
-        if closed:
-            log.info("closed, %s: %s", why, ", ".join(closed))
+        ended = [str(change.before.mapping) for change in changes if change.before and not _is_renewal(change)]
+        if ended:
+            log.info("%s: %s", why, ", ".join(ended))
         return None
 
     def _retry_later(self, error: Exception) -> None:
@@ -211,3 +224,7 @@ class Maintenance:
 
 def _holder(entry: Entry) -> Holder:
     return entry.mapping.peer, entry.mapping.internal.address
+
+
+def _is_renewal(change: Change) -> bool:
+    return bool(change.before and change.after and change.before.suspended == change.after.suspended)

@@ -1,7 +1,9 @@
 """Protocols, endpoints, claims, port mappings, pinholes, leases, and changes of the table."""
 
 import enum
+import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -176,24 +178,34 @@ AnyMapping = PortMapping | Pinhole
 class Lease:
     """How long a mapping lives.
 
-    `expires` is in seconds of `boottime`, the clock of leases. `endless` marks a lease that was requested without an
-    end: the gateway renews it as long as the peer keeps completing WireGuard handshakes.
+    `expires` is in seconds of `boottime`, the clock of leases; infinity for a static mapping of the operator's.
+    `endless` marks a lease that was requested without an end: the gateway renews it as long as the peer keeps
+    completing WireGuard handshakes.
     """
 
     expires: float
     endless: bool = False
 
+    @property
+    def static(self) -> bool:
+        """Whether the operator made the mapping, which no protocol closes or changes."""
+        return self.expires == math.inf
+
     def remaining(self, now: float) -> int:
-        """Return the seconds left at `now`, rounded to the nearest whole second, never negative."""
-        return max(0, round(self.expires - now))
+        """Return the seconds left at `now`, rounded to the nearest whole second, never negative; static: 0."""
+        return 0 if self.static else max(0, round(self.expires - now))
+
+
+STATIC = Lease(math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A mapping and its lease."""
+    """A mapping and its lease. While it is `suspended`, because its peer is silent, the kernel does not hold it."""
 
     mapping: AnyMapping
     lease: Lease
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,3 +225,12 @@ class Change:
     def undone(self) -> "Change":
         """Return the change that reverts this one."""
         return Change(before=self.after, after=self.before)
+
+
+def changes_of(changes: Iterable[Change], held: Callable[[Entry], bool]) -> list[Change]:
+    """Return the changes as the kernel or the store sees them, which has only entries for which `held` is true."""
+    seen = (
+        Change(*(entry if entry is not None and held(entry) else None for entry in (change.before, change.after)))
+        for change in changes
+    )
+    return [change for change in seen if change.before or change.after]

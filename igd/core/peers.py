@@ -30,6 +30,11 @@ class Peer:
         hosts = (network for network in self.allowed_ips if network.prefixlen == network.max_prefixlen)
         return tuple(network.network_address for network in hosts)
 
+    @property
+    def identifying_networks(self) -> tuple[Network, ...]:
+        """The peer's networks that are not wider than WIDEST."""
+        return tuple(network for network in self.allowed_ips if _identifies_peer(network))
+
     def __str__(self) -> str:
         return self.name or self.public_key[:8]
 
@@ -75,7 +80,7 @@ class Peers:
 
     def networks(self, others: Iterable[Address] = ()) -> tuple[Network, ...]:
         """Return as few networks as contain all addresses that peers own, and `others`; IPv4 first."""
-        owned = [network for peer in self.all for network in peer.allowed_ips if _identifies_peer(network)]
+        owned = [network for peer in self.all for network in peer.identifying_networks]
         return _collapsed((*self._networks, *owned, *map(ipaddress.ip_network, others)))
 
     def owned(self) -> tuple[Network, ...]:
@@ -84,18 +89,15 @@ class Peers:
 
     def owned_by(self, peer: Peer) -> tuple[Network, ...]:
         """Return the networks in which this peer owns addresses; for an entry wider than WIDEST, the interface's."""
-        networks = [network for network in peer.allowed_ips if _identifies_peer(network)]
         wide = {network.version for network in peer.allowed_ips if not _identifies_peer(network)}
-        return *networks, *(network for network in self._networks if network.version in wide)
+        return *peer.identifying_networks, *(network for network in self._networks if network.version in wide)
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
         """Return whether this peer, now at `source`, owns `internal`; an entry wider than WIDEST owns only `source`."""
         peer = self.owner(internal)
         if peer is None or peer.public_key != public_key:
             return False
-        return internal == source or any(
-            _identifies_peer(network) and internal in network for network in peer.allowed_ips
-        )
+        return internal == source or any(internal in network for network in peer.identifying_networks)
 
     def still_owns(self, public_key: str, internal: Address) -> bool:
         """Return whether this peer owns `internal` now."""

@@ -4,8 +4,10 @@ import bisect
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, collapse_addresses
 
 from igd.core.mapping import TransportProtocol
+from igd.core.peers import Peers
 from igd.core.policy import Policy
 from igd.core.reserved_ports import Reservation
 
@@ -38,6 +40,19 @@ class Policies:
     def name_of(self, public_key: str) -> str:
         """Return the name of a peer; "" if it has none."""
         return self.names.get(public_key, "")
+
+    def masqueraded(self, peers: Peers) -> tuple[IPv4Network, ...]:
+        """Return the IPv4 networks of the peers to which mapped flows are masqueraded.
+
+        An entry of AllowedIPs that does not identify a peer, such as 0.0.0.0/0, counts only if there is one peer.
+        """
+        found = [
+            network
+            for peer in peers.all
+            if self.of(peer.public_key).masquerade_inbound
+            for network in (peers.owned_by(peer) if len(peers.all) == 1 else peer.identifying_networks)
+        ]
+        return tuple(collapse_addresses(network for network in found if isinstance(network, IPv4Network)))
 
     def reserved_for(self, protocol: TransportProtocol, port: int) -> str | None:
         """Return the public key of the peer for which this external port is reserved, or None."""

@@ -107,11 +107,15 @@ Request = MapPort | UnmapPorts | UnmapInternal | GetMapping | ListMappings | Get
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """An open mapping, the seconds left of its lease, and the number of consecutive ports that start with it."""
+    """An open mapping, the seconds left of its lease, and the number of consecutive ports that start with it.
+
+    The lifetime of a static mapping is ENDLESS. `suspended`: it is not in the kernel, because its peer is silent.
+    """
 
     mapping: AnyMapping
     lifetime: int
     count: int = 1
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class Refusal(enum.Enum):
     PROTOCOL_FORBIDDEN = "the operator's configuration does not allow the peer this protocol"
     FORBIDDEN = "the operator's rules do not allow this mapping"
     CONFLICT = "the external port is taken"
+    STATIC = "the operator made this mapping"
     OTHER_NONCE = "the mapping was requested with another nonce"
     TOO_MANY_REMOTES = "the mapping would admit too many remotes"
     QUOTA = "the peer holds the maximum number of mappings"

@@ -121,26 +121,31 @@ class Table:
         """Return whether the peer may have one more entry besides its own and the `planned` ones."""
         return len(self._by_peer.get(public_key, {})) + planned < quota
 
-    def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change]:
-        """Plan the removal of all the peer's port mappings that `request` names."""
+    def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change] | Refusal:
+        """Plan the removal of all the peer's port mappings that `request` names, but for static ones."""
         found = self.of_peer(public_key)
         if len(request.ports) == 1:
             held = self.find(public_key, (request.protocol, request.ports[0]))
             found = [] if held is None else [held]
-        return [
-            Change(entry, None)
+        named = [
+            entry
             for entry in found
             if isinstance(entry.mapping, PortMapping)
             and entry.mapping.protocol is request.protocol
             and entry.mapping.external_port in request.ports
             and request.remotes in (None, entry.mapping.remotes)
         ]
+        removable = [Change(entry, None) for entry in named if not entry.lease.static]
+        return Refusal.STATIC if named and not removable else removable
 
     def plan_unmap_internal(self, public_key: str, request: UnmapInternal) -> list[Change] | Refusal:
-        """Plan the removal of all the peer's mappings that `request` names and that admit its claim."""
-        found = self._named_by(public_key, request)
-        admitting = [Change(entry, None) for entry in found if entry.mapping.claim.admits(request.claim)]
-        return Refusal.OTHER_NONCE if found and not admitting else admitting
+        """Plan the removal of the peer's mappings that `request` names and that admit its claim; static ones stay."""
+        named = self._named_by(public_key, request)
+        removable = [entry for entry in named if not entry.lease.static]
+        if named and not removable and request.port is not None:
+            return Refusal.STATIC
+        admitting = [Change(entry, None) for entry in removable if entry.mapping.claim.admits(request.claim)]
+        return Refusal.OTHER_NONCE if removable and not admitting else admitting
 
     def _named_by(self, public_key: str, request: UnmapInternal) -> list[Entry]:
         if request.protocol is not None and request.port is not None and request.count == 1:
@@ -246,10 +251,11 @@ def _internal(mapping: AnyMapping) -> tuple[str, TransportProtocol, Endpoint]:
 
 
 _REPLACED: tuple[str, ...] = ()
+_KEPT: tuple[str, ...] = ("internal", "peer", "description", "remotes", "claim")
 
 
 def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Refusal:
-    """Plan to renew `held`: replace it, or let both claims share one mapping.
+    """Plan to renew `held`: replace it, let both claims share one mapping, or keep it as it is if it is static.
 
     A shared mapping has the longer lease and the joined claim. It keeps its own value of each field that the row names,
     if it has one.
@@ -259,6 +265,8 @@ def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Re
     rows: tuple[tuple[bool, Refusal | tuple[str, ...]], ...] = (
         # only its own internal client overwrites a mapping (WANIPConnection:1 §2.4.16)
         (before.peer != mapping.peer or before.internal.address != mapping.internal.address, Refusal.CONFLICT),
+        (held.lease.static and (moved or before.remotes != mapping.remotes), Refusal.STATIC),
+        (held.lease.static, _KEPT),
         (not claim.by_internal and not before.claim.by_internal, _REPLACED),
         (not claim.by_internal and moved, _REPLACED),
         # a request by internal endpoint never redirects another mapping
@@ -273,6 +281,8 @@ def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Re
     outcome = next(outcome for applies, outcome in rows if applies)
     if isinstance(outcome, Refusal):
         return outcome
+    if outcome == _KEPT:
+        return Change(held, replace(held, suspended=False))
     if outcome == _REPLACED:
         return Change(held, Entry(mapping, lease))
     kept = {field: getattr(before, field) or getattr(mapping, field) for field in outcome}

@@ -3,7 +3,7 @@
 import html
 from ipaddress import IPv4Address
 
-from igd.core.request import Mapped, MappingList
+from igd.core.request import ENDLESS, Mapped, MappingList
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -36,7 +36,7 @@ def _row(mapped: Mapped) -> str:
         mapping.protocol.name,
         mapping.external_port,
         mapping.internal,
-        mapped.lifetime,
+        "static" if mapped.lifetime == ENDLESS else mapped.lifetime,
         html.escape(mapping.description),
     )
     return "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "\n"

@@ -31,8 +31,9 @@ class Site:
     """The interfaces, networks and firewall settings of one gateway.
 
     `external` and `wireguard` are the interfaces between which mapped flows pass, `peers` the networks of the peers'
-    addresses. `external` ("" while there is no way out) and `peers` follow the host while igd runs: read them at each
-    use. `mark` is the conntrack mark bit of mapped flows. `hairpin`: peers reach each other, and themselves, through
+    addresses. `masqueraded` are networks of peers to which mapped flows go with the server's tunnel address as their
+    source. These three follow the host while igd runs: read them at each use; `external` is "" while there is no way
+    out. `mark` is the conntrack mark bit of mapped flows. `hairpin`: peers reach each other, and themselves, through
     the public address. `preserve_source_port`: UDP packets that a peer sends from a mapped internal port leave from the
     mapped external port. `own_table`: only igd may edit its nftables table, which stays when igd dies. `forward_chain`:
     the chain that accepts mapped flows, by iptables' name ("DOCKER-USER") or nft's ("inet filter forward"); None:
@@ -47,13 +48,14 @@ class Site:
     hairpin: bool = True
     preserve_source_port: bool = False
     own_table: bool = False
+    masqueraded: tuple[IPv4Network, ...] = ()
     forward_chain: str | None = None
     anycast: bool = False
 
 
-def kernel_timeout(lease: Lease, now: float) -> int:
-    """Return the milliseconds after which the kernel ends an entry by itself; never 0, which would mean no timeout."""
-    return int((max(0.0, lease.expires - now) + GRACE) * 1000)
+def kernel_timeout(lease: Lease, now: float) -> int | None:
+    """Return the milliseconds after which the kernel ends an entry by itself, at least 1; None: never."""
+    return None if lease.static else int((max(0.0, lease.expires - now) + GRACE) * 1000)
 
 
 def label(interface: str) -> str:

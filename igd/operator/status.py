@@ -5,11 +5,11 @@ from ipaddress import ip_address
 from typing import Any
 
 from igd.core.mapping import Endpoint
-from igd.core.request import Mapped
+from igd.core.request import ENDLESS, Mapped
 
 
 def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
-    """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds."""
+    """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds, 0 if static."""
     mapping = mapped.mapping
     return {
         "protocol": mapping.protocol.name,
@@ -18,6 +18,8 @@ def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
         "internal_port": mapping.internal.port,
         "remotes": [str(remote) for remote in mapping.remotes],
         "lease": mapped.lifetime,
+        "static": mapped.lifetime == ENDLESS,
+        "suspended": mapped.suspended,
         "peer": mapping.peer,
         "description": mapping.description,
     }
@@ -37,10 +39,15 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
         str(mapping["external_port"]),
         ", ".join(mapping["remotes"]) or "anywhere",
         str(Endpoint(ip_address(mapping["internal_address"]), mapping["internal_port"])),
-        f"{mapping['lease']}s",
+        _lease(mapping),
         mapping["peer"],
         printable(mapping["description"]),
     )
+
+
+def _lease(mapping: dict[str, Any]) -> str:
+    lease = "static" if mapping["static"] else f"{mapping['lease']}s"
+    return f"{lease}, suspended" if mapping["suspended"] else lease
 
 
 def listing(status: dict[str, Any]) -> str:

@@ -229,11 +229,12 @@ class Daemon:
         site, ledger = parts.firewall.site, parts.firewall.ledger
         # with the addresses of present mappings: there may still be flows to peers that were removed
         networks = peers.networks({entry.mapping.internal.address for entry in ledger.table})
+        masqueraded = parts.host.config.policies.masqueraded(peers)
 
         def update_site() -> None:
-            site.peers = networks
+            site.peers, site.masqueraded = networks, masqueraded
 
-        if networks != site.peers:
+        if (networks, masqueraded) != (site.peers, site.masqueraded):
             await ledger.repair(update_site)
         self.look_again.set()  # the operator may route single peers by another way
         self._rules_changed.set()  # and translate their source addresses

@@ -176,6 +176,7 @@ async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
         # with the addresses of stored mappings: there may still be flows to peers that were removed
         peers.networks({entry.mapping.internal.address for entry in stored}),
         **config.firewall.model_dump(exclude={"backend"}),
+        masqueraded=config.policies.masqueraded(peers),
         anycast=config.port_control.enabled and config.port_control.anycast,
     )
 

@@ -41,6 +41,8 @@ def test_a_mapping_as_plain_values() -> None:
         "internal_port": 80,
         "remotes": [],
         "lease": 300,
+        "static": False,
+        "suspended": False,
         "peer": "key=",
         "description": "web",
     }

@@ -10,6 +10,8 @@ IPv4:
     -A POSTROUTING -m comment --comment "igd wg0" -j igd_wg0/out
     -A igd_wg0/out -s 10.100.0.0/24 -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000
                    -j MASQUERADE                                                 (hairpin)
+    -A igd_wg0/out -d 10.100.0.7/32 -o wg0 -m comment --comment "igd wg0" -m connmark --mark 0x10000000/0x10000000
+                   -j MASQUERADE                                                 (masquerade_inbound)
     -A igd_wg0/out -s 10.100.0.2/32 -o eth0 -p udp -m udp --sport 9043 -m comment --comment "yAnz5TF+"
                    -j SNAT --to-source 60.60.60.1:8043                           (preserve_source_port)
 
@@ -77,11 +79,11 @@ class LegacyRules:
     def sources(self, address: IPv4Address | None, entries: Iterable[Entry]) -> OwnChain | None:
         """Return the chain that translates source addresses, or None; `address` is the external one, if any."""
         site = self._site
-        if not (site.hairpin or site.preserve_source_port):
+        if not (site.hairpin or site.preserve_source_port or site.masqueraded):
             return None
         jumps = (LegacyRule(Extension(self.out), matches=(self._own,)),)
         sources = (rule for entry in entries for rule in self._snat(entry.mapping, address))
-        rules = (*self._hairpin(), *sources)
+        rules = (*self._hairpin(), *self._masquerades(), *sources)
         return OwnChain(4, self.out, POSTROUTING, jumps, jumps_first=site.preserve_source_port, rules=rules)
 
     def anycast(self, version: Version) -> OwnChain | None:
@@ -135,6 +137,13 @@ class LegacyRules:
         for network in site.peers if site.hairpin else ():
             if isinstance(network, IPv4Network):
                 yield LegacyRule(Extension("MASQUERADE"), source=network, outgoing=site.wireguard, matches=matches)
+
+    def _masquerades(self) -> Iterator[LegacyRule]:
+        site = self._site
+        matches = (self._own, Extension("connmark", (("mark", self._mark),)))
+        for network in site.masqueraded:
+            target = Extension("MASQUERADE")
+            yield LegacyRule(target, destination=network, outgoing=site.wireguard, matches=matches)
 
     def _snat(self, mapping: AnyMapping, address: IPv4Address | None) -> list[LegacyRule]:
         """Return the rules that preserve a source port; of several mappings of one endpoint the oldest is used.

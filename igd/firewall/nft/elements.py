@@ -138,7 +138,8 @@ def _timeout_and_comment(entry: Entry, now: float) -> bytes:
     """Return the attributes that all elements of a mapping share. A comment is type 0, size, text with a NUL."""
     words = comment(entry.mapping).encode() + b"\0"
     userdata = attribute(_USERDATA, bytes([0, len(words)]) + words)
-    return u64(_TIMEOUT, kernel_timeout(entry.lease, now)) + userdata
+    timeout = kernel_timeout(entry.lease, now)
+    return userdata if timeout is None else u64(_TIMEOUT, timeout) + userdata
 
 
 def _mapping_key(mapping: AnyMapping) -> bytes:

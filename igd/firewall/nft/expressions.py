@@ -6,6 +6,7 @@ Everything is encoded as nft 1.0.6 encodes it, which would otherwise print the r
 import os
 import socket
 import struct
+from ipaddress import IPv4Network
 from typing import NamedTuple
 
 from igd.firewall import nf_tables as nf
@@ -43,7 +44,11 @@ def postrouting(site: Site) -> list[EncodedRule]:
     to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
     preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, _SADDR, _SPORT))]
     preserves = site.preserve_source_port and site.external
-    return [*(hairpin if site.hairpin else []), *(preserved if preserves else [])]
+    masqueraded = [
+        (*_IPV4, *_interface(_OIFNAME, site.wireguard), *_has_mark(site.mark), *_to_network(each), _expression("masq"))
+        for each in site.masqueraded
+    ]
+    return [*(hairpin if site.hairpin else []), *masqueraded, *(preserved if preserves else [])]
 
 
 def _anycast(site: Site) -> list[EncodedRule]:
@@ -141,15 +146,27 @@ _STORE_MARK = _expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT_MARK), u32(nf.NFTA
 
 
 def _bitwise(mask: int, xor: int) -> bytes:
-    """Return the expression that changes what was loaded to itself & mask ^ xor."""
+    """Return the expression that changes a number that was loaded to itself & mask ^ xor."""
+    return _bitwise_value(struct.pack("=I", mask), struct.pack("=I", xor))
+
+
+def _bitwise_value(mask: bytes, xor: bytes) -> bytes:
     return _expression(
         "bitwise",
         u32(nf.NFTA_BITWISE.SREG, REG32_00),
         u32(nf.NFTA_BITWISE.DREG, REG32_00),
         u32(nf.NFTA_BITWISE.LEN, 4),
-        value(nf.NFTA_BITWISE.MASK, struct.pack("=I", mask)),
-        value(nf.NFTA_BITWISE.XOR, struct.pack("=I", xor)),
+        value(nf.NFTA_BITWISE.MASK, mask),
+        value(nf.NFTA_BITWISE.XOR, xor),
     )
+
+
+def _to_network(network: IPv4Network) -> EncodedRule:
+    """Return the expressions that continue if the destination is in the network."""
+    if network.prefixlen == network.max_prefixlen:
+        return _load(_DADDR), _compare(network.network_address.packed)
+    mask = _bitwise_value(network.netmask.packed, bytes(4))
+    return _load(_DADDR), mask, _compare(network.network_address.packed)
 
 
 def _set_mark(bit: int, xor: int) -> EncodedRule:

@@ -30,6 +30,8 @@
         chain postrouting {
             type nat hook postrouting priority srcnat - 1; policy accept;
             meta nfproto ipv4 iifname "wg0" oifname "wg0" ct mark & 0x10000000 != 0x00000000 masquerade    (hairpin)
+            meta nfproto ipv4 oifname "wg0" ct mark & 0x10000000 != 0x00000000 ip daddr 10.100.0.7 masquerade
+                                                                                          (masquerade_inbound)
             oifname "eth0" snat ip to ip saddr . udp sport map @outbound                    (preserve_source_port)
         }
     }

@@ -151,6 +151,7 @@ REFUSALS: dict[Refusal, tuple[int, int]] = {
     Refusal.NOT_A_PEER: (2, 2),
     Refusal.NOT_YOUR_ADDRESS: (2, 2),
     Refusal.PROTOCOL_FORBIDDEN: (2, 2),
+    Refusal.STATIC: (2, 2),
     Refusal.FORBIDDEN: (2, 2),
     Refusal.CONFLICT: (4, 11),
     Refusal.OTHER_NONCE: (2, 2),

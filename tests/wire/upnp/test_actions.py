@@ -436,6 +436,7 @@ CODES: Mapping[Refusal, int] = {
     Refusal.NOT_A_PEER: 606,
     Refusal.NOT_YOUR_ADDRESS: 606,
     Refusal.PROTOCOL_FORBIDDEN: 606,
+    Refusal.STATIC: 606,
     Refusal.FORBIDDEN: 606,
     Refusal.CONFLICT: 718,
     Refusal.OTHER_NONCE: 718,

@@ -1,0 +1,94 @@
+"""The static mappings of the configuration: they stand while their peer owns the internal address."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from igd.core.mapping import (
+    BY_INTERNAL_ENDPOINT,
+    STATIC,
+    AnyMapping,
+    Change,
+    Entry,
+    Key,
+    Pinhole,
+    PortMapping,
+)
+from igd.core.peers import Peers
+from igd.core.reserved_ports import StaticMapping
+from igd.firewall.recurring_warnings import RecurringWarnings
+from igd.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "static"
+
+
+class StaticMappings:
+    """Opens the static mappings of a gateway as soon as they can stand.
+
+    What can no longer stand is closed with its peer's other mappings (igd.maintenance).
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._ledger = gateway.ledger
+        self._wanted: Mapping[Key, tuple[StaticMapping, AnyMapping]] = {
+            mapping.key: (static, mapping)
+            for key, policy in gateway.policies.by_peer.items()
+            for static, mapping in ((each, _mapping(key, each)) for each in policy.static)
+        }
+        self._warnings = RecurringWarnings(log)
+
+    def standing(self, peers: Peers) -> list[Entry]:
+        """Return the entries that are not in the table and can stand; log which others cannot, and why."""
+        found, problems = [], []
+        for key, (static, mapping) in self._wanted.items():
+            held = self._ledger.table.find(mapping.peer, key)
+            if held is not None and held.lease.static:
+                continue
+            obstacle = self._obstacle(mapping, peers)
+            if obstacle is None:
+                found.append(Entry(mapping, STATIC))
+            else:
+                name = self._gateway.policies.name_of(mapping.peer)
+                problems.append(f'static mapping "{static}" of {name} does not stand: {obstacle}')
+        self._warnings.log(problems)
+        return found
+
+    async def open(self, peers: Peers) -> None:
+        """Open those that can stand; FirewallError or OSError if that fails."""
+        by_peer: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in self.standing(peers) if self._wanted else ():
+            by_peer[entry.mapping.peer].append(entry)
+        for peer, entries in by_peer.items():
+            async with self._ledger.peer_lock(peer):
+                await self._ledger.commit(list(self._changes(entries)), imposed=True)
+            log.info("opened, static: %s", ", ".join(str(entry.mapping) for entry in entries))
+
+    def _changes(self, entries: list[Entry]) -> Iterator[Change]:
+        """Yield the changes that open these entries of one peer, in place of what it had mapped itself."""
+        table = self._ledger.table
+        for entry in entries:
+            key = entry.mapping.key
+            held = table.find(entry.mapping.peer, key)
+            if held is not None or not table.holds(key):
+                yield Change(held, entry)
+
+    def _obstacle(self, mapping: AnyMapping, peers: Peers) -> str | None:
+        address = mapping.internal.address
+        if not peers.still_owns(mapping.peer, address):
+            return f"{address} is not in the peer's AllowedIPs"
+        if not self._gateway.peers.reaches(address):
+            return f"packets to {address} do not leave through the tunnel"
+        if isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key):
+            return "the server, or a rule of its firewall, uses the port"
+        return None
+
+
+def _mapping(peer: str, static: StaticMapping) -> AnyMapping:
+    """Return the mapping; NAT-PMP and PCP find it by its internal endpoint, UPnP by its external port."""
+    about = (peer, DESCRIPTION, (), BY_INTERNAL_ENDPOINT)
+    if static.pinhole_address is None:
+        return PortMapping(static.protocol, static.external_port, static.internal, *about)
+    return Pinhole(static.protocol, static.internal, *about)
