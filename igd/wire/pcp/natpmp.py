@@ -13,6 +13,9 @@ VERSION = 0
 RESPONSE_BIT = 0x80
 """The bit of the opcode that is set in responses (§3.2, §3.3)."""
 
+MAX_MESSAGE_SIZE = 1100
+"""Octets of a datagram that is answered, as in PCP (RFC 6887 §7), because some responses repeat the whole request."""
+
 GET_ADDRESS = 0
 """The opcode that requests the external address (§3.2)."""
 
@@ -70,6 +73,8 @@ def decode_request(datagram: bytes, epoch: int) -> Request:
     """Decode a datagram that was sent to the server's port; raise InvalidRequest with the response of §3.5."""
     if len(datagram) < 2:
         raise InvalidRequest("shorter than the shortest request")
+    if len(datagram) > MAX_MESSAGE_SIZE:
+        raise InvalidRequest("longer than any request")
     version, opcode = datagram[:2]
     if opcode & RESPONSE_BIT:
         raise InvalidRequest("a response, not a request")

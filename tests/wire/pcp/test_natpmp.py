@@ -91,6 +91,8 @@ INVALID: dict[str, tuple[str, str | None]] = {
     "an unknown opcode": ("0003", "0083 0005"),
     "an unknown opcode, shorter than the response": ("0003 ff", "0083 0005"),
     "an unknown opcode with content": ("007f 1234 56789abc def0", "00ff 0005 56789abc def0"),
+    "an unknown opcode with as much as is repeated": ("0003 0000" + "aa" * 1096, "0083 0005" + "aa" * 1096),
+    "an unknown opcode with more": ("0003 0000" + "aa" * 1097, None),
     "version 1": ("0100", "0080 0001 01020304"),
     "version 255, any opcode": ("ff7f 0000 00000000", "0080 0001 01020304"),
 }
