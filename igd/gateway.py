@@ -53,6 +53,10 @@ ChangeRequest = MapPort | UnmapPorts | UnmapInternal
 class PeerSource(Protocol):
     """The peers and their state, read from the machine; each method raises OSError."""
 
+    @property
+    def last_read(self) -> Peers:
+        """The peers as they were read last; none before."""
+
     async def peers(self, max_age: float = ...) -> Peers:
         """Return the peers as of at most `max_age` seconds before this call, by default a second.
 
@@ -111,6 +115,10 @@ class Gateway:
             self.counters["admission", found.name] += 1
             log.debug("request from %s refused: %s", source, found.value)
         return found
+
+    def is_over_rate(self, peer: str | None) -> bool:
+        """Return whether `admit` would refuse this peer (None: an unknown source) for its rate now; count nothing."""
+        return self.rate_limit.is_exceeded(peer, self.clock())
 
     async def _identify(self, source: Address, reading: Awaitable[Peers]) -> Peer | Refusal:
         try:

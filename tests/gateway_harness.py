@@ -74,6 +74,11 @@ class PretendPeers:
         self._earlier = self._clock(), Peers(peers, _OWN)
         self._clock.now += 0.001
 
+    @property
+    def last_read(self) -> Peers:
+        """The peers as they were returned last."""
+        return self._last
+
     def reaches(self, address: Address) -> bool:
         """Return whether no network of the server shadows `address`."""
         return address not in self.shadowed

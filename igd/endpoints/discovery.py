@@ -41,8 +41,7 @@ class Discovery(UdpServer):
         http: Callable[[Address, Address], Endpoint | None],
         rng: random.Random,
     ) -> None:
-        super().__init__(interface, ssdp.PORT)
-        self._gateway = gateway
+        super().__init__("ssdp", interface, ssdp.PORT, gateway)
         self._advertiser = advertiser
         self._http = http
         self._rng = rng
@@ -73,29 +72,25 @@ class Discovery(UdpServer):
                     for advert in ssdp.adverts(self._advertiser.root):
                         self._send(message(advert, self._advertiser, http), (str(address), ssdp.PORT), own)
 
-    def received(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
-        """Start the answer to a datagram; count a malformed one and do not answer it."""
+    async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
+        """Answer a search of a peer; count a malformed one and do not answer it."""
+        peer = peer_address(source)
+        if isinstance(await self._gateway.admit(peer), Refusal):
+            self._count("refused")
+            return
         try:
             search = ssdp.parse(datagram)
         except Malformed as malformed:
-            self._gateway.counters["ssdp", "malformed"] += 1
+            self._count("malformed")
             log.debug("%s port %s: malformed SSDP message: %s", *source[:2], malformed.reason)
             return
         adverts = ssdp.matches(search.target, self._advertiser.root) if search else ()
-        if not search or not adverts or self._is_busy():
-            return
-        delay = self._rng.uniform(0, min(search.mx or 0, SPREAD_SECONDS)) if own.is_multicast else 0
-        self._start(self._answer(adverts, source, own, delay))
+        if search and adverts:
+            self._count("answered")
+            await asyncio.sleep(self._rng.uniform(0, min(search.mx or 0, SPREAD_SECONDS)) if own.is_multicast else 0)
+            self._answer(adverts, peer, source, own)
 
-    async def _answer(
-        self, adverts: tuple[ssdp.Advert, ...], source: SocketAddress, own: Address, delay: float
-    ) -> None:
-        peer = peer_address(source)
-        if isinstance(await self._gateway.admit(peer), Refusal):
-            self._gateway.counters["ssdp", "refused"] += 1
-            return
-        self._gateway.counters["ssdp", "answered"] += 1
-        await asyncio.sleep(delay)
+    def _answer(self, adverts: tuple[ssdp.Advert, ...], peer: Address, source: SocketAddress, own: Address) -> None:
         sender = self._sockets.nearest(peer) if own.is_multicast else own
         http = self._http(peer, sender) if sender else None
         if sender and http:

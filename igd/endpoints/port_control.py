@@ -29,8 +29,7 @@ class PortControl(UdpServer):
     """
 
     def __init__(self, interface: str, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
-        super().__init__(interface, pcp.SERVER_PORT)
-        self._gateway = gateway
+        super().__init__("port control", interface, pcp.SERVER_PORT, gateway)
         self._epoch = epoch
         self._third_party = third_party
         self._announcer = _Announcer(gateway, epoch, self._announce_to)
@@ -43,13 +42,6 @@ class PortControl(UdpServer):
     def announce(self, *, lost: bool) -> None:
         """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""
         self._announcer.start(lost=lost)
-
-    def received(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
-        """Respond to a datagram from the address that received it."""
-        if self._is_busy():
-            self._count("dropped")
-            return
-        self._start(self._respond(datagram, source, own))
 
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         try:
@@ -80,9 +72,6 @@ class PortControl(UdpServer):
         own = self._sockets.nearest(peer)
         if own is not None:
             self._send(datagram, (str(peer), pcp.CLIENT_PORT), own)
-
-    def _count(self, what: str) -> None:
-        self._gateway.counters["port control", what] += 1
 
 
 class _Announcer:

@@ -1,21 +1,41 @@
-"""Sockets on the addresses of the WireGuard interface, and the tasks that respond to their datagrams."""
+"""Sockets on the addresses of the WireGuard interface, and the tasks that respond to their datagrams.
+
+A datagram is dropped as early as that is decided: for its size, then for its peer's rate, then because the peer's
+earlier ones are not responded to yet. Nothing of its content is read before.
+"""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, Generic, Protocol, TypeVar
 
 from igd.core.mapping import Endpoint
 from igd.core.peers import Address, Interface
+from igd.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
-PENDING = 256
-"""The most responses of one server under way at once. Further datagrams are dropped, as UDP may; clients send again."""
+PENDING = 64
+"""The most responses to one peer that a server has under way at once. Further datagrams of the peer are dropped, as UDP
+may; clients send again. All unknown sources count as one peer."""
+
+LARGEST = 2048
+"""The largest datagram that is looked at, in octets. A PCP request has at most 1,100 (RFC 6887 §7), and a search fits
+into one packet of at most 1,500."""
+
+BATCH = 256
+"""How many datagrams are read from one socket before everything else gets its turn."""
+
+RECEIVE_BUFFER = 1 << 20
+"""Octets, of which the kernel counts about 800 for a small datagram: the bursts of several peers find room."""
+
+SO_RCVBUFFORCE = 33  # may exceed net.core.rmem_max; needs CAP_NET_ADMIN
 
 SocketAddress = tuple[str | Any, ...]
 """An address as the socket module has it: host, port, and for IPv6 flow label and scope."""
@@ -110,21 +130,48 @@ class AddressSockets(Generic[Opened]):
 
 
 class UdpServer(ABC):
-    """Receives datagrams on its sockets, and responds in tasks."""
+    """Receives datagrams on its sockets, and responds in tasks; `name` is that of its counters.
 
-    def __init__(self, interface: str, port: int) -> None:
+    Each peer has a rate and PENDING places of its own, so that no peer takes those of another.
+    """
+
+    def __init__(self, name: str, interface: str, port: int, gateway: Gateway) -> None:
+        self._name = name
         self._interface = interface
         self._port = port
+        self._gateway = gateway
         self._sockets = AddressSockets(self._open)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: Counter[str | None] = Counter()  # responses under way by the peer's public key
 
     async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
         """Serve on these addresses of the interface, and no others; return and OSError as AddressSockets.follow."""
         return await self._sockets.follow(addresses)
 
-    @abstractmethod
     def received(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
-        """Handle a datagram that the socket on the address (or group) `own` received."""
+        """Start the response to a datagram that the socket on the address (or group) `own` received, or drop it."""
+        if len(datagram) > LARGEST:
+            self._count("too large")
+            return
+        peer = self._gateway.peers.last_read.owner(peer_address(source))
+        key = peer.public_key if peer else None
+        if self._gateway.is_over_rate(key) or self._pending[key] >= PENDING:
+            self._count("dropped")
+            return
+        self._pending[key] += 1
+        task = asyncio.create_task(self._respond(datagram, source, own))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._end(task, key))
+
+    @abstractmethod
+    async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
+        """Have the gateway admit the sender of a datagram, read the datagram, and respond to it."""
+
+    def _end(self, task: asyncio.Task[None], key: str | None) -> None:
+        self._tasks.discard(task)
+        self._pending[key] -= 1
+        if not self._pending[key]:
+            del self._pending[key]
 
     async def close(self) -> None:
         """Stop listening; responses under way are not sent."""
@@ -136,25 +183,17 @@ class UdpServer(ABC):
     def _bind(self, address: Address) -> socket.socket:
         return bind(socket.SOCK_DGRAM, self._interface, address, self._port)
 
-    async def _open(self, address: Address) -> asyncio.DatagramTransport:
-        sock = self._bind(address)
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Listener(self, address), sock=sock)
-        return transport
+    async def _open(self, address: Address) -> "_DatagramSocket":
+        return _DatagramSocket(self._bind(address), lambda datagram, source: self.received(datagram, source, address))
 
     def _send(self, datagram: bytes, destination: SocketAddress, own: Address) -> None:
         """Send from this address, unless it has gone in the meantime."""
-        transport = self._sockets.at(own)
-        if transport is not None:
-            transport.sendto(datagram, destination)
+        opened = self._sockets.at(own)
+        if opened is not None:
+            opened.send(datagram, destination)
 
-    def _is_busy(self) -> bool:
-        return len(self._tasks) >= PENDING
-
-    def _start(self, response: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(response)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _count(self, what: str) -> None:
+        self._gateway.counters[self._name, what] += 1
 
 
 def peer_address(source: SocketAddress) -> Address:
@@ -162,13 +201,45 @@ def peer_address(source: SocketAddress) -> Address:
     return ip_address(source[0].partition("%")[0])
 
 
-class _Listener(asyncio.DatagramProtocol):
-    def __init__(self, server: UdpServer, own: Address) -> None:
-        self._server = server
-        self._own = own
+class _DatagramSocket:
+    """Calls `received` for each datagram of a socket, many of them in one turn of the event loop.
 
-    def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
-        self._server.received(data, addr, self._own)
+    asyncio's own transport reads one datagram in a turn, so that the flood of one peer would cost the others a turn for
+    each of its datagrams.
+    """
 
-    def error_received(self, exc: Exception) -> None:  # the peer has no endpoint yet, or its host has just gone
-        log.debug("a datagram to a peer was not delivered: %s", exc)
+    def __init__(self, sock: socket.socket, received: Callable[[bytes, SocketAddress], None]) -> None:
+        self._socket = sock
+        self._received = received
+        sock.setblocking(False)  # noqa: FBT003 - the parameter has no name
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        for _ in range(BATCH):
+            try:
+                datagram, source = self._socket.recvfrom(LARGEST + 1)  # one more, which tells that it is too large
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                _log_undelivered(error)
+                return
+            self._received(datagram, source)
+
+    def send(self, datagram: bytes, destination: SocketAddress) -> None:
+        """Send a datagram; it is lost if the kernel cannot take it now, as any other may be."""
+        try:
+            self._socket.sendto(datagram, destination)
+        except OSError as error:
+            _log_undelivered(error)
+
+    def close(self) -> None:
+        """Close the socket."""
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+
+
+def _log_undelivered(error: OSError) -> None:
+    """Log an error of a socket: the peer has no endpoint yet, or does not listen, or its host has just gone."""
+    log.debug("a datagram to a peer was not delivered: %s", error)

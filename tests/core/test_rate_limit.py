@@ -68,3 +68,14 @@ def test_the_cost_counts_as_events_up_to_one_second() -> None:
     assert limit.admit("b", 0.0, cost=256)
     assert not limit.admit("b", 0.5, cost=6)
     assert limit.admit("b", 1.0, cost=10)
+
+
+@given(st.integers(1, 20), st.lists(st.floats(0, 0.3), max_size=100))
+def test_whether_the_limit_is_exceeded_is_known_before(rate: int, pauses: list[float]) -> None:
+    limit = RateLimit(rate)
+    now = 0.0
+    for pause in pauses:
+        now += pause
+        exceeded = limit.is_exceeded("peer", now)
+        assert limit.is_exceeded("peer", now) == exceeded, "nothing is counted"
+        assert limit.admit("peer", now) == (not exceeded)

@@ -174,7 +174,7 @@ async def test_searches_above_the_rate_limit_are_not_answered(client: Client) ->
     await server.close()
 
 
-async def test_waiting_answers_are_limited_and_dropped_at_the_end(
+async def test_waiting_answers_are_limited_by_peer_and_dropped_at_the_end(
     harness: GatewayHarness, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "SPREAD_SECONDS", HOUR)
@@ -184,12 +184,46 @@ async def test_waiting_answers_are_limited_and_dropped_at_the_end(
     await listen(server, SERVER)
     for _ in range(10):
         client.send(search(GATEWAY_1, HOUR), GROUP)
-    client.send(b"junk", GROUP)  # arrives last
-    await counted(harness, "malformed")
+    await counted(harness, "dropped", 7)
     await counted(harness, "answered", 3)
-    assert harness.gateway.counters["ssdp", "answered"] == 3
+    with contextlib.closing(Client(C2)) as other:
+        other.send(search(GATEWAY_1))
+        await other.receive()
     async with asyncio.timeout(HANG):
         await server.close()
+    assert client.left() == 0
+
+
+@pytest.mark.usefixtures("server")
+async def test_nothing_is_read_of_what_an_unknown_source_sends(harness: GatewayHarness) -> None:
+    with contextlib.closing(Client(STRANGER)) as stranger:
+        stranger.send(b"junk")
+        await counted(harness, "refused")
+    assert harness.gateway.counters["ssdp", "malformed"] == 0
+
+
+async def test_nothing_is_read_of_what_a_peer_sends_above_its_rate(client: Client) -> None:
+    harness = await GatewayHarness(rate=3).start()
+    server = discovery_for(harness)
+    await listen(server, SERVER)
+    for _ in range(3):
+        client.send(b"junk")
+    await counted(harness, "malformed", 3)
+    for _ in range(100):
+        client.send(b"junk")
+    await counted(harness, "dropped", 100)
+    assert harness.gateway.counters["ssdp", "malformed"] == 3
+    await server.close()
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("size", [sockets.LARGEST + 1, 65_507])
+async def test_a_search_that_is_too_large_is_dropped(harness: GatewayHarness, client: Client, size: int) -> None:
+    large = search(GATEWAY_1).removesuffix(b"\r\n") + b"X: "
+    client.send(large.ljust(size, b"x"))
+    await counted(harness, "too large")
+    client.send(large.ljust(sockets.LARGEST, b"x"))
+    await client.receive()
     assert client.left() == 0
 
 

@@ -918,8 +918,12 @@ async def test_requests_beyond_the_rate_limit_are_dropped(c1: Client, c2: Client
         assert (await c2.map(pmp(5000, 6000))).result == 0, "another peer is not limited"
 
 
-async def test_requests_under_way_are_limited(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_under_way_are_limited_by_peer(
+    loopback: Host, c1: Client, c2: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its addresses a peer sends from, it has the same places."""
     monkeypatch.setattr(sockets, "PENDING", 3)
+    loopback.run("ip", "addr", "replace", f"{C1_HOST}/32", "dev", "lo")
     harness = await started()
     opened, peers = asyncio.Event(), harness.peers.peers
 
@@ -929,14 +933,32 @@ async def test_requests_under_way_are_limited(c1: Client, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(harness.peers, "peers", slow)
     async with serving(harness):
-        for _ in range(5):
-            c1.send(client_codec.encode(AddressRequest()))
-        await counted(harness, "dropped", 2)
-        opened.set()
-        for _ in range(3):
-            await c1.receive()
+        with contextlib.closing(Client(C1_HOST)) as behind_c1:
+            for client in (c1, c1, c1, c1, behind_c1, behind_c1, c2):
+                client.send(client_codec.encode(AddressRequest()))
+            await counted(harness, "dropped", 3)
+            opened.set()
+            for client in (c1, c1, c1, c2):
+                await client.receive()
+            assert behind_c1.unread() == []
         assert (await c1.by_natpmp(AddressRequest())) == AddressResponse(0, EPOCH, EXTERNAL)
         assert c1.unread() == []
+
+
+@served
+async def test_a_pcp_request_that_is_too_long_is_malformed_and_a_giant_one_is_dropped(
+    harness: GatewayHarness, c1: Client
+) -> None:
+    """§8.2: more than 1,100 octets are an error; the response has no more of them."""
+    request = client_codec.encode(mapping(5000))
+    for size in (1104, sockets.LARGEST):
+        response = await c1.exchange(request.ljust(size, b"\0"))
+        assert len(response) == pcp.MAX_MESSAGE_SIZE
+        assert response[3] == pcp.Result.MALFORMED_REQUEST
+    for size in (sockets.LARGEST + 1, 65_507):
+        c1.send(request.ljust(size, b"\0"))
+    await counted(harness, "too large", 2)
+    assert c1.unread() == []
 
 
 async def test_close_cancels_requests_under_way(c1: Client, monkeypatch: pytest.MonkeyPatch) -> None:

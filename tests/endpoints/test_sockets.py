@@ -1,14 +1,18 @@
 """One socket for each address: which are opened and closed, which failures end the start, and what reaches a peer."""
 
+import asyncio
+import contextlib
 import errno
+import socket
 from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from igd.core.peers import Address, Interface
-from igd.endpoints.sockets import AddressSockets, peer_address
+from igd.endpoints.sockets import AddressSockets, UdpServer, peer_address
+from tests.gateway_harness import C1, SERVER, GatewayHarness
+from tests.lab import PATIENCE
 
-# No socket is opened, but the package's fixture enters a network namespace.
 pytestmark = pytest.mark.root
 
 FIRST, SECOND, OTHER_NETWORK = map(ip_interface, ("10.100.0.1/24", "10.100.0.9/24", "10.200.0.1/24"))
@@ -149,3 +153,39 @@ async def test_a_peer_is_not_reached_from_where_no_socket_is() -> None:
 @pytest.mark.parametrize("host", ["fe80::2%wg0", "fe80::2", "10.100.0.2"])
 def test_the_scope_of_a_source_is_not_part_of_its_address(host: str) -> None:
     assert peer_address((host, 5000)) == ip_address(host.partition("%")[0])
+
+
+class Recorder(UdpServer):
+    """Records in `turns` how many datagrams it received in each turn of the event loop that had any."""
+
+    def __init__(self, harness: GatewayHarness) -> None:
+        super().__init__("recorder", "lo", 9000, harness.gateway)
+        self.turns: list[int] = []
+        self._received = 0
+
+    def received(self, *_datagram: object, **_named: object) -> None:
+        """Count a datagram, and have the turn recorded when it is over."""
+        if not self._received:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._received += 1
+
+    def _end_turn(self) -> None:
+        self.turns.append(self._received)
+        self._received = 0
+
+    async def _respond(self, *_datagram: object, **_named: object) -> None:
+        raise AssertionError("nothing is responded to")
+
+
+async def test_all_datagrams_that_wait_are_read_in_one_turn() -> None:
+    recorder = Recorder(await GatewayHarness().start())
+    assert await recorder.listen_on([ip_interface(SERVER)]) == []
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.bind((str(C1), 0))
+        for _ in range(100):
+            sender.sendto(b"", (str(SERVER), 9000))
+        async with asyncio.timeout(PATIENCE):
+            while not recorder.turns:  # noqa: ASYNC110 - a turn has no event
+                await asyncio.sleep(0)
+    assert recorder.turns == [100]
+    await recorder.close()
