@@ -16,7 +16,7 @@ MAX_HELD_DOWN = 64
 """How many closed ports are held down for one peer, so that no peer can block all ports by opening and closing them."""
 
 MAX_REMOTES = 16
-"""How many remotes one mapping may admit: each is a set element, and every change copies an interval set."""
+"""How many remotes one mapping may admit: each is an element of a set or a rule, added and deleted with the mapping."""
 
 
 class HoldDown(NamedTuple):

@@ -13,7 +13,7 @@ class NFT_MSG(IntEnum):
     NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
     NEWCHAIN, GETCHAIN = 3, 4
     NEWRULE, GETRULE, DELRULE = 6, 7, 8
-    NEWSET, GETSET = 9, 10
+    NEWSET, GETSET, DELSET = 9, 10, 11
     NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
     NEWGEN = 15
 
@@ -81,17 +81,13 @@ class NFTA_SET(IntEnum):
 
     TABLE, NAME, FLAGS = 1, 2, 3
     KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN = 4, 5, 6, 7
-    DESC, ID = 9, 10
+    ID = 10
 
 
 class NFT_SET(IntFlag):
     """Flags of a set: enum nft_set_flags."""
 
-    INTERVAL, MAP, TIMEOUT, CONCAT = 0x04, 0x08, 0x10, 0x80
-
-
-NFTA_SET_DESC_CONCAT = 2  # of a set's description: enum nft_set_desc_attributes
-NFTA_SET_FIELD_LEN = 1  # of a field of a concatenation: enum nft_set_field_attributes
+    MAP, TIMEOUT = 0x08, 0x10
 
 
 class NFTA_SET_ELEM_LIST(IntEnum):
@@ -103,7 +99,7 @@ class NFTA_SET_ELEM_LIST(IntEnum):
 class NFTA_SET_ELEM(IntEnum):
     """Attributes of an element: enum nft_set_elem_attributes."""
 
-    KEY, DATA, TIMEOUT, USERDATA, KEY_END = 1, 2, 4, 6, 10
+    KEY, DATA, TIMEOUT, USERDATA = 1, 2, 4, 6
 
 
 # Expressions
@@ -121,13 +117,17 @@ class NFTA_DATA(IntEnum):
     VALUE, VERDICT = 1, 2
 
 
-NFTA_VERDICT_CODE = 1  # of a verdict: enum nft_verdict_attributes
+class NFTA_VERDICT(IntEnum):
+    """Attributes of a verdict: enum nft_verdict_attributes."""
+
+    CODE, CHAIN = 1, 2
 
 
 class NFT_VERDICTS(IntEnum):
     """Verdicts: NF_ACCEPT in linux/netfilter.h, and enum nft_verdicts."""
 
     NF_ACCEPT = 1
+    NFT_JUMP = -3
     NFT_RETURN = -5
 
 

@@ -23,9 +23,9 @@ table inet igd_wg0 {
 		elements = { tcp . 8043 timeout 2m30s comment "peer" : 10.100.0.2 . 80 }
 	}
 
-	map restricted {
-		type inet_proto . inet_service . ipv4_addr . inet_service : ipv4_addr . inet_service
-		flags interval,timeout
+	set restricted_ports {
+		type inet_proto . inet_service
+		flags timeout
 	}
 
 	set pinholes {
@@ -34,8 +34,8 @@ table inet igd_wg0 {
 	}
 
 	set restricted_pinholes {
-		type ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service
-		flags interval,timeout
+		type ipv6_addr . inet_proto . inet_service
+		flags timeout
 	}
 
 	map outbound {
@@ -50,11 +50,10 @@ table inet igd_wg0 {
 LEADING = """\
 		ip daddr @external socket transparent <= 1 return
 		ip daddr @external ct mark set ct mark | 0x10000000 dnat ip to meta l4proto . th dport map @mappings
-		ip daddr @external ct mark set ct mark | 0x10000000 \
-dnat ip to ip protocol . th dport . ip saddr . th sport map @restricted
+		ip daddr @external meta l4proto . th dport @restricted_ports jump from_remotes
 		ip daddr @external ct mark set ct mark & 0xefffffff
 		ip6 daddr . meta l4proto . th dport @pinholes ct mark set ct mark | 0x10000000
-		ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @restricted_pinholes ct mark set ct mark | 0x10000000
+		ip6 daddr . meta l4proto . th dport @restricted_pinholes jump pinholes_from_remotes
 	}
 
 	chain postrouting {
@@ -80,6 +79,12 @@ PRESERVED = """\
 
 TAIL = """\
 	}
+
+	chain from_remotes {
+	}
+
+	chain pinholes_from_remotes {
+	}
 }
 """
 
@@ -90,6 +95,13 @@ LISTING = HEAD + LEADING + HAIRPIN + TAIL
 def listing() -> str:
     """Return the whole ruleset, without what changes by itself."""
     return run("nft", "-s", "list", "ruleset")
+
+
+def named_sets() -> dict[str, list[Any]]:
+    """Return what nft's JSON says is in each map and set of the table, by name."""
+    objects: list[dict[str, Any]] = json.loads(run("nft", "-j", "list", "table", *TABLE))["nftables"]
+    found = (item[kind] for item in objects for kind in ("map", "set") if kind in item)
+    return {each["name"]: each.get("elem", []) for each in found}
 
 
 def elements(name: str, kind: str = "map") -> list[Any]:

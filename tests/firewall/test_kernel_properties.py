@@ -42,11 +42,18 @@ def held_by_nftables() -> set[Led]:
     listed = json.loads(run("nft", "-j", "list", "table", "inet", "igd_wg0"))
     found = [item[kind] for item in listed["nftables"] for kind in ("map", "set") if kind in item]
     sets = {each["name"]: each.get("elem", []) for each in found}
-    led = {_led(_value(key)["concat"], to["concat"]) for name in LEADING for key, to in sets[name]}
-    return led | {_pinhole(*_value(key)["concat"][:3]) for name in PINHOLES for key in sets[name]}
+    led = {_led(_value(key)["concat"], to["concat"]) for key, to in sets["mappings"]}
+    for name in (name for name in sets if name.startswith("remotes_")):
+        led |= {_led(_without_remote(name, _value(key)["concat"]), to["concat"]) for key, to in sets[name]}
+    assert {each[:2] for each in led} >= {tuple(_value(key)["concat"]) for key in sets["restricted_ports"]}
+    return led | {_pinhole(*_value(key)["concat"]) for name in PINHOLES for key in sets[name]}
 
 
-LEADING, PINHOLES = ("mappings", "restricted"), ("pinholes", "restricted_pinholes")
+PINHOLES = "pinholes", "restricted_pinholes"
+
+
+def _without_remote(name: str, key: list[Any]) -> list[Any]:
+    return key if name.startswith("remotes_0") else key[1:]
 
 
 def _value(element: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +81,13 @@ def held_by_iptables() -> set[Led]:
 
 
 def listed_by_nftables() -> list[str]:
-    """Everything in our table, without what time changes."""
+    """Everything in our table, without what time changes, and without sets of remotes that are no longer in use."""
     listing = re.sub(r" timeout \S+ expires \S+| timeout \S+", "", run("nft", "list", "table", "inet", "igd_wg0"))
     listing = re.sub(r"(?s)elements = \{ (.*?) \}", lambda found: "\n".join(re.split(r",\s+", found[1])), listing)
-    return sorted(line.strip() for line in listing.splitlines())
+    for name in re.findall(r"(?:map|set) (\w*remotes_\w+) \{\n\t\ttype .*\n\t\tflags timeout\n\t\}", listing):
+        listing = re.sub(rf"(?s)(?:map|set) {name} \{{.*?\}}", "", listing)
+        listing = re.sub(rf".* @{name}( .*)?\n", "", listing)
+    return sorted(line.strip() for line in listing.splitlines() if line.strip())
 
 
 def listed_by_iptables() -> list[str]:
@@ -192,6 +202,8 @@ FOREIGN: dict[Backend, list[str]] = {
         "nft flush chain inet igd_wg0 prerouting",
         "nft flush map inet igd_wg0 mappings",
         "nft flush set inet igd_wg0 pinholes",
+        "nft flush chain inet igd_wg0 from_remotes",
+        "nft flush set inet igd_wg0 restricted_ports",
         "nft add element inet igd_wg0 mappings { tcp . 2000 : 10.9.9.9 . 9 }",
         "nft add element inet igd_wg0 external { 9.9.9.9 }",
     ],

@@ -5,21 +5,22 @@ only stores them for nft.
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, TransportProtocol
+from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, Remote, TransportProtocol
 from igd.firewall import nf_tables as nf
 from igd.firewall.nfnetlink import attribute, nested, text, u32, u64, value
-from igd.firewall.nft.remotes import SourceRange, admitted_sources
 from igd.firewall.site import kernel_timeout
 
 COMMENT_SIZE = 127  # nft allows 128 with the NUL
 _UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft cannot escape them
 
 # Every element needs these: 60,000 are encoded at once, and in Python 3.11 an enum's member is slow to look up.
-_KEY, _KEY_END, _DATA = nf.NFTA_SET_ELEM.KEY, nf.NFTA_SET_ELEM.KEY_END, nf.NFTA_SET_ELEM.DATA
+_KEY, _DATA = nf.NFTA_SET_ELEM.KEY, nf.NFTA_SET_ELEM.DATA
 _TIMEOUT, _USERDATA = nf.NFTA_SET_ELEM.TIMEOUT, nf.NFTA_SET_ELEM.USERDATA
 
 
@@ -35,7 +36,7 @@ IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = DataType(7, 4), DataType(8, 16)
 
 @dataclass(frozen=True, slots=True)
 class NftSet:
-    """A set, or with `data` a map; `flags` are all but NFT_SET.MAP. Only concatenations have intervals."""
+    """A set, or with `data` a map; `flags` are all but NFT_SET.MAP. All are hash sets: a change copies none of them."""
 
     name: str
     key: tuple[DataType, ...]
@@ -49,48 +50,95 @@ class NftSet:
         parts += [u32(nf.NFTA_SET.KEY_TYPE, _number(self.key)), u32(nf.NFTA_SET.KEY_LEN, _length(self.key))]
         if self.data:
             parts += [u32(nf.NFTA_SET.DATA_TYPE, _number(self.data)), u32(nf.NFTA_SET.DATA_LEN, _length(self.data))]
-        if nf.NFT_SET.CONCAT in self.flags:
-            parts.append(self._description())
         return b"".join(parts)
 
-    def _description(self) -> bytes:
-        """Return the sizes of the fields, by which the kernel chooses the kind of set.
 
-        Without NLA_F_NESTED, as the kernel returns it: `OwnTable.matches` compares both.
-        """
-        fields = b"".join(attribute(nf.NFTA_LIST_ELEM, u32(nf.NFTA_SET_FIELD_LEN, field.size)) for field in self.key)
-        return attribute(nf.NFTA_SET.DESC, attribute(nf.NFTA_SET_DESC_CONCAT, fields))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSet(NftSet):
+    """The remotes of one kind: networks of one prefix length, all with a source port or all without.
 
+    Key: the network (unless its length is 0), the mapping's key, the port. For port mappings it is a map to the
+    internal endpoints, for pinholes a set.
+    """
+
+    prefixlen: int
+    has_port: bool
+
+
+Placed = tuple[NftSet, bytes]
+"""An element, or the key of one, and the set that it belongs to."""
 
 _TRANSLATED = (IPV4_ADDR, INET_SERVICE)
-_INTERVALS = nf.NFT_SET.TIMEOUT | nf.NFT_SET.INTERVAL | nf.NFT_SET.CONCAT
 _PORT, _PINHOLE = (INET_PROTO, INET_SERVICE), (IPV6_ADDR, INET_PROTO, INET_SERVICE)
 
 EXTERNAL = NftSet("external", (IPV4_ADDR,), flags=nf.NFT_SET(0))
 MAPPINGS = NftSet("mappings", _PORT, _TRANSLATED)
-RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED, _INTERVALS)
+RESTRICTED_PORTS = NftSet("restricted_ports", _PORT)
 PINHOLES = NftSet("pinholes", _PINHOLE)
-RESTRICTED_PINHOLES = NftSet("restricted_pinholes", (*_PINHOLE, IPV6_ADDR, INET_SERVICE), flags=_INTERVALS)
+RESTRICTED_PINHOLES = NftSet("restricted_pinholes", _PINHOLE)
 OUTBOUND = NftSet("outbound", (IPV4_ADDR, INET_SERVICE), _TRANSLATED)
 
-SETS = (EXTERNAL, MAPPINGS, RESTRICTED, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
+OLD_RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED)
+"""What tables that an older igd made have instead of RESTRICTED_PORTS; a key ends in a range of sources."""
+
+SETS = (EXTERNAL, MAPPINGS, RESTRICTED_PORTS, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
+"""The sets that always exist. The remote sets exist as far as mappings need them."""
 
 
-def keys(mapping: AnyMapping) -> tuple[NftSet, list[bytes]]:
-    """Return the set that holds the mapping, and the keys of its elements: one, or several disjoint intervals."""
-    plain, restricted = (MAPPINGS, RESTRICTED) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
-    key, sources = _mapping_key(mapping), admitted_sources(mapping)
-    if sources:
-        return restricted, [_interval(key, each) for each in sources]
-    return plain, [value(_KEY, key)]
+@cache
+def remote_set(version: int, prefixlen: int, *, has_port: bool) -> RemoteSet:
+    """Return the set of remotes of this kind, by the IP version of their networks."""
+    name, address, key = ("remotes", IPV4_ADDR, _PORT) if version == 4 else ("pinhole_remotes", IPV6_ADDR, _PINHOLE)
+    return RemoteSet(
+        f"{name}_{prefixlen}{'_port' if has_port else ''}",
+        ((address,) if prefixlen else ()) + key + ((INET_SERVICE,) if has_port else ()),
+        _TRANSLATED if version == 4 else (),
+        prefixlen=prefixlen,
+        has_port=has_port,
+    )
 
 
-def additions(entry: Entry, now: float) -> tuple[NftSet, list[bytes]]:
-    """Return the set that holds the entry's mapping, and the elements to add to it."""
-    nft_set, element_keys = keys(entry.mapping)
-    data = value(_DATA, _endpoint(entry.mapping.internal)) if nft_set.data else b""
+@cache
+def remote_sets() -> dict[str, RemoteSet]:
+    """Return every set of remotes that mappings may need, by name."""
+    found = (
+        remote_set(version, prefixlen, has_port=has_port)
+        for version, bits in ((4, 32), (6, 128))
+        for prefixlen in range(bits + 1)
+        for has_port in (False, True)
+    )
+    return {each.name: each for each in found}
+
+
+def places(mapping: AnyMapping) -> list[Placed]:
+    """Return the elements that hold the mapping, as sets and keys: one, or with remotes one more than these."""
+    plain, restricted = (
+        (MAPPINGS, RESTRICTED_PORTS) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
+    )
+    key = _mapping_key(mapping)
+    if _admits_every_source(mapping.remotes):
+        return [(plain, value(_KEY, key))]
+    kinds = (_remote(remote, key) for remote in dict.fromkeys(mapping.remotes))
+    return [(restricted, value(_KEY, key)), *kinds]
+
+
+def additions(entry: Entry, now: float) -> list[Placed]:
+    """Return the elements to add for the entry's mapping, with their sets."""
+    data = value(_DATA, _endpoint(entry.mapping.internal)) if isinstance(entry.mapping, PortMapping) else b""
     rest = _timeout_and_comment(entry, now)
-    return nft_set, [element(key, data, rest) for key in element_keys]
+    return [(nft_set, element(key, data if nft_set.data else b"", rest)) for nft_set, key in places(entry.mapping)]
+
+
+def _admits_every_source(remotes: Iterable[Remote]) -> bool:
+    return not remotes or any(not remote.network.prefixlen and not remote.port for remote in remotes)
+
+
+def _remote(remote: Remote, mapping_key: bytes) -> tuple[RemoteSet, bytes]:
+    network = remote.network
+    address = network.network_address.packed if network.prefixlen else b""
+    port = struct.pack(">H2x", remote.port) if remote.port else b""
+    nft_set = remote_set(network.version, network.prefixlen, has_port=remote.port != 0)
+    return nft_set, value(_KEY, address + mapping_key + port)
 
 
 def outbound_key(mapping: AnyMapping) -> bytes:
@@ -114,13 +162,13 @@ def port_key(protocol: TransportProtocol, number: int) -> bytes:
     return value(_KEY, _port(protocol, number))
 
 
-def restricted_prefix(protocol: TransportProtocol, number: int) -> bytes:
-    """Return bytes that a message about RESTRICTED contains if and only if the set has this protocol and port.
+def has_key_prefix(payload: bytes, protocol: TransportProtocol, number: int) -> bool:
+    """Return whether an element of OLD_RESTRICTED has this protocol and port; `payload` is a message about the set.
 
     No other attribute in such a message has a key's length, and comments contain only printable bytes.
     """
-    length = _length(RESTRICTED.key)
-    return attribute(nf.NFTA_DATA.VALUE, bytes(length))[:-length] + _port(protocol, number)
+    length = _length(OLD_RESTRICTED.key)
+    return attribute(nf.NFTA_DATA.VALUE, bytes(length))[:-length] + _port(protocol, number) in payload
 
 
 def element(*parts: bytes) -> bytes:
@@ -143,18 +191,13 @@ def _timeout_and_comment(entry: Entry, now: float) -> bytes:
 
 
 def _mapping_key(mapping: AnyMapping) -> bytes:
-    """Return the mapping's key in MAPPINGS or PINHOLES, which is the first part of its keys in a restricted set."""
+    """Return the mapping's key in MAPPINGS and RESTRICTED_PORTS, or in PINHOLES and RESTRICTED_PINHOLES."""
     port = _port(mapping.protocol, mapping.external_port)
     return port if isinstance(mapping, PortMapping) else mapping.internal.address.packed + port
 
 
 def _port(protocol: TransportProtocol, number: int) -> bytes:
     return struct.pack(">B3xH2x", protocol, number)
-
-
-def _interval(key: bytes, sources: SourceRange) -> bytes:
-    """Return the first and the last key of an interval: the mapping's own key with a range of sources."""
-    return value(_KEY, key + _endpoint(sources.first)) + value(_KEY_END, key + _endpoint(sources.last))
 
 
 def _endpoint(endpoint: Endpoint) -> bytes:

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from igd.firewall import nf_tables as nf
 from igd.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, nested, text, u32, value
-from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OUTBOUND, PINHOLES, RESTRICTED, RESTRICTED_PINHOLES, NftSet
+from igd.firewall.nft.elements import (
+    EXTERNAL,
+    MAPPINGS,
+    OUTBOUND,
+    PINHOLES,
+    RESTRICTED_PINHOLES,
+    RESTRICTED_PORTS,
+    NftSet,
+    RemoteSet,
+)
 from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT, Site
 
 EncodedRule = tuple[bytes, ...]
@@ -19,6 +28,9 @@ EncodedRule = tuple[bytes, ...]
 REG32_00, REG32_01 = nf.NFT_REGISTERS.REG32_00, nf.NFT_REGISTERS.REG32_01
 
 IFNAMSIZ = 16
+
+FROM_REMOTES, PINHOLES_FROM_REMOTES = "from_remotes", "pinholes_from_remotes"
+"""The chains with one rule for each set of remotes."""
 
 
 def prerouting(site: Site) -> list[EncodedRule]:
@@ -30,11 +42,23 @@ def prerouting(site: Site) -> list[EncodedRule]:
         *([] if site.hairpin else skip_peers),
         (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, _RETURN),
         (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, MAPPINGS, _L4PROTO, _DPORT)),
-        (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, RESTRICTED, _PROTOCOL, _DPORT, _SADDR, _SPORT)),
+        (*_TO_EXTERNAL, *_membership(RESTRICTED_PORTS, _L4PROTO, _DPORT), _jump(FROM_REMOTES)),
         (*_TO_EXTERNAL, *unmark),
         (*_IPV6, *_membership(PINHOLES, _DADDR6, _L4PROTO, _DPORT), *mark),
-        (*_IPV6, *_membership(RESTRICTED_PINHOLES, _DADDR6, _L4PROTO, _DPORT, _SADDR6, _SPORT), *mark),
+        (*_IPV6, *_membership(RESTRICTED_PINHOLES, _DADDR6, _L4PROTO, _DPORT), _jump(PINHOLES_FROM_REMOTES)),
     ]
+
+
+def remote_rule(site: Site, remotes: RemoteSet) -> tuple[str, EncodedRule]:
+    """Return the rule that translates or marks the flows from these remotes, and the chain that it belongs to."""
+    port = (_SPORT,) if remotes.has_port else ()
+    if remotes.data:
+        source = (_masked(_SADDR, remotes.prefixlen),) if remotes.prefixlen else ()
+        translation = _translation(nf.NFT_NAT.DNAT, remotes, *source, _PROTOCOL, _DPORT, *port)
+        return FROM_REMOTES, (*_IPV4, *translation)
+    source = (_masked(_SADDR6, remotes.prefixlen),) if remotes.prefixlen else ()
+    membership = _membership(remotes, *source, _DADDR6, _L4PROTO, _DPORT, *port)
+    return PINHOLES_FROM_REMOTES, (*_IPV6, *membership, *_set_mark(site.mark, site.mark))
 
 
 def postrouting(site: Site) -> list[EncodedRule]:
@@ -68,13 +92,15 @@ def _expression(name: str, *parts: bytes) -> bytes:
 class _Field(NamedTuple):
     """A field of a packet: how to load it, and how many registers it fills.
 
-    `dreg` is the number of the attribute for the destination register, `attributes` are all others.
+    `dreg` is the number of the attribute for the destination register, `attributes` are all others. What is loaded is
+    masked with `mask`, unless that is empty.
     """
 
     expression: str
     dreg: int
     attributes: bytes
     registers: int = 1
+    mask: bytes = b""
 
 
 def _meta(key: nf.NFT_META, registers: int = 1) -> _Field:
@@ -94,8 +120,16 @@ _SADDR6, _DADDR6 = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), _payload(nf.N
 _SPORT, _DPORT = _payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 0, 2), _payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 2, 2)
 
 
+def _masked(address: _Field, prefixlen: int) -> _Field:
+    """Return the network of this length that contains the address."""
+    size = 4 * address.registers
+    mask = (1 << prefixlen) - 1 << 8 * size - prefixlen
+    return address if prefixlen == 8 * size else address._replace(mask=mask.to_bytes(size, "big"))
+
+
 def _load(field: _Field, register: int = REG32_00) -> bytes:
-    return _expression(field.expression, u32(field.dreg, register), field.attributes)
+    loaded = _expression(field.expression, u32(field.dreg, register), field.attributes)
+    return loaded + _bitwise(field.mask, bytes(len(field.mask)), register) if field.mask else loaded
 
 
 def _concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
@@ -145,17 +179,13 @@ _LOAD_MARK = _expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT_MARK), u32(nf.NFTA_
 _STORE_MARK = _expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT_MARK), u32(nf.NFTA_CT.SREG, REG32_00))
 
 
-def _bitwise(mask: int, xor: int) -> bytes:
-    """Return the expression that changes a number that was loaded to itself & mask ^ xor."""
-    return _bitwise_value(struct.pack("=I", mask), struct.pack("=I", xor))
-
-
-def _bitwise_value(mask: bytes, xor: bytes) -> bytes:
+def _bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
+    """Return the expression that changes what was loaded to itself & mask ^ xor."""
     return _expression(
         "bitwise",
-        u32(nf.NFTA_BITWISE.SREG, REG32_00),
-        u32(nf.NFTA_BITWISE.DREG, REG32_00),
-        u32(nf.NFTA_BITWISE.LEN, 4),
+        u32(nf.NFTA_BITWISE.SREG, register),
+        u32(nf.NFTA_BITWISE.DREG, register),
+        u32(nf.NFTA_BITWISE.LEN, len(mask)),
         value(nf.NFTA_BITWISE.MASK, mask),
         value(nf.NFTA_BITWISE.XOR, xor),
     )
@@ -165,24 +195,31 @@ def _to_network(network: IPv4Network) -> EncodedRule:
     """Return the expressions that continue if the destination is in the network."""
     if network.prefixlen == network.max_prefixlen:
         return _load(_DADDR), _compare(network.network_address.packed)
-    mask = _bitwise_value(network.netmask.packed, bytes(4))
+    mask = _bitwise(network.netmask.packed, bytes(4))
     return _load(_DADDR), mask, _compare(network.network_address.packed)
 
 
 def _set_mark(bit: int, xor: int) -> EncodedRule:
     """Return the expressions that set the ct mark to itself & ~bit ^ xor: nft's `|` for xor = bit, `&` for 0."""
-    return _LOAD_MARK, _bitwise(~bit & 0xFFFF_FFFF, xor), _STORE_MARK
+    return _LOAD_MARK, _bitwise(struct.pack("=I", ~bit & 0xFFFF_FFFF), struct.pack("=I", xor)), _STORE_MARK
 
 
 def _has_mark(bit: int) -> EncodedRule:
     # Not "== bit": nft would print a comparison with the highest bit as a prefix.
-    return _LOAD_MARK, _bitwise(bit, 0), _compare(bytes(4), nf.NFT_CMP.NEQ)
+    return _LOAD_MARK, _bitwise(struct.pack("=I", bit), bytes(4)), _compare(bytes(4), nf.NFT_CMP.NEQ)
 
 
-_TO_CALLER = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT_CODE, nf.NFT_VERDICTS.NFT_RETURN & 0xFFFF_FFFF))
-_RETURN = _expression(
-    "immediate", u32(nf.NFTA_IMMEDIATE.DREG, nf.NFT_REGISTERS.REG_VERDICT), nested(nf.NFTA_IMMEDIATE.DATA, _TO_CALLER)
-)
+def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
+    verdict = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT.CODE, code & 0xFFFF_FFFF), *chain)
+    register = u32(nf.NFTA_IMMEDIATE.DREG, nf.NFT_REGISTERS.REG_VERDICT)
+    return _expression("immediate", register, nested(nf.NFTA_IMMEDIATE.DATA, verdict))
+
+
+def _jump(chain: str) -> bytes:
+    return _verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
+
+
+_RETURN = _verdict(nf.NFT_VERDICTS.NFT_RETURN)
 _IPV4 = (_load(_NFPROTO), _compare(bytes([NFPROTO_IPV4])))
 _IPV6 = (_load(_NFPROTO), _compare(bytes([NFPROTO_IPV6])))
 _UDP = (_load(_L4PROTO), _compare(bytes([socket.IPPROTO_UDP])))

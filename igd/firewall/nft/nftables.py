@@ -3,15 +3,18 @@
     table inet igd_wg0 {
         set external { type ipv4_addr; }
         map mappings { type inet_proto . inet_service : ipv4_addr . inet_service; flags timeout; }
-        map restricted {
-            type inet_proto . inet_service . ipv4_addr . inet_service : ipv4_addr . inet_service
-            flags interval,timeout
-        }
+        set restricted_ports { type inet_proto . inet_service; flags timeout; }
         set pinholes { type ipv6_addr . inet_proto . inet_service; flags timeout; }
-        set restricted_pinholes {
-            type ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service
-            flags interval,timeout
+        set restricted_pinholes { type ipv6_addr . inet_proto . inet_service; flags timeout; }
+        map remotes_24 {                                                (one for each kind of remotes in use)
+            type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+            flags timeout
         }
+        map remotes_32_port {
+            type ipv4_addr . inet_proto . inet_service . inet_service : ipv4_addr . inet_service
+            flags timeout
+        }
+        set pinhole_remotes_64 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; flags timeout; }
         map outbound { type ipv4_addr . inet_service : ipv4_addr . inet_service; flags timeout; }
         chain prerouting {
             type nat hook prerouting priority -80; policy accept;
@@ -20,12 +23,10 @@
             iifname "wg0" return                                                        (only without hairpin)
             ip daddr @external socket transparent <= 1 return
             ip daddr @external ct mark set ct mark | 0x10000000 dnat ip to meta l4proto . th dport map @mappings
-            ip daddr @external ct mark set ct mark | 0x10000000
-                dnat ip to ip protocol . th dport . ip saddr . th sport map @restricted
+            ip daddr @external meta l4proto . th dport @restricted_ports jump from_remotes
             ip daddr @external ct mark set ct mark & 0xefffffff
             ip6 daddr . meta l4proto . th dport @pinholes ct mark set ct mark | 0x10000000
-            ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @restricted_pinholes
-                ct mark set ct mark | 0x10000000
+            ip6 daddr . meta l4proto . th dport @restricted_pinholes jump pinholes_from_remotes
         }
         chain postrouting {
             type nat hook postrouting priority srcnat - 1; policy accept;
@@ -33,6 +34,14 @@
             meta nfproto ipv4 oifname "wg0" ct mark & 0x10000000 != 0x00000000 ip daddr 10.100.0.7 masquerade
                                                                                           (masquerade_inbound)
             oifname "eth0" snat ip to ip saddr . udp sport map @outbound                    (preserve_source_port)
+        }
+        chain from_remotes {
+            dnat ip to ip saddr & 255.255.255.0 . ip protocol . th dport map @remotes_24
+            dnat ip to ip saddr . ip protocol . th dport . th sport map @remotes_32_port
+        }
+        chain pinholes_from_remotes {
+            ip6 saddr & ffff:ffff:ffff:ffff:: . ip6 daddr . meta l4proto . th dport @pinhole_remotes_64
+                ct mark set ct mark | 0x10000000
         }
     }
 
@@ -45,11 +54,19 @@ last. Answers leave from the anycast address (RFC 7723). redirect ends the chain
 The socket rule skips packets for which the server itself has a socket (transparent is 0 or 1, and has no value without
 a socket).
 
-The rules behind it set the mark before the lookup and clear it after the last miss. Only the first packet of a flow
+The rules behind it set the mark before the lookups and clear it after the last miss. Only the first packet of a flow
 passes here, before any other rule can see the flow's mark, so that only our flows carry it. Shorter ways do not work:
 nft prints "look up, then mark" in the other order and would load it as such, and kernels before 6.5 refuse a lookup of
-a map's keys without its values. `ip protocol` instead of `meta l4proto`: with two ports in one key, nft 1.0.6 does not
-recognize that the latter is a transport protocol. Pinholes are not translated, and cannot hide the server's sockets.
+a map's keys without its values. Pinholes are not translated, and cannot hide the server's sockets.
+
+A mapping for some remotes only has an element in `restricted_ports`, and one for each remote in the map of its kind:
+the networks of one prefix length, with a source port or without. Only packets to such ports are looked up in these
+maps, each masked to the map's prefix length. All maps are hash tables: interval sets would be copied as a whole at each
+commit, and a chain for each mapping would be examined with all others (decision 18). A map and its rule come with the
+first element, and go when everything is replaced. The network comes first in the key because nft cannot parse a mask
+behind it. `ip protocol` instead of `meta l4proto`: with two ports in one key, nft 1.0.6 does not recognize that the
+latter is a transport protocol. `mappings` and `restricted_ports` never share a port, so that a packet between two
+generations of the table is admitted only if one of them admits it.
 
 Priority srcnat - 1 is before the operator's MASQUERADE. With hairpin, peers that reach each other through the public
 address must answer to the server, because a direct answer would bypass the translation. `outbound` includes restricted
@@ -64,6 +81,7 @@ which is not part of what operators save, needs Linux 6.9.
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
+from itertools import chain
 
 from igd.core.mapping import Change, Entry
 from igd.firewall.backend import FirewallError
@@ -71,7 +89,7 @@ from igd.firewall.netlink import BatchError, Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
 from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, OUTBOUND
+from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, Placed, RemoteSet
 from igd.firewall.nft.own_table import Attributes, OwnTable
 from igd.firewall.nft.source_ports import Selection, SourcePorts
 from igd.firewall.site import Site
@@ -85,6 +103,7 @@ class Nftables:
         self._table = OwnTable(site)
         self._external: IPv4Address | None = None  # the source address of peers with preserved source ports
         self._source_ports = SourcePorts()
+        self._remotes: set[RemoteSet] = set()  # exist in the kernel, each with a rule
         self._netlink = Netlink()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -96,13 +115,13 @@ class Nftables:
         self._external = next(iter(addresses), None)
         self._source_ports = SourcePorts()
         selection = self._select([Change(None, entry) for entry in entries])
-        contents = {EXTERNAL: [elements.element(elements.address_key(each)) for each in addresses]}
-        for entry in entries:
-            nft_set, added = elements.additions(entry, now)
-            contents.setdefault(nft_set, []).extend(added)
-        additions = [message for each in contents.items() for message in self._table.additions(*each)]
-        self._transact([*self._empty_table(), *self._table.rules(), *additions, *self._outbound(selection, now)])
+        added = [each for entry in entries for each in elements.additions(entry, now)]
+        added += [(EXTERNAL, elements.element(elements.address_key(each))) for each in addresses]
+        remotes = _remote_sets(added)
+        messages = [*self._empty_table(remotes), *self._table.rules(remotes), *self._table.additions(added)]
+        self._transact([*messages, *self._outbound(selection, now)])
         self._source_ports.accept(selection)
+        self._remotes = remotes
 
     def remove_all(self) -> None:
         """Delete our table; its absence is not an error."""
@@ -114,9 +133,17 @@ class Nftables:
         An element that already ended by the kernel's timeout counts as deleted.
         """
         selection = self._select(changes)
-        messages = [message for change in changes for message in self._change(change, now)]
+        added = [elements.additions(change.after, now) if change.after else [] for change in changes]
+        new = _remote_sets(chain.from_iterable(added)) - self._remotes
+        messages = [*self._table.new_remotes(new)]
+        for change, additions in zip(changes, added, strict=True):
+            # A renewal deletes and adds too: kernels before 6.12 accept the addition of an existing element, but leave
+            # its timeout as it is.
+            messages += self._table.deletions(elements.places(change.before.mapping) if change.before else ())
+            messages += self._table.additions(additions)
         self._transact_tolerantly([*messages, *self._outbound(selection, now)])
         self._source_ports.accept(selection)
+        self._remotes |= new
 
     @property
     def port(self) -> int:
@@ -127,24 +154,18 @@ class Nftables:
         """Close the socket; the table stays."""
         self._netlink.close()
 
-    def _change(self, change: Change, now: float) -> Iterator[Message]:
-        # A renewal deletes and adds too: kernels before 6.12 accept the addition of an existing element, but leave its
-        # timeout as it is.
-        if change.before is not None:
-            yield from self._table.deletions(*elements.keys(change.before.mapping))
-        if change.after is not None:
-            yield from self._table.additions(*elements.additions(change.after, now))
-
     def _select(self, changes: Sequence[Change]) -> Selection:
         return self._source_ports.select(changes if self._site.preserve_source_port and self._external else ())
 
     def _outbound(self, selection: Selection, now: float) -> Iterator[Message]:
         """Yield the messages that change the elements of OUTBOUND."""
-        deleted = [elements.outbound_key(change.before.mapping) for change in selection.changes if change.before]
-        yield from self._table.deletions(OUTBOUND, deleted)
+        gone = (change.before.mapping for change in selection.changes if change.before)
+        yield from self._table.deletions((OUTBOUND, elements.outbound_key(mapping)) for mapping in gone)
         if external := self._external:
             added = (change.after for change in selection.changes if change.after)
-            yield from self._table.additions(OUTBOUND, (elements.outbound_element(e, external, now) for e in added))
+            yield from self._table.additions(
+                (OUTBOUND, elements.outbound_element(entry, external, now)) for entry in added
+            )
 
     def _transact_tolerantly(self, messages: Sequence[Message]) -> None:
         """Carry out a transaction, without those of its deletions whose element no longer exists."""
@@ -169,16 +190,18 @@ class Nftables:
                 raise FirewallError(f"{error}: an own table needs Linux 6.9") from error
             raise
 
-    def _empty_table(self) -> list[Message]:
-        """Return the messages after which the table has its sets and chains, and nothing in them.
+    def _empty_table(self, remotes: set[RemoteSet]) -> list[Message]:
+        """Return the messages after which the table has its sets, these sets of remotes and chains, all empty.
 
         A table of the right shape is flushed, not replaced, because a replacement loses packets: the first packet of a
         flow can traverse the new chain while it is still empty, and the old one after it was emptied (measured: 1 of 60
         new flows lost during continuous replacements; 1 of 2,000 when only the map was replaced).
         """
-        if self._table.matches(*map(self._dump, (NFT_MSG.GETTABLE, NFT_MSG.GETSET, NFT_MSG.GETCHAIN))):
-            return self._table.flush()
-        return [*self._table.removal(), *self._table.creation()]
+        tables, sets, chains = map(self._dump, (NFT_MSG.GETTABLE, NFT_MSG.GETSET, NFT_MSG.GETCHAIN))
+        present = self._table.remote_sets(sets)
+        if self._table.matches(tables, sets, chains):
+            return self._table.flush(present, remotes)
+        return [*self._table.removal(), *self._table.creation(remotes)]
 
     def _owner(self) -> int | None:
         """Return the netlink address of the program that owns our table, or None."""
@@ -190,6 +213,10 @@ class Nftables:
         name = self._table.name.encode() + b"\0"
         dumped = self._netlink.dump(nft_message(kind, NFPROTO_INET))
         return [each for each in map(body, dumped) if each[NFTA_TABLE.NAME] == name]
+
+
+def _remote_sets(added: Iterable[Placed]) -> set[RemoteSet]:
+    return {nft_set for nft_set, _element in added if isinstance(nft_set, RemoteSet)}
 
 
 def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:

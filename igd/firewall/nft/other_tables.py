@@ -9,7 +9,7 @@ from igd.firewall.netlink import Netlink
 from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST
 from igd.firewall.nfnetlink import NFPROTO_INET, Message, nested, nft_message, text
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, RESTRICTED, NftSet
+from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OLD_RESTRICTED, RESTRICTED_PORTS, NftSet
 from igd.firewall.site import OURS, label
 
 
@@ -39,12 +39,12 @@ class OtherTables:
 
 
 def _maps(netlink: Netlink, table: str, protocol: TransportProtocol, port: int) -> bool:
-    if _has(netlink, table, MAPPINGS, elements.port_key(protocol, port)):
+    key = elements.port_key(protocol, port)
+    if any(_has(netlink, table, nft_set, key) for nft_set in (MAPPINGS, RESTRICTED_PORTS)):
         return True
-    # The kernel finds a restricted element only with a source, so read all of them; there are few.
-    dumped = netlink.dump_if_exists(_request(table, RESTRICTED))
-    prefix = elements.restricted_prefix(protocol, port)
-    return any(prefix in payload for payload in dumped)
+    # The kernel finds these elements only with a source, so read all of them.
+    dumped = netlink.dump_if_exists(_request(table, OLD_RESTRICTED))
+    return any(elements.has_key_prefix(payload, protocol, port) for payload in dumped)
 
 
 def _has(netlink: Netlink, table: str, nft_set: NftSet, key: bytes) -> bool:

@@ -264,6 +264,12 @@ def test_nothing_is_lost_while_everything_is_replaced(
         end.close()
 
 
+BASE_CHAIN = (
+    "flush chain inet igd_wg0 prerouting; delete chain inet igd_wg0 from_remotes; "
+    "add chain inet igd_wg0 from_remotes { type nat hook prerouting priority 1; }"
+)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     "damage",
@@ -285,8 +291,13 @@ def test_nothing_is_lost_while_everything_is_replaced(
         "delete chain inet igd_wg0 postrouting",
         "delete map inet igd_wg0 outbound",
         "add element inet igd_wg0 pinholes { 2001:db8::1 . tcp . 7 }",
-        "add element inet igd_wg0 restricted { tcp . 7 . 10.0.0.0/8 . 0-65535 : 10.100.0.2 . 7 }",
-        "flush chain inet igd_wg0 prerouting; delete set inet igd_wg0 pinholes; delete map inet igd_wg0 restricted",
+        "add element inet igd_wg0 restricted_ports { tcp . 7 }",
+        "flush chain inet igd_wg0 prerouting; delete set inet igd_wg0 pinholes",
+        "flush chain inet igd_wg0 prerouting; delete set inet igd_wg0 restricted_ports",
+        "table inet igd_wg0 { map remotes_24 { type mark : mark; }; }",
+        "flush chain inet igd_wg0 prerouting; delete chain inet igd_wg0 from_remotes",
+        "add rule inet igd_wg0 from_remotes drop",
+        BASE_CHAIN,
         "delete map inet igd_wg0 outbound; add set inet igd_wg0 outbound { type ipv4_addr . inet_service; }",
     ],
 )
