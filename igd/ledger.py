@@ -83,6 +83,9 @@ class Ledger:
             return
         pending = _Pending(changes, imposed)
         self.table.reserve(changes)
+        sweep = self._backend.sweep_of(changes)
+        if sweep is not None:
+            await asyncio.shield(asyncio.wrap_future(sweep))
         self._queue.append(pending)
         async with self._writing:
             if pending in self._queue:  # else the transaction before has included it

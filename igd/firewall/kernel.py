@@ -1,6 +1,7 @@
 """The backend that the daemon builds: it combines mappings, the forward chains and connection tracking."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from igd.core.mapping import Change, Endpoint, Entry, Remote
 from igd.firewall import detect
 from igd.firewall.backend import Backend, MappingBackend
-from igd.firewall.conntrack import Conntrack
+from igd.firewall.conntrack import Conntrack, Translation, endings, translations
 from igd.firewall.forward.forward import Forward
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
@@ -17,6 +18,7 @@ from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules.xtables import nft_tables
 from igd.firewall.pretend import Pretend
 from igd.firewall.site import Site, label
+from igd.firewall.sweeps import Sweeps
 from igd.firewall.watch import Watch
 
 OwnChange = Callable[[], AbstractContextManager[None]]
@@ -32,6 +34,8 @@ class Kernel:
         self.mappings = mappings
         self.forward = Forward(site)
         self._conntrack = Conntrack(site.mark)
+        self._sweeping = Conntrack(site.mark)  # used by the thread of the sweeps
+        self._sweeps = Sweeps(self._sweeping.end)
         self._site = site
         self._addresses: tuple[IPv4Address, ...] = ()
 
@@ -46,16 +50,22 @@ class Kernel:
         self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
         self._conntrack.flush_stale(entries, self._site.peers)
-        self._conntrack.end_flows((), [entry.mapping for entry in entries], self._addresses)
+        self._conntrack.end(endings((), [entry.mapping for entry in entries], self._addresses))
         if self._site.anycast:
             self._conntrack.end_anycast()
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Carry out `changes`; end the flows of lost mappings, and the flows that would keep packets from new ones."""
+        """Carry out `changes`; then sweep the flows of lost mappings, and those that keep packets from new ones."""
+        self._sweeps.require_room()
         self.mappings.apply(changes, now)
-        moved = [change for change in changes if _endpoints(change.before) != _endpoints(change.after)]
+        moved = _moved(changes)
         lost = [change.before.mapping for change in moved if change.before]
-        self._conntrack.end_flows(lost, [change.after.mapping for change in moved if change.after], self._addresses)
+        self._sweeps.add(endings(lost, [change.after.mapping for change in moved if change.after], self._addresses))
+
+    def sweep_of(self, changes: Iterable[Change]) -> Future[None] | None:
+        """Return what is done after the next attempt to sweep flows like those of mappings to open, or None."""
+        opened = [change.after.mapping for change in _moved(changes) if change.after]
+        return self._sweeps.of(set[Translation]().union(*(translations(one, self._addresses) for one in opened)))
 
     def ensure_forward(self) -> bool:
         """Ensure that forward chains accept mapped flows; return whether rules of ours were edited."""
@@ -65,13 +75,20 @@ class Kernel:
         """Remove the mappings and our forward rules, and end the flows; if one step fails, the others still run."""
         with ExitStack() as stack:
             stack.callback(self._conntrack.flush_stale, (), self._site.peers)
+            stack.callback(self._sweeps.finish)
             stack.callback(self.forward.remove)
             stack.callback(self.mappings.remove_all)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
         self.mappings.close()
+        self._sweeps.close()
+        self._sweeping.close()
         self._conntrack.close()
+
+
+def _moved(changes: Iterable[Change]) -> list[Change]:
+    return [change for change in changes if _endpoints(change.before) != _endpoints(change.after)]
 
 
 def _endpoints(entry: Entry | None) -> tuple[Endpoint, tuple[Remote, ...]] | None:

@@ -46,6 +46,10 @@ class NetlinkError(FirewallError):
         self.index = index
 
 
+class InterruptedDumpError(NetlinkError):
+    """The kernel's table was changed while it was read."""
+
+
 class BatchError(FirewallError):
     """The kernel refused a transaction and carried out none of it; `errors` has one error for each bad message."""
 
@@ -113,9 +117,10 @@ class Netlink:
     def dump(self, message: Message) -> list[bytes]:
         """Return the payloads of a dump; repeat it when a concurrent change interrupts it."""
         for _attempt in range(_DUMP_ATTEMPTS):
-            payloads = self._dump_once(message)
-            if payloads is not None:
-                return payloads
+            try:
+                return list(self.read_dump(message))
+            except InterruptedDumpError:
+                continue
         raise NetlinkError(errno.EINTR, "the kernel's table changes faster than it can be read")
 
     def dump_if_exists(self, message: Message) -> list[bytes]:
@@ -127,10 +132,12 @@ class Netlink:
                 raise
             return []
 
-    def _dump_once(self, message: Message) -> list[bytes] | None:
-        """Return the payloads of a dump, or None if it was interrupted."""
+    def read_dump(self, message: Message) -> Iterator[bytes]:
+        """Yield the payloads of a dump as they arrive; read all of them before the next request.
+
+        Raise InterruptedDumpError at the end if a concurrent change interrupted it: payloads may then be missing.
+        """
         (number,) = self._send([message], [NLM_F_DUMP])
-        payloads: list[bytes] = []
         interrupted = False
         for answer in self._answers(number):
             interrupted = interrupted or bool(answer.flags & NLM_F_DUMP_INTR)
@@ -140,8 +147,9 @@ class Netlink:
                     raise NetlinkError(refused, explanation)
                 interrupted = interrupted or refused == errno.EINTR
                 break
-            payloads.append(answer.payload)
-        return None if interrupted else payloads
+            yield answer.payload
+        if interrupted:
+            raise InterruptedDumpError(errno.EINTR, "a change interrupted the dump")
 
     def _refusals(self, begin: int | None, numbers: Sequence[int]) -> list[NetlinkError]:
         """Read until the last of `numbers` is acknowledged or refused, or the whole batch is refused at its `begin`."""

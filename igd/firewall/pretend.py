@@ -33,6 +33,9 @@ class Pretend:
             _apply(entries, change)
         self.entries = entries
 
+    def sweep_of(self, changes: Iterable[Change]) -> None:
+        """Return None: there are no flows."""
+
     def ensure_forward(self) -> bool:
         """Do nothing, and return False: no forward chain can drop anything."""
         return False

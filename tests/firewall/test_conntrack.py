@@ -15,9 +15,9 @@ import pytest
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, Lease, Pinhole, Remote, TransportProtocol
 from igd.firewall import conntrack
-from igd.firewall.conntrack import Conntrack, Flow, Translation, parse
+from igd.firewall.conntrack import Conntrack, Flow, Translation, endings, parse
 from igd.firewall.netlink import Netlink, NetlinkError
-from igd.firewall.nfnetlink import Message, attribute, nested, u8, u32
+from igd.firewall.nfnetlink import Message, attribute, attributes, nested, u8, u32
 from igd.firewall.site import MARK
 from tests.firewall.calling import caller, listener
 from tests.firewall.entries import entry
@@ -157,7 +157,7 @@ def described(flows: Iterable[Made]) -> set[tuple[Translation, int]]:
 def test_end_flows_ends_just_what_the_lost_mappings_let_in(tracker: Conntrack, kernel: str) -> None:
     make([OURS, OURS6, OURS, OURS6, *LEFT_ALONE])
     assert len(flows_there()) == 4 + len(LEFT_ALONE)
-    tracker.end_flows(LOST, [], [EXTERNAL])
+    tracker.end(endings(LOST, [], [EXTERNAL]))
     assert there() == described(LEFT_ALONE)
     sweeps = [int(number) for number in platform.release().split(".")[:2]] >= [6, 11]
     assert tracker._deletes_by_filter == (sweeps and kernel == "from 6.11")
@@ -168,7 +168,7 @@ def test_end_flows_again_ends_as_much(tracker: Conntrack) -> None:
     """A kernel's refusal is remembered."""
     for _time in range(2):
         make([OURS, OURS6])
-        tracker.end_flows(LOST, [], [EXTERNAL])
+        tracker.end(endings(LOST, [], [EXTERNAL]))
         assert there() == set()
 
 
@@ -176,7 +176,7 @@ def test_end_flows_again_ends_as_much(tracker: Conntrack) -> None:
 def test_a_port_mappings_flows_need_no_mark(tracker: Conntrack) -> None:
     """Operators overwrite marks."""
     make([OURS._replace(mark=0)])
-    tracker.end_flows(LOST, [], [OTHER_PUBLIC, EXTERNAL])
+    tracker.end(endings(LOST, [], [OTHER_PUBLIC, EXTERNAL]))
     assert there() == set()
 
 
@@ -185,16 +185,16 @@ def test_a_port_mappings_flows_need_no_mark(tracker: Conntrack) -> None:
 def test_end_flows_takes_any_number_of_mappings(tracker: Conntrack, extra: int) -> None:
     make([OURS, OURS6, *LEFT_ALONE])
     more = [one.mapping for number in range(extra) for one in (entry(9100 + number), pinhole(9100 + number))]
-    tracker.end_flows(LOST + more, [], [EXTERNAL])
+    tracker.end(endings(LOST + more, [], [EXTERNAL]))
     assert there() == described(LEFT_ALONE)
 
 
 @every_kernel
 def test_nothing_to_settle_is_nothing_to_do(tracker: Conntrack) -> None:
     make([OURS, OURS6, *LEFT_ALONE])
-    tracker.end_flows([], [], [EXTERNAL])
-    tracker.end_flows([entry(8043, 80).mapping], [], [])
-    tracker.end_flows([], [pinhole(8043).mapping], [EXTERNAL])
+    tracker.end(endings([], [], [EXTERNAL]))
+    tracker.end(endings([entry(8043, 80).mapping], [], []))
+    tracker.end(endings([], [pinhole(8043).mapping], [EXTERNAL]))
     assert there() == described([OURS, OURS6, *LEFT_ALONE])
 
 
@@ -204,13 +204,13 @@ def test_without_filtered_deletes_nothing_to_end_is_no_dump(
     """A dump takes 12 ms, and most changes are renewals."""
     monkeypatch.setattr(tracker, "_deletes_by_filter", False)
     monkeypatch.setattr(tracker, "_dump", None)
-    tracker.end_flows([], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
+    tracker.end(endings([], [entry(8043, 80, "tcp").mapping], [EXTERNAL]))
 
 
 @every_kernel
 def test_a_port_that_changed_hands_twice(tracker: Conntrack) -> None:
     make([OURS, *LEFT_ALONE])
-    tracker.end_flows([entry(8043, 80).mapping, entry(8043, 81).mapping], [], [EXTERNAL])
+    tracker.end(endings([entry(8043, 80).mapping, entry(8043, 81).mapping], [], [EXTERNAL]))
     assert there() == described(flow for flow in LEFT_ALONE if flow != OURS._replace(inside=Endpoint(PEER, 81)))
 
 
@@ -219,7 +219,7 @@ def test_narrowed_remotes_end_the_flows_of_all(tracker: Conntrack) -> None:
     """Of those who still may come in too; their next packet gets a new one."""
     make([OURS, OURS6, *LEFT_ALONE])
     nobody = [Remote(IPv4Network("192.0.2.0/24")), Remote(IPv6Network("2001:db8:1::/48"))]
-    tracker.end_flows([replace(one, remotes=(who,)) for one, who in zip(LOST, nobody, strict=True)], [], [EXTERNAL])
+    tracker.end(endings([replace(one, remotes=(who,)) for one, who in zip(LOST, nobody, strict=True)], [], [EXTERNAL]))
     assert there() == described(LEFT_ALONE)
 
 
@@ -230,7 +230,7 @@ def test_a_new_mapping_ends_what_no_redirection_leads_elsewhere(tracker: Conntra
     tcp = past._replace(protocol=TransportProtocol.TCP)
     make([past, past._replace(mark=1), tcp, *left_alone])
     new: list[AnyMapping] = [entry(8043, 80).mapping, entry(8043, 80, "tcp").mapping, pinhole(8043).mapping]
-    tracker.end_flows([], new, [EXTERNAL])
+    tracker.end(endings([], new, [EXTERNAL]))
     assert there() == described([tcp, *left_alone])
 
 
@@ -238,7 +238,7 @@ def test_a_new_mapping_ends_what_no_redirection_leads_elsewhere(tracker: Conntra
 def test_a_mapping_that_leads_elsewhere_now_is_lost_and_new(tracker: Conntrack) -> None:
     other = OURS._replace(port=8044)
     make([OURS, Made(8043, None, mark=0), other])
-    tracker.end_flows([entry(8043, 80).mapping], [entry(8043, 81).mapping], [EXTERNAL])
+    tracker.end(endings([entry(8043, 80).mapping], [entry(8043, 81).mapping], [EXTERNAL]))
     assert there() == described([other])
 
 
@@ -289,7 +289,7 @@ def test_another_mark_bit_is_anothers(tracker: Conntrack) -> None:
     make([OURS, OURS6])
     with contextlib.closing(Conntrack(mark=0x40)) as other:
         other.flush_stale([])
-        other.end_flows([pinhole(8043).mapping], [], [])
+        other.end(endings([pinhole(8043).mapping], [], []))
         assert there() == described([OURS, OURS6])
     tracker.flush_stale([])
     assert there() == set()
@@ -308,7 +308,61 @@ def test_the_criteria_are_the_kernels(tracker: Conntrack) -> None:
         (socket.AF_INET6, conntrack._with_mark(MARK >> 1), 1),
         (socket.AF_UNSPEC, b"", 3 + len(LEFT_ALONE)),
     ):
-        assert len(tracker._dump(family, criteria)) == expected
+        assert len(list(tracker._dump(family, criteria))) == expected
+
+
+def test_flows_are_recognised_by_the_layout_that_the_kernel_uses(tracker: Conntrack) -> None:
+    """Decoding each of 100,000 flows would take seconds."""
+    made = [OURS, OURS6, *LEFT_ALONE]
+    make(made)
+    for payload in tracker._dump(socket.AF_UNSPEC, b""):
+        flow = parse(payload)
+        assert flow
+        layout = conntrack._layout(4 if payload[0] == socket.AF_INET else 16)
+        assert layout.match(payload)
+        for one in made:
+            assert conntrack._have([one.translation])(payload) == (one.translation == flow.translation)
+
+
+@pytest.mark.parametrize("source", ["6.0.3.0", "8.0.2.0", "52.0.1.128"])
+def test_a_remote_whose_address_looks_like_a_header_hides_nothing(tracker: Conntrack, source: str) -> None:
+    run("conntrack", "-I", "-p", "udp", "-s", source, "-d", str(EXTERNAL), "--sport", "1536", "--dport", "8043",
+        "-r", str(PEER), "-q", source, "--reply-port-src", "80", "--reply-port-dst", "1536", "-t", "60")  # fmt: skip
+    (payload,) = tracker._dump(socket.AF_INET, b"")
+    assert conntrack._have([OURS.translation])(payload)
+
+
+def test_a_flow_of_another_layout_is_recognised_too(tracker: Conntrack) -> None:
+    """One whose original tuple has a zone."""
+    message = OURS.message(1024)
+    tuples = attributes(message.payload)
+    zoned = nested(1, tuples[1], attribute(3, struct.pack(">H", 5))) + nested(2, tuples[2]) + u32(7, 600)
+    with contextlib.closing(Netlink()) as netlink:
+        assert netlink.request([replace(message, payload=zoned)]) == []
+    (payload,) = tracker._dump(socket.AF_INET, b"")
+    assert not conntrack._layout(4).match(payload)
+    assert conntrack._have([OURS.translation])(payload)
+    assert not conntrack._have([OURS._replace(port=8044).translation])(payload)
+
+
+@every_kernel
+@pytest.mark.parametrize("many", [5, 1000])
+def test_any_number_of_changes_is_one_dump_for_each_ip_version(
+    tracker: Conntrack, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """So a peer that changes its mappings as fast as it may costs no more than one walk at a time."""
+    families: list[int] = []
+    dump = tracker._dump
+
+    def counted(family: int, criteria: bytes) -> Iterator[bytes]:
+        families.append(family)
+        return dump(family, criteria)
+
+    monkeypatch.setattr(tracker, "_dump", counted)
+    monkeypatch.setattr(tracker, "_delete_by_filter", None)
+    more = [one.mapping for number in range(many) for one in (entry(9100 + number), pinhole(9100 + number))]
+    tracker.end(endings(more, [entry(8043, 80).mapping], [EXTERNAL]))
+    assert families == [socket.AF_INET, socket.AF_INET6]
 
 
 def test_a_sweep_whose_filter_is_not_known_ends_nothing(tracker: Conntrack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,9 +377,9 @@ def test_a_flow_that_ends_by_itself_meanwhile_is_no_error(tracker: Conntrack, mo
     """Deleting it twice is deleting what has gone."""
     dump = tracker._dump
     monkeypatch.setattr(tracker, "_deletes_by_filter", False)
-    monkeypatch.setattr(tracker, "_dump", lambda family, criteria: dump(family, criteria) * 2)
+    monkeypatch.setattr(tracker, "_dump", lambda family, criteria: list(dump(family, criteria)) * 2)
     make([OURS, OURS, OURS6])
-    tracker.end_flows(LOST, [], [EXTERNAL])
+    tracker.end(endings(LOST, [], [EXTERNAL]))
     assert there() == set()
 
 
@@ -333,7 +387,7 @@ def test_a_refusal_for_another_reason_is_an_error(tracker: Conntrack) -> None:
     os.seteuid(65534)  # nobody
     try:
         with pytest.raises(NetlinkError) as caught:
-            tracker.end_flows(LOST, [], [EXTERNAL])
+            tracker.end(endings(LOST, [], [EXTERNAL]))
     finally:
         os.seteuid(0)
     assert caught.value.errno == errno.EPERM
@@ -344,7 +398,7 @@ def test_a_refusal_to_end_what_was_found_is_an_error(tracker: Conntrack, monkeyp
     monkeypatch.setattr(conntrack, "IPCTNL_MSG_CT_DELETE", 77)
     make([OURS])
     with pytest.raises(NetlinkError) as caught:
-        tracker.end_flows(LOST, [], [EXTERNAL])
+        tracker.end(endings(LOST, [], [EXTERNAL]))
     assert caught.value.errno == errno.EINVAL
 
 
@@ -355,7 +409,7 @@ def test_twenty_thousand_flows(tracker: Conntrack) -> None:
         for one in (OURS, OURS6)
     ]
     make([OURS, OURS6, *others])
-    tracker.end_flows(LOST, [], [EXTERNAL])
+    tracker.end(endings(LOST, [], [EXTERNAL]))
     assert there() == described(others)
     tracker.flush_stale([])
     assert there() == set()
@@ -420,7 +474,7 @@ def test_only_a_lost_mappings_packets_no_longer_arrive(hosts: ThreeHosts, masque
         for remote, text in remotes:
             remote.send(text)  # without end_flows, all go on
             assert peer.recv(64) == text
-        tracker.end_flows([entry(8043, 80).mapping], [], [EXTERNAL])
+        tracker.end(endings([entry(8043, 80).mapping], [], [EXTERNAL]))
         for remote, text in remotes:
             remote.send(text)
             assert (own if text == b"8043" else peer).recv(64) == text
@@ -444,7 +498,7 @@ def test_only_a_lost_pinholes_packets_no_longer_arrive(hosts: ThreeHosts) -> Non
         for way, remote in remotes.items():
             remote.send(b"%d" % way[2])  # without end_flows, all go on
             assert peers[way[:2]].recv(64) == b"%d" % way[2]
-        tracker.end_flows([pinhole(8043).mapping], [], [EXTERNAL])
+        tracker.end(endings([pinhole(8043).mapping], [], [EXTERNAL]))
         remotes[lost].send(b"lost")
         for way in others:
             remotes[way].send(b"%d" % way[2])
@@ -459,7 +513,7 @@ def test_a_closed_ports_connection_is_reset(hosts: ThreeHosts) -> None:
         run("nft", "flush", "chain", "ip", "test", "arriving")
         remote.send(b"still here")
         assert end.recv(64) == b"still here"
-        tracker.end_flows([entry(8043, 80, "tcp").mapping], [], [EXTERNAL])
+        tracker.end(endings([entry(8043, 80, "tcp").mapping], [], [EXTERNAL]))
         remote.send(b"and now?")
         with pytest.raises(ConnectionResetError):
             remote.recv(64)
@@ -470,7 +524,7 @@ def test_who_may_still_come_in_keeps_his_connection(hosts: ThreeHosts) -> None:
     """When remotes are narrowed, all flows end; the next packet's way is the old one."""
     rules(DNAT, peer=PEER, other=OTHER_PEER, masquerade="")
     with contextlib.closing(Conntrack(MARK)) as tracker, _connection(hosts) as (remote, end):
-        tracker.end_flows([entry(8043, 80, "tcp").mapping], [entry(8043, 80, "tcp").mapping], [EXTERNAL])
+        tracker.end(endings([entry(8043, 80, "tcp").mapping], [entry(8043, 80, "tcp").mapping], [EXTERNAL]))
         assert there() == set()
         remote.send(b"still here")
         assert end.recv(64) == b"still here"
@@ -491,7 +545,7 @@ def test_a_remote_that_was_already_sending_reaches_a_new_mapping(hosts: ThreeHos
             with pytest.raises(ConnectionRefusedError):  # after the addition too
                 remote.recv(64)
             run("nft", f"add rule ip test arriving udp dport 8043 dnat to {PEER}:80")
-        tracker.end_flows([], [entry(8043, 80).mapping], [EXTERNAL])
+        tracker.end(endings([], [entry(8043, 80).mapping], [EXTERNAL]))
         remote.send(b"hello")
         assert peer.recv(64) == b"hello"
 

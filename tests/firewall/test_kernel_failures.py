@@ -16,7 +16,6 @@ import pytest
 
 from igd.core.mapping import Endpoint, Entry, Lease, PortMapping
 from igd.core.request import Mapped, Refusal, Unmapped
-from igd.firewall.netlink import Netlink
 from igd.firewall.nft.nftables import Nftables
 from igd.firewall.operator_rules import xtables
 from igd.ledger import RETRY_SECONDS
@@ -88,15 +87,6 @@ def a_lost_table_and_no_more_descriptors(gateway: Running) -> Iterator[None]:
 
 
 @contextmanager
-def no_conntrack(gateway: Running) -> Iterator[None]:
-    """When the rules are changed already."""
-    tracking = parts(gateway)._conntrack
-    tracking.close()
-    yield
-    tracking._netlink = Netlink()
-
-
-@contextmanager
 def a_held_lock(gateway: Running) -> Iterator[None]:
     """As by a program of iptables that hangs."""
     with Path(os.environ["XTABLES_LOCKFILE"]).open("w") as lock, pytest.MonkeyPatch.context() as patching:
@@ -113,13 +103,11 @@ def _cases(backend: Backend, troubles: list[Trouble], requests: list[Changing]) 
             )
 
 
-# A renewal is nothing to iptables, nor to conntrack, and opening a pinhole is nothing to conntrack.
+# A renewal is nothing to iptables.
 TROUBLES = [
     *_cases("nftables", [no_right_to_it, somebody_elses_table], [OPEN, RENEW, CLOSE, OPEN_6, CLOSE_6]),
-    *_cases("nftables", [no_conntrack], [OPEN, CLOSE, CLOSE_6]),
     *_cases("nftables", [a_lost_table_and_no_more_descriptors], [OPEN, RENEW]),
     *_cases("iptables", [no_right_to_it, no_more_descriptors, a_held_lock], [OPEN, CLOSE, OPEN_6, CLOSE_6]),
-    *_cases("iptables", [no_conntrack], [OPEN, CLOSE]),
 ]
 
 
