@@ -139,8 +139,9 @@ class GatewayHarness:
         backend: Pretend | None = None,
         store: MemoryStore | None = None,
         rate: int = 10_000,
+        clock: Clock | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.peers = PretendPeers(self.clock, *PEERS)
         self.backend = backend or Pretend()
         self.store = store or MemoryStore()

@@ -1,0 +1,334 @@
+"""Sends random requests of several peers to a gateway whose kernel and store fail at random.
+
+Table, ledger, planner and the lease file are the real ones. After each step the failures stop, what failed is made up
+for, and table, kernel and store must be equal.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from pathlib import Path
+from typing import cast
+
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    SAME_PORT,
+    Change,
+    Claim,
+    ControlProtocol,
+    Endpoint,
+    Entry,
+    Key,
+    Remote,
+    TransportProtocol,
+)
+from igd.core.moment import Moment
+from igd.core.peers import Address, Peer
+from igd.core.policies import Policies
+from igd.core.policy import Policy, PortRule
+from igd.core.request import (
+    ENDLESS,
+    GetExternalAddress,
+    GetLinkStatus,
+    GetMapping,
+    ListMappings,
+    Mapped,
+    MapPort,
+    Refusal,
+    Reply,
+    Request,
+    UnmapInternal,
+    Unmapped,
+    UnmapPorts,
+)
+from igd.firewall.backend import FirewallError
+from igd.firewall.pretend import Pretend
+from igd.store.leases import LeaseStore, StoreError
+from tests.gateway_harness import EXTERNAL, Clock, GatewayHarness, MemoryStore, map_port, peer
+
+QUOTA = 4
+LONGEST_BATCH = 6
+"""Requests that are made at once."""
+
+PEERS = (
+    peer("c1", "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
+    peer("c2", "10.100.0.3/32", "10.100.0.4/32"),
+    peer("c3", "fd77::3/128", "10.100.0.5/32"),
+)
+MOVED = (PEERS[0], peer("c2", "10.100.0.3/32"), peer("c3", "fd77::3/128", "10.100.0.4/32"))
+KEEPER = peer("keeper", "10.100.0.9/32")
+"""A peer whose renewals have the store save what it owes."""
+
+ADDRESSES = [
+    ip_address(text)
+    for text in (
+        *("10.100.0.2", "10.100.0.3", "10.100.0.4", "10.100.0.5", "192.168.7.20", "fd77::2", "fd77::3"),
+        *("10.100.0.1", "10.100.255.255", "198.51.100.1", "2001:db8::1"),
+    )
+]
+PORTS = (8000, 8001, 8002, 8003, 8004, 8005, 9000, 80, 65535)
+REMOTES = tuple(Remote(IPv4Network(text), port) for text, port in (("198.51.100.7/32", 0), ("203.0.113.0/24", 443)))
+CLAIMS = (
+    *(BY_EXTERNAL_PORT, BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT),
+    *(Claim(by_internal=True, nonce=letter * 12) for letter in (b"a", b"b")),
+)
+
+
+class Trouble:
+    """Decides which operations of kernel and store fail; they happen in the ledger's thread, one after another."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.probability = 0.0
+
+    def comes(self) -> bool:
+        """Return whether the operation fails."""
+        return self._rng.random() < self.probability
+
+
+class FailingKernel(Pretend):
+    """Fails before a change, after it, or in the middle of replacing everything."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def apply(self, changes: Sequence[Change], now: float) -> None:
+        """Carry out all changes or none; a failure does not say which."""
+        self._perhaps_fail()
+        super().apply(changes, now)
+        self._perhaps_fail()
+
+    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
+        """Hold exactly `entries`, or after a failure some of them."""
+        self._perhaps_fail()
+        held = list(entries)
+        if self._trouble.comes():
+            super().replace_all(addresses, held[::2], now)
+            raise FirewallError("half of it")
+        super().replace_all(addresses, held, now)
+
+    def _perhaps_fail(self) -> None:
+        if self._trouble.comes():
+            raise FirewallError("the kernel fails")
+
+
+class FailingStore(LeaseStore):
+    """A lease file whose saves fail, with the entries as it has them."""
+
+    def __init__(self, path: Path, clock: Clock, trouble: Trouble) -> None:
+        super().__init__(path, lambda: Moment("boot", clock(), 1_900_000_000.0 + clock()))
+        self._trouble = trouble
+
+    def save(self, changes: Sequence[Change]) -> None:
+        """Save all of these changes, or none."""
+        if self._trouble.comes():
+            raise StoreError("the store fails")
+        super().save(changes)
+
+    @property
+    def entries(self) -> dict[Key, Entry]:
+        """The entries of the file by key."""
+        return {entry.mapping.key: entry for entry in self.load()}
+
+
+# Requests
+
+
+def random_request(rng: random.Random) -> tuple[Address, Request]:
+    """Return a random request and who sends it: mostly for an address of its own."""
+    source = rng.choice([address for each in PEERS for address in each.addresses])
+    internal = source if rng.random() < 0.8 else rng.choice(ADDRESSES)
+    protocol, claim, port = rng.choice(list(TransportProtocol)), rng.choice(CLAIMS), rng.choice(PORTS)
+    kind = rng.random()
+    if kind < 0.75:
+        return source, _map(rng, internal, protocol, claim)
+    if kind < 0.85:
+        some = rng.choice([protocol, None])
+        return source, UnmapInternal(some, internal, rng.choice([port, None]), claim, rng.choice([1, 1, 3]))
+    if kind < 0.95:
+        ports = range(port, min(port + rng.choice([1, 1, 3, 60000]), 65536))
+        return source, UnmapPorts(protocol, ports, rng.choice([None, None, REMOTES[:1]]))
+    others = (
+        GetMapping(protocol, port, rng.choice([(), REMOTES])),
+        ListMappings(),
+        GetExternalAddress(),
+        GetLinkStatus(),
+    )
+    return source, rng.choice(others)
+
+
+def _map(rng: random.Random, internal: Address, protocol: TransportProtocol, claim: Claim) -> MapPort:
+    same_port = claim == BY_INTERNAL_ENDPOINT and rng.random() < 0.3
+    external_port = rng.choice([*PORTS, None])
+    return MapPort(
+        protocol=protocol,
+        internal=Endpoint(internal, 0 if same_port and internal.version == 4 else rng.choice(PORTS)),
+        external_port=external_port,
+        lifetime=rng.choice([ENDLESS, 1, 60, 300, 2**32 - 1]),
+        description=SAME_PORT if same_port else rng.choice(["", "web", "\U0001f600" * 256, "a\nb\0"]),
+        any_port=same_port or external_port is None or rng.random() < 0.5,
+        remotes=rng.choice([(), (), REMOTES[:1], REMOTES]) if internal.version == 4 else (),
+        claim=claim,
+        adds_remotes=rng.random() < 0.5,
+        count=rng.choice([1, 1, 1, 2, 3]),
+        keeps_parity=rng.random() < 0.2,
+    )
+
+
+# The gateway
+
+
+class Session:
+    """A gateway in trouble; `folder` has its lease file. `outcomes` counts the replies."""
+
+    def __init__(self, seed: str, folder: Path) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._rng = random.Random(seed)
+        self._trouble = Trouble(random.Random(f"{seed} trouble"))
+        self._path = folder / "leases.sqlite"
+        self._clock = Clock()
+        self._harness, self._store = self._opened()
+
+    def _opened(self) -> tuple[GatewayHarness, FailingStore]:
+        policies = Policies(
+            Policy(max_mappings=QUOTA, max_lifetime=1000, default_lifetime=300),
+            {"c3": Policy((PortRule.parse("allow 8000-8003 0.0.0.0/0 1-65535"),), max_mappings=2, routed_hosts=False)},
+        )
+        store, kernel = FailingStore(self._path, self._clock, self._trouble), FailingKernel(self._trouble)
+        # The harness wants of a store no more than this one has.
+        harness = GatewayHarness(policies, kernel, cast("MemoryStore", store), rate=10**9, clock=self._clock)
+        harness.peers.all = (*PEERS, KEEPER)
+        return harness, store
+
+    async def run(self, count: int) -> None:
+        """Make `count` requests; AssertionError for what must not be, and whatever a request raises."""
+        await self._start()
+        try:
+            while self.outcomes.total() < count:
+                self._trouble.probability = self._rng.choice([0, 0, 0.05, 0.3, 1])
+                await self._make_requests()
+                await self._disturb()
+                self._trouble.probability = 0.0
+                await self._settle()
+                await self._check()
+                if self._rng.random() < 0.01:
+                    await self._restart()
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        await self._harness.maintenance.start(self._store.load(), EXTERNAL, [EXTERNAL])
+
+    async def _stop(self) -> None:
+        await self._harness.ledger.close()
+        self._store.close()
+
+    async def _restart(self) -> None:
+        """Close the lease file, and begin with what it has."""
+        old, before = self._harness, _lasting(self._harness.table)
+        await self._stop()
+        self._harness, self._store = self._opened()
+        self._harness.peers.all, self._harness.peers.shadowed = old.peers.all, old.peers.shadowed
+        await self._start()
+        assert _lasting(self._harness.table) == before
+        await self._settle()
+        await self._check()
+
+    async def _make_requests(self) -> None:
+        made = [random_request(self._rng) for _ in range(self._rng.choice([1, 1, LONGEST_BATCH]))]
+        before = self._harness.table
+        replies = await asyncio.gather(*(self._ask(source, request) for source, request in made))
+        if len(made) == 1:
+            self._check_reply(made[0][1], replies[0], before)
+
+    async def _ask(self, source: Address, request: Request) -> Reply:
+        self._harness.link_trouble = self._rng.choice([OSError("no link"), None])
+        admitted = await self._harness.gateway.admit(source)
+        reply: Reply = admitted if isinstance(admitted, Refusal) else Refusal.NOT_A_PEER
+        if isinstance(admitted, Peer):
+            protocol = self._rng.choice(list(ControlProtocol))
+            reply = await self._harness.gateway.ask(admitted, source, request, protocol)
+        self.outcomes[reply.name if isinstance(reply, Refusal) else type(request).__name__] += 1
+        return reply
+
+    def _check_reply(self, request: Request, reply: Reply, before: dict[Key, Entry]) -> None:
+        """Assert that the only request was carried out if it was granted, and otherwise has changed nothing."""
+        table = self._harness.table
+        match request, reply:
+            case MapPort(), Mapped(mapping, _, number):
+                assert table[mapping.key].mapping == mapping
+                assert len(table) <= len(before) + number
+            case ((UnmapPorts() | UnmapInternal()), Unmapped(mappings)):
+                assert before.keys() - table.keys() == {mapping.key for mapping in mappings}
+            case _:
+                assert table == before
+                assert isinstance(reply, Refusal) or not isinstance(request, MapPort | UnmapPorts | UnmapInternal)
+
+    async def _disturb(self) -> None:
+        """Let time pass, or peers, routes and addresses change, while the trouble lasts."""
+        harness, rng = self._harness, self._rng
+        with contextlib.suppress(OSError):
+            match rng.randrange(15):
+                case 0 | 1 | 2:
+                    self._clock.now += rng.choice([0.5, 30, 90, 400])
+                    await harness.maintenance.wake()
+                case 3:
+                    harness.peers.all = (*rng.choice([PEERS, MOVED, PEERS[:1]]), KEEPER)
+                    await harness.maintenance.recheck_peers()
+                case 13 | 14:
+                    harness.peers.all = (*PEERS, KEEPER)
+                case 4:
+                    harness.peers.shadowed = {rng.choice(ADDRESSES[:7])} if rng.random() < 0.3 else set()
+                    harness.maintenance._checked = None  # as recheck_routes does, which then waits in real time
+                    await harness.maintenance.recheck_peers()
+                case 5 if rng.random() < 0.2:
+                    matched = rng.choice([[EXTERNAL], []])
+                    await harness.maintenance.set_addresses(EXTERNAL, matched)
+                case 6:
+                    harness.servers_own = {(TransportProtocol.TCP, rng.choice(PORTS))}
+                case 7:
+                    now = self._clock()
+                    harness.peers.shaken = {each.public_key: now - rng.choice([1, 500]) for each in PEERS}
+                case 8 if rng.random() < 0.2:
+                    await harness.ledger.repair()
+                case _:
+                    pass
+
+    async def _settle(self) -> None:
+        """Make up for what has failed: a second passes, and the keeper's renewal has the store save what it owes."""
+        harness = self._harness
+        harness.peers.trouble = None
+        self._clock.now += 1.5
+        if not harness.ledger.addresses:
+            await harness.maintenance.set_addresses(EXTERNAL, [EXTERNAL])  # it replaces all that the kernel has
+        await harness.maintenance.recheck_peers()
+        self._clock.now += 1.5
+        await harness.maintenance.recheck_peers()
+        await harness.maintenance.wake()
+        reply = await harness.ask(map_port(50000, KEEPER.addresses[0]), KEEPER.addresses[0])  # type: ignore[arg-type]
+        assert isinstance(reply, Mapped), reply
+
+    async def _check(self) -> None:
+        """Assert that table, kernel and store are equal, and that the table holds what it may hold."""
+        harness, now = self._harness, self._clock()
+        table, peers = harness.table, await harness.peers.peers()
+        assert table == harness.backend.entries
+        assert _lasting(table) == _lasting(self._store.entries)
+        held = Counter(entry.mapping.peer for entry in table.values())
+        for entry in table.values():
+            mapping, policy = entry.mapping, harness.gateway.policies.of(entry.mapping.peer)
+            assert held[mapping.peer] <= policy.max_mappings
+            assert peers.still_owns(mapping.peer, mapping.internal.address)
+            assert mapping.internal.address not in harness.peers.shadowed
+            assert policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description)
+            assert now < entry.lease.expires <= now + policy.max_lifetime
+
+
+def _lasting(table: dict[Key, Entry]) -> dict[Key, object]:
+    """Return what the store keeps up to date: all but the expiry of an endless lease, which a start extends."""
+    return {key: (entry.mapping, entry.lease.endless or entry.lease.expires) for key, entry in table.items()}
