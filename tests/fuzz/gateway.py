@@ -9,6 +9,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from typing import cast
@@ -45,6 +46,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
+from igd.core.reserved_ports import Reservation, StaticMapping
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.store.leases import LeaseStore, StoreError
@@ -53,6 +55,10 @@ from tests.gateway_harness import EXTERNAL, Clock, GatewayHarness, MemoryStore, 
 QUOTA = 4
 LONGEST_BATCH = 6
 """Requests that are made at once."""
+
+POLICY = Policy(max_mappings=QUOTA, max_lifetime=1000, default_lifetime=300)
+STATIC = StaticMapping.parse("tcp 8004 10.100.0.3 8000")
+STATIC_KEY = TransportProtocol.TCP, 8004
 
 PEERS = (
     peer("c1", "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
@@ -195,10 +201,9 @@ class Session:
         self._harness, self._store = self._opened()
 
     def _opened(self) -> tuple[GatewayHarness, FailingStore]:
-        policies = Policies(
-            Policy(max_mappings=QUOTA, max_lifetime=1000, default_lifetime=300),
-            {"c3": Policy((PortRule.parse("allow 8000-8003 0.0.0.0/0 1-65535"),), max_mappings=2, routed_hosts=False)},
-        )
+        c2 = replace(POLICY, static=(STATIC,), reserved=(Reservation.parse("udp 8000-8001"),), idle_after=200)
+        c3 = replace(POLICY, rules=(PortRule.parse("allow 8000-8003 0.0.0.0/0 1-65535"),), routed_hosts=False)
+        policies = Policies(POLICY, {"c2": c2, "c3": c3})
         store, kernel = FailingStore(self._path, self._clock, self._trouble), FailingKernel(self._trouble)
         # The harness wants of a store no more than this one has.
         harness = GatewayHarness(policies, kernel, cast("MemoryStore", store), rate=10**9, clock=self._clock)
@@ -317,18 +322,26 @@ class Session:
         """Assert that table, kernel and store are equal, and that the table holds what it may hold."""
         harness, now = self._harness, self._clock()
         table, peers = harness.table, await harness.peers.peers()
-        assert table == harness.backend.entries
+        assert {key: entry for key, entry in table.items() if not entry.suspended} == harness.backend.entries
         assert _lasting(table) == _lasting(self._store.entries)
-        held = Counter(entry.mapping.peer for entry in table.values())
+        held = Counter(entry.mapping.peer for entry in table.values() if not entry.lease.static)
         for entry in table.values():
             mapping, policy = entry.mapping, harness.gateway.policies.of(entry.mapping.peer)
             assert held[mapping.peer] <= policy.max_mappings
             assert peers.still_owns(mapping.peer, mapping.internal.address)
             assert mapping.internal.address not in harness.peers.shadowed
             assert policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description)
-            assert now < entry.lease.expires <= now + policy.max_lifetime
+            assert entry.lease.static or now < entry.lease.expires <= now + policy.max_lifetime
+        address = STATIC.internal.address
+        stands = peers.still_owns("c2", address) and harness.peers.reaches(address)
+        if STATIC_KEY not in harness.servers_own:
+            assert stands == (STATIC_KEY in table and table[STATIC_KEY].lease.static)
 
 
 def _lasting(table: dict[Key, Entry]) -> dict[Key, object]:
     """Return what the store keeps up to date: all but the expiry of an endless lease, which a start extends."""
-    return {key: (entry.mapping, entry.lease.endless or entry.lease.expires) for key, entry in table.items()}
+    return {
+        key: (entry.mapping, entry.lease.endless or entry.lease.expires)
+        for key, entry in table.items()
+        if not entry.lease.static
+    }
