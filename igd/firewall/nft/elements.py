@@ -5,7 +5,7 @@ only stores them for nft.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address
@@ -15,6 +15,12 @@ from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, Remote, T
 from igd.firewall import nf_tables as nf
 from igd.firewall.nfnetlink import attribute, nested, text, u32, u64, value
 from igd.firewall.site import kernel_timeout
+
+STEP = 4
+"""Networks are split into networks whose prefix length is a multiple of this, at most 8 for each.
+
+A packet to a restricted port is looked up once for each length, so this bounds what remotes of odd lengths cost others.
+"""
 
 COMMENT_SIZE = 127  # nft allows 128 with the NUL
 _UNPRINTABLE = str.maketrans({chr(code): "?" for code in [*range(32), 127, *b'"\\']})  # nft cannot escape them
@@ -34,7 +40,7 @@ class DataType(NamedTuple):
 IPV4_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE = DataType(7, 4), DataType(8, 16), DataType(12, 1), DataType(13, 2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NftSet:
     """A set, or with `data` a map; `flags` are all but NFT_SET.MAP. All are hash sets: a change copies none of them."""
 
@@ -53,9 +59,9 @@ class NftSet:
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RemoteSet(NftSet):
-    """The remotes of one kind: networks of one prefix length, all with a source port or all without.
+    """The remotes of one kind: networks of one prefix length (a multiple of STEP), all with a source port or without.
 
     Key: the network (unless its length is 0), the mapping's key, the port. For port mappings it is a map to the
     internal endpoints, for pinholes a set.
@@ -104,22 +110,22 @@ def remote_sets() -> dict[str, RemoteSet]:
     found = (
         remote_set(version, prefixlen, has_port=has_port)
         for version, bits in ((4, 32), (6, 128))
-        for prefixlen in range(bits + 1)
+        for prefixlen in range(0, bits + 1, STEP)
         for has_port in (False, True)
     )
     return {each.name: each for each in found}
 
 
 def places(mapping: AnyMapping) -> list[Placed]:
-    """Return the elements that hold the mapping, as sets and keys: one, or with remotes one more than these."""
+    """Return the elements that hold the mapping, as sets and keys: one, and with remotes one or more for each."""
     plain, restricted = (
         (MAPPINGS, RESTRICTED_PORTS) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
     )
     key = _mapping_key(mapping)
     if _admits_every_source(mapping.remotes):
         return [(plain, value(_KEY, key))]
-    kinds = (_remote(remote, key) for remote in dict.fromkeys(mapping.remotes))
-    return [(restricted, value(_KEY, key)), *kinds]
+    sources = (each for remote in mapping.remotes for each in _sources(remote, key))
+    return [(restricted, value(_KEY, key)), *dict.fromkeys(sources)]
 
 
 def additions(entry: Entry, now: float) -> list[Placed]:
@@ -133,12 +139,15 @@ def _admits_every_source(remotes: Iterable[Remote]) -> bool:
     return not remotes or any(not remote.network.prefixlen and not remote.port for remote in remotes)
 
 
-def _remote(remote: Remote, mapping_key: bytes) -> tuple[RemoteSet, bytes]:
-    network = remote.network
-    address = network.network_address.packed if network.prefixlen else b""
-    port = struct.pack(">H2x", remote.port) if remote.port else b""
-    nft_set = remote_set(network.version, network.prefixlen, has_port=remote.port != 0)
-    return nft_set, value(_KEY, address + mapping_key + port)
+def _sources(remote: Remote, mapping_key: bytes) -> Iterator[Placed]:
+    """Yield the keys of the networks into which the remote's is split, and their set."""
+    network, port = remote.network, struct.pack(">H2x", remote.port) if remote.port else b""
+    prefixlen = network.prefixlen + -network.prefixlen % STEP
+    nft_set = remote_set(network.version, prefixlen, has_port=bool(port))
+    first, bits = int(network.network_address), network.max_prefixlen
+    for number in range(1 << prefixlen - network.prefixlen):
+        address = (first + (number << bits - prefixlen)).to_bytes(bits // 8, "big") if prefixlen else b""
+        yield nft_set, value(_KEY, address + mapping_key + port)
 
 
 def outbound_key(mapping: AnyMapping) -> bytes:

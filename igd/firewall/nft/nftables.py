@@ -60,13 +60,15 @@ nft prints "look up, then mark" in the other order and would load it as such, an
 a map's keys without its values. Pinholes are not translated, and cannot hide the server's sockets.
 
 A mapping for some remotes only has an element in `restricted_ports`, and one for each remote in the map of its kind:
-the networks of one prefix length, with a source port or without. Only packets to such ports are looked up in these
-maps, each masked to the map's prefix length. All maps are hash tables: interval sets would be copied as a whole at each
-commit, and a chain for each mapping would be examined with all others (decision 18). A map and its rule come with the
-first element, and go when everything is replaced. The network comes first in the key because nft cannot parse a mask
-behind it. `ip protocol` instead of `meta l4proto`: with two ports in one key, nft 1.0.6 does not recognize that the
-latter is a transport protocol. `mappings` and `restricted_ports` never share a port, so that a packet between two
-generations of the table is admitted only if one of them admits it.
+the networks of one prefix length, with a source port or without. Networks are split until their length is a multiple of
+4. Only packets to such ports are looked up in these maps, masked to each length: 17 times at most, 65 for IPv6. A map
+and its rule come with the first element, and go when everything is replaced. All are hash tables: interval sets would
+be copied as a whole at each commit, and a chain for each mapping would be examined with all others (decision 18).
+
+`mappings` and `restricted_ports` never share a port, so that a packet that passes while the table changes is admitted
+only if the table before or after the change admits it. The network comes first in the key because nft cannot parse a
+mask behind it. `ip protocol` instead of `meta l4proto`: with two ports in one key, nft 1.0.6 does not recognize that
+the latter is a transport protocol.
 
 Priority srcnat - 1 is before the operator's MASQUERADE. With hairpin, peers that reach each other through the public
 address must answer to the server, because a direct answer would bypass the translation. `outbound` includes restricted

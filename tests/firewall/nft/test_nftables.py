@@ -118,7 +118,7 @@ def test_a_saved_listing_with_everything_in_it_loads_again(bit: int) -> None:
     with new_namespace(), contextlib.closing(Nftables(site)) as backend:
         backend.replace_all([EXTERNAL, SECOND], [Entry(mapping, Lease(100)) for mapping in mappings], now=0)
         before = listing()
-        assert before.count('comment "peer a') == 1 + 5 + 1 + 2 + 1
+        assert before.count('comment "peer a') == 1 + (1 + 3) + 1 + (1 + 8 + 1) + 1
         run("nft", "flush", "ruleset")
         run("nft", "-f", "-", text=before)
         assert listing() == before

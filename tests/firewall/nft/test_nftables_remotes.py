@@ -61,10 +61,11 @@ def expected(entry: Entry) -> dict[tuple[Any, ...], str]:
     mapping, port = entry.mapping, (entry.mapping.protocol.name.lower(), entry.mapping.external_port)
     found = {}
     for each in mapping.remotes:
-        network = each.network
-        source = (str(network.network_address),) if network.prefixlen else ()
-        name = f"remotes_{network.prefixlen}{'_port' if each.port else ''}"
-        found[name, *source, *port, *((each.port,) if each.port else ())] = str(mapping.internal)
+        prefixlen = (each.network.prefixlen + 3) // 4 * 4
+        name = f"remotes_{prefixlen}{'_port' if each.port else ''}"
+        for part in each.network.subnets(new_prefix=prefixlen):
+            source = (str(part.network_address),) if prefixlen else ()
+            found[name, *source, *port, *((each.port,) if each.port else ())] = str(mapping.internal)
     if not mapping.remotes or any(str(each) == "0.0.0.0/0" for each in mapping.remotes):
         return {("mappings", *port): str(mapping.internal)}
     return {("restricted_ports", *port): ""} | found
@@ -253,8 +254,8 @@ def test_a_saved_listing_with_every_prefix_length_loads_again(backend: Nftables)
     ports6 = [replace(each, port=5) for each, _inside in networks_around(REMOTE6)]
     backend.replace_all([EXTERNAL], [restricted(7, *of_each, *ports), pinhole(7, *of_each6, *ports6)], now=0)
     before = listing()
-    assert before.count(" map @remotes_") == 65
-    assert before.count(" @pinhole_remotes_") == 257
+    assert before.count(" map @remotes_") == 8 + 9
+    assert before.count(" @pinhole_remotes_") == 32 + 33
     backend.remove_all()
     run("nft", "-f", "-", text=before)
     assert listing() == before
@@ -309,16 +310,16 @@ def test_sets_of_remotes_come_when_they_are_needed_and_go_when_everything_is_rep
     def names() -> set[str]:
         return {name for name in named_sets() if "remotes_" in name}
 
-    first, second = restricted(1, remote("10.0.0.0/8")), restricted(2, remote("10.0.0.0/8", 5), remote("10.0.0.0/9"))
+    first, second = restricted(1, remote("10.0.0.0/8")), restricted(2, remote("10.0.0.0/8", 5), remote("10.0.0.0/11"))
     backend.replace_all([EXTERNAL], [], now=0)
     assert names() == set()
     backend.apply([Change(None, first)], now=0)
     assert names() == {"remotes_8"}
     backend.apply([Change(first, None), Change(None, second), Change(None, pinhole(3, REMOTE6_64))], now=0)
     kernel_says([second])
-    assert names() == {"remotes_8", "remotes_8_port", "remotes_9", "pinhole_remotes_64"}
+    assert names() == {"remotes_8", "remotes_8_port", "remotes_12", "pinhole_remotes_64"}
     backend.replace_all([EXTERNAL], [second], now=0)
-    assert names() == {"remotes_8_port", "remotes_9"}
+    assert names() == {"remotes_8_port", "remotes_12"}
     fresh = listing()
     backend.remove_all()
     backend.replace_all([EXTERNAL], [second], now=0)
@@ -344,7 +345,7 @@ def test_filters_that_are_added_one_by_one_are_all_there(backend: Nftables) -> N
 def test_after_a_change_that_failed_everything_is_made_again(backend: Nftables) -> None:
     """The sets of remotes that the failed change would have created are created by the next."""
     backend.replace_all([EXTERNAL], [restricted(1, remote("10.0.0.0/8"))], now=0)
-    added = restricted(2, remote("10.0.0.0/9"))
+    added = restricted(2, remote("10.0.0.0/12"))
     with pytest.raises(FirewallError):
         backend.apply([Change(None, added), Change(None, entry_from(1, 99, remote("10.0.0.0/8")))], now=0)
     backend.apply([Change(None, added)], now=0)
