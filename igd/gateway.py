@@ -221,6 +221,9 @@ class Gateway:
         plan = self._planner(peer, request).plan_port_set()
         if isinstance(plan, Refusal):
             return plan
+        remotes = sum(len(change.after.mapping.remotes) for change in plan if change.after)
+        if remotes and not self.rate_limit.admit(peer.public_key, self.clock(), remotes):
+            return Refusal.TOO_MANY_REQUESTS
         await self.ledger.commit(plan)
         # what is granted of a static mapping is the lease that was requested
         lease = self.policies.of(peer.public_key).lease(request.lifetime, self.clock())

@@ -222,6 +222,12 @@ class Change:
         assert either is not None, "a change needs an entry"
         return either.mapping.key
 
+    @property
+    def added_remotes(self) -> int:
+        """How many remotes more the mapping admits after the change; negative if it admits fewer."""
+        before, after = (len(entry.mapping.remotes) if entry else 0 for entry in (self.before, self.after))
+        return after - before
+
     def undone(self) -> "Change":
         """Return the change that reverts this one."""
         return Change(before=self.after, after=self.before)

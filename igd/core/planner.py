@@ -71,12 +71,15 @@ class Planner:
     def _extend(self, first: Change) -> list[Change]:
         """Return `first` and the changes for the ports after it, up to the first that is refused."""
         plans, external, internal = [first], first.key[1], self.request.internal
-        new = int(first.before is None)
+        new, remotes = int(first.before is None), first.added_remotes
         for step in range(1, min(self.request.count, 65536 - external, 65536 - internal.port)):
             after = Endpoint(internal.address, internal.port + step)
             request = replace(self.request, internal=after, external_port=external + step, any_port=False)
             plan = replace(self, request=request).plan()
             if isinstance(plan, Refusal) or (plan.before is None and not self._has_room(new)):
+                break
+            remotes += plan.added_remotes
+            if not self.table.has_room_for_remotes(self.peer, remotes):
                 break
             plans.append(plan)
             new += plan.before is None
@@ -174,7 +177,10 @@ class Planner:
     def _plan_mapping(self, mapping: AnyMapping) -> Change | Refusal:
         lease, quota = self.policy.lease(self.request.lifetime, self.now), self.policy.max_mappings
         owned = self.policy.reserves(mapping.protocol, mapping.external_port)
-        return self.table.plan_map(mapping, lease, quota, adds_remotes=self.request.adds_remotes, owned=owned)
+        plan = self.table.plan_map(mapping, lease, quota, adds_remotes=self.request.adds_remotes, owned=owned)
+        if isinstance(plan, Change) and not self.table.has_room_for_remotes(self.peer, plan.added_remotes):
+            return Refusal.TOO_MANY_REMOTES
+        return plan
 
     @property
     def _attributes(self) -> tuple[str, str, tuple[Remote, ...], Claim]:

@@ -162,7 +162,7 @@ class Refusal(enum.Enum):
     CONFLICT = "the external port is taken"
     STATIC = "the operator made this mapping"
     OTHER_NONCE = "the mapping was requested with another nonce"
-    TOO_MANY_REMOTES = "the mapping would admit too many remotes"
+    TOO_MANY_REMOTES = "the mapping, or all of the peer together, would admit too many remotes"
     QUOTA = "the peer holds the maximum number of mappings"
     NO_FREE_PORT = "no external port is free"
     TOO_MANY_REQUESTS = "the peer sends too many requests"

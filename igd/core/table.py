@@ -1,6 +1,7 @@
 """All mappings and their leases, and what a request would change."""
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +17,11 @@ MAX_HELD_DOWN = 64
 """How many closed ports are held down for one peer, so that no peer can block all ports by opening and closing them."""
 
 MAX_REMOTES = 16
-"""How many remotes one mapping may admit: each is an element of a set or a rule, added and deleted with the mapping."""
+"""How many remotes one mapping may admit."""
+
+MAX_PEER_REMOTES = 256
+"""How many remotes all mappings of one peer may admit: each is a rule or elements of a set, and those of many mappings
+are added, deleted or restored in one transaction, for which all other peers wait."""
 
 
 class HoldDown(NamedTuple):
@@ -43,6 +48,7 @@ class Table:
         self._by_internal: dict[
             tuple[str, TransportProtocol, Endpoint], Key
         ] = {}  # of mappings that are named by internal endpoint
+        self._remotes: Counter[str] = Counter()  # how many the mappings of a peer admit
         self._held_down: dict[Key, tuple[str, float]] = {}  # the peer that held a port, and until when it has priority
         self._held_down_by_peer: dict[str, dict[Key, None]] = {}  # the same keys, oldest first
 
@@ -121,6 +127,10 @@ class Table:
         """Return whether the peer may have one more entry besides its own and the `planned` ones."""
         return len(self._by_peer.get(public_key, {})) + planned < quota
 
+    def has_room_for_remotes(self, public_key: str, added: int) -> bool:
+        """Return whether the peer's mappings may admit so many remotes more, or fewer."""
+        return added <= 0 or self._remotes[public_key] + added <= MAX_PEER_REMOTES
+
     def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change] | Refusal:
         """Plan the removal of all the peer's port mappings that `request` names, but for static ones."""
         found = self.of_peer(public_key)
@@ -196,6 +206,7 @@ class Table:
             key = change.key
             self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "the change was planned on another state of the table"
+            self._count_remotes(change)
             if change.before is not None and self._by_internal.get(_internal(change.before.mapping)) == key:
                 del self._by_internal[_internal(change.before.mapping)]
             if change.after is None:
@@ -205,6 +216,11 @@ class Table:
         if len(self._expiries) > 2 * len(self._entries) + 64:  # renewals leave outdated expiries behind
             self._expiries = [(entry.lease.expires, key) for key, entry in self._entries.items()]
             heapq.heapify(self._expiries)
+
+    def _count_remotes(self, change: Change) -> None:
+        for entry, sign in ((change.before, -1), (change.after, 1)):
+            if entry is not None and entry.mapping.remotes:
+                self._remotes[entry.mapping.peer] += sign * len(entry.mapping.remotes)
 
     def _put(self, key: Key, entry: Entry) -> None:
         self._end_hold_down(key)
