@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.wire.malformed import Malformed
 
@@ -62,8 +62,10 @@ class Filter:
         """The network of the remote peers, or None if the filter removes all filters."""
         if self.prefix_length == 0:
             return None
-        bits = self.prefix_length - (_IPV4 if self.address.version == 4 else 0)
-        return ip_network((self.address, bits), strict=False)
+        # from numbers: to parse the address's text takes three times as long
+        if self.address.version == 4:
+            return IPv4Network((int(self.address), self.prefix_length - _IPV4), strict=False)
+        return IPv6Network((int(self.address), self.prefix_length), strict=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,10 +221,11 @@ def _remotes(filters: tuple[Filter, ...]) -> tuple[tuple[Remote, ...], bool]:
     remotes: dict[Remote, None] = {}
     adds = True
     for each in filters:
-        if each.network is None:
+        network = each.network
+        if network is None:
             remotes, adds = {}, False
         else:
-            remotes[Remote(each.network, each.port)] = None
+            remotes[Remote(network, each.port)] = None
     return tuple(remotes), adds
 
 
