@@ -55,13 +55,13 @@ class NFTA_HOOK(IntEnum):
 class NF_INET(IntEnum):
     """Hooks: enum nf_inet_hooks in linux/netfilter.h."""
 
-    PRE_ROUTING, POST_ROUTING = 0, 4
+    PRE_ROUTING, LOCAL_IN, FORWARD, POST_ROUTING = 0, 1, 2, 4
 
 
 class NF_IP_PRI(IntEnum):
     """Priorities: enum nf_ip_hook_priorities in linux/netfilter_ipv4.h."""
 
-    NAT_DST, NAT_SRC = -100, 100
+    NAT_DST, FILTER, NAT_SRC = -100, 0, 100
 
 
 # Rules
@@ -124,9 +124,9 @@ class NFTA_VERDICT(IntEnum):
 
 
 class NFT_VERDICTS(IntEnum):
-    """Verdicts: NF_ACCEPT in linux/netfilter.h, and enum nft_verdicts."""
+    """Verdicts: NF_DROP and NF_ACCEPT in linux/netfilter.h, and enum nft_verdicts."""
 
-    NF_ACCEPT = 1
+    NF_DROP, NF_ACCEPT = 0, 1
     NFT_JUMP = -3
     NFT_RETURN = -5
 
@@ -196,10 +196,22 @@ class NFT_META(IntEnum):
 class NFTA_CT(IntEnum):
     """Attributes of ct: enum nft_ct_attributes."""
 
-    DREG, KEY, SREG = 1, 2, 4
+    DREG, KEY, DIRECTION, SREG = 1, 2, 3, 4
 
 
-NFT_CT_MARK = 3  # what ct loads or sets: enum nft_ct_keys
+class NFT_CT(IntEnum):
+    """What ct loads or sets: enum nft_ct_keys."""
+
+    DIRECTION, STATUS, MARK, SRC_IP = 1, 2, 3, 19
+
+
+class IP_CT_DIR(IntEnum):
+    """Directions of a flow: enum ip_conntrack_dir in linux/netfilter/nf_conntrack_tuple_common.h."""
+
+    ORIGINAL, REPLY = 0, 1
+
+
+IPS_DST_NAT = 1 << 5  # of a flow's status: enum ip_conntrack_status in linux/netfilter/nf_conntrack_common.h
 
 
 class NFTA_SOCKET(IntEnum):

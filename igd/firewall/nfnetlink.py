@@ -101,15 +101,18 @@ def u64(kind: int, value: int) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Decode attributes that occur once each; raise ValueError for a wrong length."""
-    found: dict[int, bytes] = {}
+    return dict(pairs(data))
+
+
+def pairs(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Decode attributes, for example the items of a list, in their order; raise ValueError for a wrong length."""
     offset = 0
     while offset + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if not _ATTRIBUTE.size <= length <= len(data) - offset:
             raise ValueError(f"attribute {kind & NLA_TYPE_MASK} of {length} bytes where {len(data) - offset} are left")
-        found[kind & NLA_TYPE_MASK] = data[offset + _ATTRIBUTE.size : offset + length]
+        yield kind & NLA_TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
         offset += length + -length % 4
-    return found
 
 
 def body(payload: bytes) -> dict[int, bytes]:

@@ -43,6 +43,12 @@ table inet igd_wg0 {
 		flags timeout
 	}
 
+	set internal {
+		type ipv4_addr
+		flags timeout
+		elements = { 10.100.0.2 }
+	}
+
 	chain prerouting {
 		type nat hook prerouting priority -80; policy accept;
 """
@@ -78,6 +84,17 @@ PRESERVED = """\
 """
 
 TAIL = """\
+	}
+
+	chain input {
+		type filter hook input priority filter - 1; policy accept;
+		ct direction original ct status dnat ct mark & 0x10000000 != 0x00000000 ct reply ip saddr @internal drop
+	}
+
+	chain forward {
+		type filter hook forward priority filter - 1; policy accept;
+		oifname != "wg0" ct direction original ct status dnat ct mark & 0x10000000 != 0x00000000 \
+ct reply ip saddr @internal drop
 	}
 
 	chain from_remotes {

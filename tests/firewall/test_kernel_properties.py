@@ -21,6 +21,7 @@ from igd.core.moment import Moment
 from igd.core.request import MapPort, Refusal, UnmapPorts
 from igd.firewall import kernel
 from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.nft.internal_addresses import RELEASE_SECONDS
 from igd.firewall.site import Site
 from igd.store.leases import LeaseStore
 from tests.firewall.three_hosts import EXTERNAL, PEERS, new_namespace, run
@@ -82,7 +83,10 @@ def held_by_iptables() -> set[Led]:
 
 def listed_by_nftables() -> list[str]:
     """Everything in our table, without what time changes, and without sets of remotes that are no longer in use."""
-    listing = re.sub(r" timeout \S+ expires \S+| timeout \S+", "", run("nft", "list", "table", "inet", "igd_wg0"))
+    listing = run("nft", "list", "table", "inet", "igd_wg0")
+    released = rf"\S+ timeout {RELEASE_SECONDS:.0f}s expires \S+"  # addresses whose last mapping has just ended
+    listing = re.sub(rf"elements = \{{ {released}(,\s+{released})* \}}\n|{released},\s+|,\s+{released}", "", listing)
+    listing = re.sub(r" timeout \S+ expires \S+| timeout \S+", "", listing)
     listing = re.sub(r"(?s)elements = \{ (.*?) \}", lambda found: "\n".join(re.split(r",\s+", found[1])), listing)
     for name in re.findall(r"(?:map|set) (\w*remotes_\w+) \{\n\t\ttype .*\n\t\tflags timeout\n\t\}", listing):
         listing = re.sub(rf"(?s)(?:map|set) {name} \{{.*?\}}", "", listing)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from igd.core.mapping import AnyMapping, Endpoint, Entry, PortMapping, Remote, TransportProtocol
 from igd.firewall import nf_tables as nf
-from igd.firewall.nfnetlink import attribute, nested, text, u32, u64, value
+from igd.firewall.nfnetlink import attribute, attributes, nested, pairs, text, u32, u64, value
 from igd.firewall.site import kernel_timeout
 
 STEP = 4
@@ -83,11 +83,12 @@ RESTRICTED_PORTS = NftSet("restricted_ports", _PORT)
 PINHOLES = NftSet("pinholes", _PINHOLE)
 RESTRICTED_PINHOLES = NftSet("restricted_pinholes", _PINHOLE)
 OUTBOUND = NftSet("outbound", (IPV4_ADDR, INET_SERVICE), _TRANSLATED)
+INTERNAL = NftSet("internal", (IPV4_ADDR,))
 
 OLD_RESTRICTED = NftSet("restricted", (*_PORT, IPV4_ADDR, INET_SERVICE), _TRANSLATED)
 """What tables that an older igd made have instead of RESTRICTED_PORTS; a key ends in a range of sources."""
 
-SETS = (EXTERNAL, MAPPINGS, RESTRICTED_PORTS, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND)
+SETS = (EXTERNAL, MAPPINGS, RESTRICTED_PORTS, PINHOLES, RESTRICTED_PINHOLES, OUTBOUND, INTERNAL)
 """The sets that always exist. The remote sets exist as far as mappings need them."""
 
 
@@ -161,9 +162,25 @@ def outbound_element(entry: Entry, external: IPv4Address, now: float) -> bytes:
     return element(outbound_key(entry.mapping), value(_DATA, data), _timeout_and_comment(entry, now))
 
 
-def address_key(external: IPv4Address) -> bytes:
-    """Return the key of an address in EXTERNAL."""
-    return value(_KEY, external.packed)
+def address_key(address: IPv4Address) -> bytes:
+    """Return the key of an address in EXTERNAL or INTERNAL."""
+    return value(_KEY, address.packed)
+
+
+def addresses(listed: bytes) -> Iterator[IPv4Address]:
+    """Yield the addresses in a list of elements of EXTERNAL or INTERNAL, as the kernel dumps it.
+
+    Elements without such a key are left out: another program may have made a set of this name.
+    """
+    for _kind, encoded in pairs(listed):
+        key = attributes(attributes(encoded).get(_KEY, b"")).get(nf.NFTA_DATA.VALUE, b"")
+        if len(key) == IPV4_ADDR.size:
+            yield IPv4Address(key)
+
+
+def timeout(seconds: float) -> bytes:
+    """Return the attribute of an element that the kernel removes after this time."""
+    return u64(_TIMEOUT, int(seconds * 1000))
 
 
 def port_key(protocol: TransportProtocol, number: int) -> bytes:

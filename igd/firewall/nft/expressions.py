@@ -36,7 +36,7 @@ FROM_REMOTES, PINHOLES_FROM_REMOTES = "from_remotes", "pinholes_from_remotes"
 def prerouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate and mark flows."""
     mark, unmark = _set_mark(site.mark, site.mark), _set_mark(site.mark, 0)
-    skip_peers = [(*_interface(_IIFNAME, site.wireguard), _RETURN)]
+    skip_peers = [(*interface(_IIFNAME, site.wireguard), _RETURN)]
     return [
         *(_anycast(site) if site.anycast else []),
         *([] if site.hairpin else skip_peers),
@@ -63,13 +63,13 @@ def remote_rule(site: Site, remotes: RemoteSet) -> tuple[str, EncodedRule]:
 
 def postrouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate the source of flows, as far as the site asks for it."""
-    among_peers = (*_IPV4, *_interface(_IIFNAME, site.wireguard), *_interface(_OIFNAME, site.wireguard))
-    hairpin = [(*among_peers, *_has_mark(site.mark), _expression("masq"))]
-    to_internet = (*_interface(_OIFNAME, site.external), *_IPV4, *_UDP)
+    among_peers = (*_IPV4, *interface(_IIFNAME, site.wireguard), *interface(OIFNAME, site.wireguard))
+    hairpin = [(*among_peers, *has_mark(site.mark), expression("masq"))]
+    to_internet = (*interface(OIFNAME, site.external), *_IPV4, *_UDP)
     preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, _SADDR, _SPORT))]
     preserves = site.preserve_source_port and site.external
     masqueraded = [
-        (*_IPV4, *_interface(_OIFNAME, site.wireguard), *_has_mark(site.mark), *_to_network(each), _expression("masq"))
+        (*_IPV4, *interface(OIFNAME, site.wireguard), *has_mark(site.mark), *_to_network(each), expression("masq"))
         for each in site.masqueraded
     ]
     return [*(hairpin if site.hairpin else []), *masqueraded, *(preserved if preserves else [])]
@@ -77,15 +77,16 @@ def postrouting(site: Site) -> list[EncodedRule]:
 
 def _anycast(site: Site) -> list[EncodedRule]:
     """Return the rules that redirect peers' requests to PCP's anycast addresses to the server's own in the tunnel."""
-    peers = _interface(_IIFNAME, site.wireguard)
-    to_server = (*_UDP, _load(_DPORT), _compare(PCP_SERVER_PORT.to_bytes(2, "big")), _expression("redir"))
+    peers = interface(_IIFNAME, site.wireguard)
+    to_server = (*_UDP, _load(_DPORT), compare(PCP_SERVER_PORT.to_bytes(2, "big")), expression("redir"))
     return [
-        (*peers, *_IPV4, _load(_DADDR), _compare(PCP_ANYCAST[4].packed), *to_server),
-        (*peers, *_IPV6, _load(_DADDR6), _compare(PCP_ANYCAST[6].packed), *to_server),
+        (*peers, *_IPV4, _load(_DADDR), compare(PCP_ANYCAST[4].packed), *to_server),
+        (*peers, *_IPV6, _load(_DADDR6), compare(PCP_ANYCAST[6].packed), *to_server),
     ]
 
 
-def _expression(name: str, *parts: bytes) -> bytes:
+def expression(name: str, *parts: bytes) -> bytes:
+    """Return an expression of this name with these attributes."""
     return nested(nf.NFTA_LIST_ELEM, text(nf.NFTA_EXPR.NAME, name), nested(nf.NFTA_EXPR.DATA, *parts))
 
 
@@ -113,7 +114,7 @@ def _payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> _Field:
 
 
 _NFPROTO, _L4PROTO = _meta(nf.NFT_META.NFPROTO), _meta(nf.NFT_META.L4PROTO)
-_IIFNAME, _OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
+_IIFNAME, OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
 _PROTOCOL = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 9, 1)
 _SADDR, _DADDR = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
 _SADDR6, _DADDR6 = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
@@ -128,8 +129,8 @@ def _masked(address: _Field, prefixlen: int) -> _Field:
 
 
 def _load(field: _Field, register: int = REG32_00) -> bytes:
-    loaded = _expression(field.expression, u32(field.dreg, register), field.attributes)
-    return loaded + _bitwise(field.mask, bytes(len(field.mask)), register) if field.mask else loaded
+    loaded = expression(field.expression, u32(field.dreg, register), field.attributes)
+    return loaded + bitwise(field.mask, bytes(len(field.mask)), register) if field.mask else loaded
 
 
 def _concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
@@ -142,46 +143,48 @@ def _concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
     return loads
 
 
-def _compare(data: bytes, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> bytes:
+def compare(data: bytes, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> bytes:
     """Return the expression that continues if the loaded field compares so to `data`."""
     operands = u32(nf.NFTA_CMP.SREG, REG32_00), u32(nf.NFTA_CMP.OP, operation), value(nf.NFTA_CMP.DATA, data)
-    return _expression("cmp", *operands)
+    return expression("cmp", *operands)
 
 
-def _interface(field: _Field, name: str) -> EncodedRule:
+def interface(field: _Field, name: str, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> EncodedRule:
+    """Return the expressions that continue if the interface's name compares so to `name`."""
     # nft cannot write a quote: compare the bytes before it only, which matches a prefix of the name (in nft: `wg*`).
     prefix, quote, _rest = os.fsencode(name).partition(b'"')
-    return _load(field), _compare(prefix if quote else prefix.ljust(IFNAMSIZ, b"\0"))
+    return _load(field), compare(prefix if quote else prefix.ljust(IFNAMSIZ, b"\0"), operation)
 
 
-def _lookup(nft_set: NftSet, *rest: bytes) -> bytes:
-    return _expression("lookup", text(nf.NFTA_LOOKUP.SET, nft_set.name), u32(nf.NFTA_LOOKUP.SREG, REG32_00), *rest)
+def lookup(nft_set: NftSet, *rest: bytes) -> bytes:
+    """Return the expression that continues if the set contains what was loaded."""
+    return expression("lookup", text(nf.NFTA_LOOKUP.SET, nft_set.name), u32(nf.NFTA_LOOKUP.SREG, REG32_00), *rest)
 
 
 def _membership(nft_set: NftSet, *fields: _Field) -> EncodedRule:
     """Return the expressions that continue if the set contains the fields."""
-    return *_concatenation(fields), _lookup(nft_set)
+    return *_concatenation(fields), lookup(nft_set)
 
 
 def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: _Field) -> EncodedRule:
     """Return the expressions that translate to the endpoint that the map has for the fields, if it has one."""
-    nat = _expression(
+    nat = expression(
         "nat",
         u32(nf.NFTA_NAT.TYPE, kind),
         u32(nf.NFTA_NAT.FAMILY, NFPROTO_IPV4),
         u32(nf.NFTA_NAT.REG_ADDR_MIN, REG32_00),
         u32(nf.NFTA_NAT.REG_PROTO_MIN, REG32_01),
     )
-    return *_concatenation(fields), _lookup(endpoints, u32(nf.NFTA_LOOKUP.DREG, REG32_00)), nat
+    return *_concatenation(fields), lookup(endpoints, u32(nf.NFTA_LOOKUP.DREG, REG32_00)), nat
 
 
-_LOAD_MARK = _expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT_MARK), u32(nf.NFTA_CT.DREG, REG32_00))
-_STORE_MARK = _expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT_MARK), u32(nf.NFTA_CT.SREG, REG32_00))
+_LOAD_MARK = expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT.MARK), u32(nf.NFTA_CT.DREG, REG32_00))
+_STORE_MARK = expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT.MARK), u32(nf.NFTA_CT.SREG, REG32_00))
 
 
-def _bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
+def bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
     """Return the expression that changes what was loaded to itself & mask ^ xor."""
-    return _expression(
+    return expression(
         "bitwise",
         u32(nf.NFTA_BITWISE.SREG, register),
         u32(nf.NFTA_BITWISE.DREG, register),
@@ -194,37 +197,39 @@ def _bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
 def _to_network(network: IPv4Network) -> EncodedRule:
     """Return the expressions that continue if the destination is in the network."""
     if network.prefixlen == network.max_prefixlen:
-        return _load(_DADDR), _compare(network.network_address.packed)
-    mask = _bitwise(network.netmask.packed, bytes(4))
-    return _load(_DADDR), mask, _compare(network.network_address.packed)
+        return _load(_DADDR), compare(network.network_address.packed)
+    mask = bitwise(network.netmask.packed, bytes(4))
+    return _load(_DADDR), mask, compare(network.network_address.packed)
 
 
 def _set_mark(bit: int, xor: int) -> EncodedRule:
     """Return the expressions that set the ct mark to itself & ~bit ^ xor: nft's `|` for xor = bit, `&` for 0."""
-    return _LOAD_MARK, _bitwise(struct.pack("=I", ~bit & 0xFFFF_FFFF), struct.pack("=I", xor)), _STORE_MARK
+    return _LOAD_MARK, bitwise(struct.pack("=I", ~bit & 0xFFFF_FFFF), struct.pack("=I", xor)), _STORE_MARK
 
 
-def _has_mark(bit: int) -> EncodedRule:
+def has_mark(bit: int) -> EncodedRule:
+    """Return the expressions that continue if the ct mark has this bit."""
     # Not "== bit": nft would print a comparison with the highest bit as a prefix.
-    return _LOAD_MARK, _bitwise(struct.pack("=I", bit), bytes(4)), _compare(bytes(4), nf.NFT_CMP.NEQ)
+    return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4), nf.NFT_CMP.NEQ)
 
 
-def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
-    verdict = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT.CODE, code & 0xFFFF_FFFF), *chain)
+def verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
+    """Return the expression that ends the rule with a verdict; `chain` is the attribute that says where to jump."""
+    data = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT.CODE, code & 0xFFFF_FFFF), *chain)
     register = u32(nf.NFTA_IMMEDIATE.DREG, nf.NFT_REGISTERS.REG_VERDICT)
-    return _expression("immediate", register, nested(nf.NFTA_IMMEDIATE.DATA, verdict))
+    return expression("immediate", register, nested(nf.NFTA_IMMEDIATE.DATA, data))
 
 
 def _jump(chain: str) -> bytes:
-    return _verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
+    return verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
 
 
-_RETURN = _verdict(nf.NFT_VERDICTS.NFT_RETURN)
-_IPV4 = (_load(_NFPROTO), _compare(bytes([NFPROTO_IPV4])))
-_IPV6 = (_load(_NFPROTO), _compare(bytes([NFPROTO_IPV6])))
-_UDP = (_load(_L4PROTO), _compare(bytes([socket.IPPROTO_UDP])))
+_RETURN = verdict(nf.NFT_VERDICTS.NFT_RETURN)
+_IPV4 = (_load(_NFPROTO), compare(bytes([NFPROTO_IPV4])))
+_IPV6 = (_load(_NFPROTO), compare(bytes([NFPROTO_IPV6])))
+_UDP = (_load(_L4PROTO), compare(bytes([socket.IPPROTO_UDP])))
 _TO_EXTERNAL = (*_IPV4, *_membership(EXTERNAL, _DADDR))
-_LOAD_SOCKET = _expression(
+_LOAD_SOCKET = expression(
     "socket", u32(nf.NFTA_SOCKET.KEY, nf.NFT_SOCKET_TRANSPARENT), u32(nf.NFTA_SOCKET.DREG, REG32_00)
 )
-_SERVERS_OWN_SOCKET = (_LOAD_SOCKET, _compare(bytes([1]), nf.NFT_CMP.LTE))
+_SERVERS_OWN_SOCKET = (_LOAD_SOCKET, compare(bytes([1]), nf.NFT_CMP.LTE))

@@ -16,6 +16,7 @@
         }
         set pinhole_remotes_64 { type ipv6_addr . ipv6_addr . inet_proto . inet_service; flags timeout; }
         map outbound { type ipv4_addr . inet_service : ipv4_addr . inet_service; flags timeout; }
+        set internal { type ipv4_addr; flags timeout; }
         chain prerouting {
             type nat hook prerouting priority -80; policy accept;
             iifname "wg0" ip daddr 192.0.0.9 udp dport 5351 redirect                                     (anycast)
@@ -34,6 +35,15 @@
             meta nfproto ipv4 oifname "wg0" ct mark & 0x10000000 != 0x00000000 ip daddr 10.100.0.7 masquerade
                                                                                           (masquerade_inbound)
             oifname "eth0" snat ip to ip saddr . udp sport map @outbound                    (preserve_source_port)
+        }
+        chain input {
+            type filter hook input priority filter - 1; policy accept;
+            ct direction original ct status dnat ct mark & 0x10000000 != 0x00000000 ct reply ip saddr @internal drop
+        }
+        chain forward {
+            type filter hook forward priority filter - 1; policy accept;
+            oifname != "wg0" ct direction original ct status dnat ct mark & 0x10000000 != 0x00000000
+                ct reply ip saddr @internal drop
         }
         chain from_remotes {
             dnat ip to ip saddr & 255.255.255.0 . ip protocol . th dport map @remotes_24
@@ -75,6 +85,11 @@ address must answer to the server, because a direct answer would bypass the tran
 mappings: their remotes restrict incoming flows, not the ones that the peer opens, and the external port belongs to the
 peer in any case.
 
+`internal` has the addresses that the port mappings lead to, without a timeout, and for two more seconds those of
+mappings that have ended. The chains `input` and `forward` drop what was translated to such an address and does not go
+into the tunnel now (stray_flows.py). Priority filter - 1 is before the operator's filter: the operator's counters and
+logs do not count these packets as accepted, and no flowtable takes their flows.
+
 nft 1.0.6 prints and reads back everything here, because operators save `nft list ruleset` as their firewall. It works
 from Linux 5.10, therefore without updates of an element's timeout (6.12) and without "destroy" (6.3). An own table,
 which is not part of what operators save, needs Linux 6.9.
@@ -88,10 +103,11 @@ from itertools import chain
 from igd.core.mapping import Change, Entry
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import BatchError, Netlink, NetlinkError
-from igd.firewall.nf_tables import NFT_MSG, NFTA_TABLE
-from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message
+from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST, NFTA_TABLE
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message, text
 from igd.firewall.nft import elements
-from igd.firewall.nft.elements import EXTERNAL, OUTBOUND, Placed, RemoteSet
+from igd.firewall.nft.elements import EXTERNAL, INTERNAL, OUTBOUND, Placed, RemoteSet
+from igd.firewall.nft.internal_addresses import InternalAddresses
 from igd.firewall.nft.own_table import Attributes, OwnTable
 from igd.firewall.nft.source_ports import Selection, SourcePorts
 from igd.firewall.site import Site
@@ -106,6 +122,7 @@ class Nftables:
         self._external: IPv4Address | None = None  # the source address of peers with preserved source ports
         self._source_ports = SourcePorts()
         self._remotes: set[RemoteSet] = set()  # exist in the kernel, each with a rule
+        self._internal = InternalAddresses()
         self._netlink = Netlink()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -119,6 +136,7 @@ class Nftables:
         selection = self._select([Change(None, entry) for entry in entries])
         added = [each for entry in entries for each in elements.additions(entry, now)]
         added += [(EXTERNAL, elements.element(elements.address_key(each))) for each in addresses]
+        added += self._internal.replace(entries, self._held_internal(), now)
         remotes = _remote_sets(added)
         messages = [*self._empty_table(remotes), *self._table.rules(remotes), *self._table.additions(added)]
         self._transact([*messages, *self._outbound(selection, now)])
@@ -143,6 +161,8 @@ class Nftables:
             # its timeout as it is.
             messages += self._table.deletions(elements.places(change.before.mapping) if change.before else ())
             messages += self._table.additions(additions)
+        deleted, held = self._internal.change(changes, now)
+        messages += [*self._table.deletions(deleted), *self._table.additions(held)]
         self._transact_tolerantly([*messages, *self._outbound(selection, now)])
         self._source_ports.accept(selection)
         self._remotes |= new
@@ -204,6 +224,15 @@ class Nftables:
         if self._table.matches(tables, sets, chains):
             return self._table.flush(present, remotes)
         return [*self._table.removal(), *self._table.creation(remotes)]
+
+    def _held_internal(self) -> list[IPv4Address]:
+        """Return the addresses in INTERNAL as the kernel has it, which an earlier run may have filled."""
+        listed = (body(payload).get(NFTA_SET_ELEM_LIST.ELEMENTS, b"") for payload in self._dump_internal())
+        return [address for each in listed for address in elements.addresses(each)]
+
+    def _dump_internal(self) -> list[bytes]:
+        names = text(NFTA_SET_ELEM_LIST.TABLE, self._table.name), text(NFTA_SET_ELEM_LIST.SET, INTERNAL.name)
+        return self._netlink.dump_if_exists(nft_message(NFT_MSG.GETSETELEM, NFPROTO_INET, *names))
 
     def _owner(self) -> int | None:
         """Return the netlink address of the program that owns our table, or None."""

@@ -15,17 +15,18 @@ from igd.firewall.nfnetlink import (
     text,
     u32,
 )
-from igd.firewall.nft import elements, expressions
+from igd.firewall.nft import elements, expressions, stray_flows
 from igd.firewall.nft.elements import SETS, NftSet, Placed, RemoteSet
 from igd.firewall.nft.expressions import FROM_REMOTES, PINHOLES_FROM_REMOTES, EncodedRule
 from igd.firewall.site import Site, label
 
 
 class Hook(NamedTuple):
-    """Where packets enter a base chain."""
+    """Where packets enter a base chain, and its type."""
 
     number: nf.NF_INET
     priority: int
+    kind: str = "nat"
 
 
 def _no_rules(_site: Site) -> list[EncodedRule]:
@@ -37,6 +38,8 @@ def _no_rules(_site: Site) -> list[EncodedRule]:
 CHAINS: tuple[tuple[str, Hook | None, Callable[[Site], list[EncodedRule]]], ...] = (
     ("prerouting", Hook(nf.NF_INET.PRE_ROUTING, nf.NF_IP_PRI.NAT_DST + 20), expressions.prerouting),
     ("postrouting", Hook(nf.NF_INET.POST_ROUTING, nf.NF_IP_PRI.NAT_SRC - 1), expressions.postrouting),
+    ("input", Hook(nf.NF_INET.LOCAL_IN, nf.NF_IP_PRI.FILTER - 1, "filter"), stray_flows.to_server),
+    ("forward", Hook(nf.NF_INET.FORWARD, nf.NF_IP_PRI.FILTER - 1, "filter"), stray_flows.past_tunnel),
     (FROM_REMOTES, None, _no_rules),
     (PINHOLES_FROM_REMOTES, None, _no_rules),
 )
@@ -145,7 +148,7 @@ class OwnTable:
         if hook is not None:
             place = u32(nf.NFTA_HOOK.HOOKNUM, hook.number), u32(nf.NFTA_HOOK.PRIORITY, hook.priority & 0xFFFF_FFFF)
             parts += [nested(nf.NFTA_CHAIN.HOOK, *place), u32(nf.NFTA_CHAIN.POLICY, nf.NFT_VERDICTS.NF_ACCEPT)]
-            parts.append(text(nf.NFTA_CHAIN.TYPE, "nat"))
+            parts.append(text(nf.NFTA_CHAIN.TYPE, hook.kind))
         return self._message(nf.NFT_MSG.NEWCHAIN, *parts, flags=NLM_F_CREATE)
 
     def _message(self, kind: int, *parts: bytes, flags: int = 0) -> Message:

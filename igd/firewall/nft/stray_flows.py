@@ -1,0 +1,58 @@
+"""The rules that drop the packets of mapped flows which do not go into the tunnel. Bytes only.
+
+The address that a flow was translated to may become the server's own or be routed elsewhere at any time. Its mappings
+end soon after (igd/maintenance.py); until then nothing from the internet may reach the server, or a host behind another
+of its interfaces, through them.
+
+The rules drop what goes in a flow's original direction, was redirected, has our mark, and leads to an address in
+INTERNAL. So the operator's own redirections pass, even with the same mark, and so do the flows of other instances.
+Answers pass too, and hairpin flows, which leave through the tunnel.
+"""
+
+import sys
+
+from igd.firewall import nf_tables as nf
+from igd.firewall.nfnetlink import u8, u32
+from igd.firewall.nft.elements import INTERNAL
+from igd.firewall.nft.expressions import (
+    OIFNAME,
+    REG32_00,
+    EncodedRule,
+    bitwise,
+    compare,
+    expression,
+    has_mark,
+    interface,
+    lookup,
+    verdict,
+)
+from igd.firewall.site import Site
+
+
+def to_server(site: Site) -> list[EncodedRule]:
+    """Return the rule for packets that the server itself would receive."""
+    return [_stray(site)]
+
+
+def past_tunnel(site: Site) -> list[EncodedRule]:
+    """Return the rule for packets that would leave through another interface than the tunnel's."""
+    return [(*interface(OIFNAME, site.wireguard, nf.NFT_CMP.NEQ), *_stray(site))]
+
+
+def _stray(site: Site) -> EncodedRule:
+    return (*_ORIGINAL, *_REDIRECTED, *has_mark(site.mark), *_TO_INTERNAL, _DROP)
+
+
+def _load(key: nf.NFT_CT, *direction: bytes) -> bytes:
+    return expression("ct", u32(nf.NFTA_CT.KEY, key), u32(nf.NFTA_CT.DREG, REG32_00), *direction)
+
+
+_ORIGINAL = (_load(nf.NFT_CT.DIRECTION), compare(bytes([nf.IP_CT_DIR.ORIGINAL])))
+_REDIRECTED = (
+    _load(nf.NFT_CT.STATUS),
+    bitwise(nf.IPS_DST_NAT.to_bytes(4, sys.byteorder), bytes(4)),
+    compare(bytes(4), nf.NFT_CMP.NEQ),
+)
+# answers come from the address that the flow was translated to
+_TO_INTERNAL = (_load(nf.NFT_CT.SRC_IP, u8(nf.NFTA_CT.DIRECTION, nf.IP_CT_DIR.REPLY)), lookup(INTERNAL))
+_DROP = verdict(nf.NFT_VERDICTS.NF_DROP)
