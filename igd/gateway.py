@@ -33,6 +33,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
+from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.ledger import Ledger
 
@@ -241,10 +242,11 @@ class Gateway:
         return Planner(policies.of(key), self.ledger.table, taken, self.rng, key, request, self.clock())
 
     async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
-        """The peer must own the address and be allowed to map to it; packets to it must leave through the tunnel."""
+        """The address must be one host's, the peer's own, and allowed; packets to it must leave through the tunnel."""
         peers, policy = await self.peers.peers(), self.policies.of(peer.public_key)
         return (
             peers.may_map(peer.public_key, source, internal)
+            and is_unicast(internal)
             and (policy.routed_hosts or not peers.is_routed_host(peer.public_key, internal))
             and self.peers.reaches(internal)
         )

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 
 from igd.core.mapping import AnyMapping, Change, Entry, Lease, PortMapping
 from igd.core.peers import Address, Peers
+from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
 from igd.silent_peers import SilentPeers
@@ -76,6 +77,7 @@ class Maintenance:
         return (
             (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
             and peers.still_owns(*_holder(entry))
+            and is_unicast(mapping.internal.address)
             and not (isinstance(mapping, PortMapping) and self._is_taken(mapping))
             and self._is_allowed(mapping, peers)
         )

@@ -16,6 +16,7 @@ from igd.core.mapping import (
 )
 from igd.core.peers import Peers
 from igd.core.reserved_ports import StaticMapping
+from igd.core.unicast import is_unicast
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
 
@@ -79,6 +80,8 @@ class StaticMappings:
         address = mapping.internal.address
         if not peers.still_owns(mapping.peer, address):
             return f"{address} is not in the peer's AllowedIPs"
+        if not is_unicast(address):
+            return f"{address} is not the address of one host"
         if not self._gateway.peers.reaches(address):
             return f"packets to {address} do not leave through the tunnel"
         if isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key):

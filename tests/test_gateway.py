@@ -141,6 +141,17 @@ async def test_a_peer_maps_only_to_its_own_addresses(
 
 
 @pytest.mark.parametrize(
+    "internal", ["0.1.2.3", "127.0.0.2", "169.254.1.1", "192.0.0.9", "224.0.0.5", "240.0.0.1", "255.255.255.255"]
+)
+async def test_an_address_that_is_not_one_hosts_is_not_mapped_whoever_owns_it(internal: str) -> None:
+    harness = GatewayHarness()
+    harness.peers.all = (peer("c1", "10.100.0.2/32", f"{internal}/32"),)
+    await harness.start()
+    assert await harness.ask(map_port(internal=IPv4Address(internal))) == Refusal.NOT_YOUR_ADDRESS
+    assert not len(harness.table)
+
+
+@pytest.mark.parametrize(
     ("internal", "granted"), [(C1, True), (C2, False), (SERVER, False), (IPv4Address("8.8.8.8"), False)]
 )
 async def test_a_peer_with_allowed_ips_of_any_address_maps_to_its_source(

@@ -312,6 +312,16 @@ async def test_at_the_start_mappings_that_are_no_longer_allowed_are_dropped(stor
     assert [mapped.mapping.external_port for mapped in harness.gateway.mappings()][-1] == 3000
 
 
+async def test_at_the_start_mappings_to_an_address_that_is_not_one_hosts_are_dropped() -> None:
+    """Older versions granted them."""
+    reserved = entry(2000, internal=IPv4Address("240.0.0.1"))
+    harness = GatewayHarness()
+    harness.peers.all = (peer("c1", "10.100.0.2/32", "240.0.0.1/32"),)
+    await harness.start(reserved, entry(3000))
+    assert await ports(harness) == [3000]
+    assert harness.all_equal()
+
+
 async def test_an_endless_lease_that_expired_while_the_daemon_was_stopped_is_renewed_for_a_live_peer() -> None:
     harness = await GatewayHarness().start(
         entry(2000, 999.0, endless=True), entry(2001, 999.0, endless=True, internal=C2)

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,24 @@ def test_an_address_whose_route_has_moved_is_elsewhere(
     run("ip", family, *move.format(f"{address}/{address.max_prefixlen}", gateway).split())
     assert wireguard.routed_elsewhere([address]) == [address]
     assert not wireguard.reaches(address)
+
+
+def test_broadcast_addresses_of_the_tunnel_are_not_reached(wireguard: WireGuard) -> None:
+    """Its network may become another one, which has another."""
+    first, second = ip_address("10.100.0.255"), ip_address("10.100.0.127")
+    assert [wireguard.reaches(address) for address in (first, second)] == [False, True]
+    assert wireguard.routed_elsewhere([first, second]) == [first]
+    ip("addr add 10.100.0.65/26 broadcast + dev wg0")
+    assert not wireguard.reaches(second)
+    assert wireguard.routed_elsewhere([first, second]) == [first, second]
+
+
+def test_the_anycast_address_of_the_routers_in_the_tunnel_is_not_reached(wireguard: WireGuard) -> None:
+    """A host that forwards IPv6 has it (RFC 4291 §2.6.1)."""
+    anycast = ip_address("2001:db8:100::")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1", encoding="ascii")
+    until(lambda: not wireguard.reaches(anycast))
+    assert wireguard.routed_elsewhere([anycast]) == [anycast]
 
 
 def test_only_the_moved_one_of_several_addresses_is_elsewhere(wireguard: WireGuard) -> None:
