@@ -1,0 +1,125 @@
+"""One request is found in the octets of a connection, however they are divided."""
+
+import random
+
+import pytest
+
+from igd.wire.upnp.http_request import LONGEST_HEAD, RequestOctets
+
+OWN = ("10.100.0.1", 2869)
+LARGEST = 100
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"\r\n"
+
+
+def post(length: object, body: bytes = b"") -> bytes:
+    return f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode() + body
+
+
+def received(octets: bytes, size: int = 1_000_000, largest: int = LARGEST) -> bytes | None:
+    """Return what becomes of octets that arrive in pieces of this size."""
+    request = RequestOctets(largest, OWN)
+    for start in range(0, len(octets), size):
+        found = request.receive(octets[start : start + size])
+        if found is not None:
+            return found
+    return None
+
+
+WHOLE = {
+    "without a body": GET,
+    "a body": post(5, b"abcde"),
+    "an empty body": post(0),
+    "a length in other letters": b"POST / HTTP/1.0\r\ncontent-LENGTH:3  \r\n\r\nabc",
+    "bare line feeds": b"GET / HTTP/1.0\nX: a\n\n",
+    "chunks": CHUNKED + b"3\r\nabc\r\n0A;x=y\r\n0123456789\r\n0\r\n\r\n",
+    "no chunk": CHUNKED + b"0\r\n\r\n",
+    "a trailer": CHUNKED + b"1\r\na\r\n0\r\nX: y\r\n\r\n",
+    "line ends in chunks": CHUNKED + b"4\r\n\r\n\r\n\r\n0\r\n\r\n",
+    "the largest body": post(LARGEST, b"a" * LARGEST),
+    "the largest body in chunks": CHUNKED + b"1\r\na\r\n" * LARGEST + b"0\r\n\r\n",
+    "no number": post("many"),
+    "two kinds of length": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "another coding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "an unknown expectation": b"GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 17, 1_000_000])
+@pytest.mark.parametrize("octets", WHOLE.values(), ids=WHOLE.keys())
+def test_a_request_ends_where_it_says(octets: bytes, size: int) -> None:
+    assert received(octets, size) == octets + END
+    assert received(b"\r\n\r\n" + octets, size) == octets + END
+    assert received(octets + GET * 1_000, size) == octets + END
+    assert received(octets[:-1], size) is None
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"x\r\n", b"\r\n", b"-1\r\n", b"123456789\r\n", b"1\r\nab\r\n0\r\n\r\n", b"3\r\nabcx", b"1" + b";" * 100],
+)
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_malformed_chunks_are_not_waited_for(chunks: bytes, size: int) -> None:
+    found = received(CHUNKED + chunks + b"\r\n" * 3, size)
+    assert found is not None
+    assert found.startswith(CHUNKED)
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_body_that_is_too_large_is_not_waited_for(size: int) -> None:
+    head = post(10**17)
+    assert received(head + b"a" * LARGEST, size) is None
+    assert received(head + b"a" * (LARGEST + 1), size) == head + b"a" * (LARGEST + 1) + END
+    in_chunks = received(CHUNKED + b"99\r\n" + b"a" * 0x99, size)
+    assert in_chunks is not None
+    assert in_chunks.count(b"a") > LARGEST
+
+
+def test_a_head_that_does_not_end_is_made_invalid() -> None:
+    head = b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * LONGEST_HEAD
+    for size in (7, 1_000, 1_000_000):
+        found = received(head, size)
+        assert found is not None
+        assert found.endswith(b"\0\r\n\r\n")
+        assert len(found) <= LONGEST_HEAD + max(7, min(size, len(head))) + 5
+
+
+def test_the_client_is_to_continue_once_and_only_before_its_body() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nEXPECT:100-Continue\r\nContent-Length: 3\r\n\r\n"
+    request = RequestOctets(LARGEST, OWN)
+    assert request.receive(head[:-1]) is None
+    assert not request.continues()
+    assert request.receive(head[-1:]) is None
+    assert [request.continues(), request.continues()] == [True, False]
+    assert request.receive(b"abc") == post(3, b"abc") + END
+    assert received(head + b"abc") == post(3, b"abc") + END
+
+
+def test_a_client_of_http_1_0_is_not_to_continue() -> None:
+    request = RequestOctets(LARGEST, OWN)
+    assert request.receive(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n") is None
+    assert not request.continues()
+
+
+@pytest.mark.parametrize(
+    ("own", "host"), [(("10.100.0.1", 2869), b"10.100.0.1:2869"), (("fd00::1", 80, 0, 0), b"[fd00::1]:80")]
+)
+def test_host_is_added_to_http_1_1(own: tuple[str, int], host: bytes) -> None:
+    without = b"GET / HTTP/1.1\r\nX-Host: a\r\n\r\n"
+    expected = b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nX-Host: a\r\n\r\n"
+    assert RequestOctets(LARGEST, own).receive(without) == expected + END
+    for octets in (b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nhOST :b\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
+        assert RequestOctets(LARGEST, own).receive(octets) == octets + END
+
+
+def test_any_octets_in_any_pieces_have_one_result() -> None:
+    rng = random.Random(1)
+    parts = [GET, CHUNKED, post(5), b"\r\n", b"\n", b"0", b"3\r\n", b"abc", b"Expect: 100-continue\r\n", b"\xff", b";"]
+    for _ in range(3_000):
+        octets = b"".join(rng.choices(parts, k=rng.randint(1, 8)))
+        whole, one_by_one = received(octets), received(octets, 1)
+        if whole is not None and one_by_one is not None:
+            assert whole.startswith(one_by_one.removesuffix(END))  # malformed chunks are found at once, or all of them
+        else:
+            assert whole == one_by_one
