@@ -63,6 +63,8 @@ class LimitSettings(Section):
 
     mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
+    connections: int = Field(512, ge=1, le=60_000, strict=True)
+    connections_per_peer: int = Field(32, ge=1, le=60_000, strict=True)
 
 
 class FirewallSettings(Section):

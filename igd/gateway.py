@@ -99,19 +99,38 @@ class Gateway:
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _reread_at: float = field(default=-math.inf, init=False)
     _rereading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _trouble: RateLimit = field(default_factory=lambda: RateLimit(1), init=False)  # of log lines
     _waiting: collections.Counter[str] = field(default_factory=collections.Counter, init=False)
 
     # For the endpoints
 
+    def subject(self, source: Address) -> str | None:
+        """Return whose limits `source` falls under, at once, by the peers as they were last read.
+
+        That is the public key of the owning peer; all unknown sources share the limits of None.
+        """
+        owner = self.peers.last_read.owner(source)
+        return owner.public_key if owner else None
+
+    def count(self, subject: str | None) -> bool:
+        """Count a packet against the rate limit of `subject`; return whether it is within the limit."""
+        within = self.rate_limit.admit(subject, self.clock())
+        if not within:
+            self.counters["admission", Refusal.TOO_MANY_REQUESTS.name] += 1
+        return within
+
     async def admit(self, source: Address) -> Peer | Refusal:
         """Return the peer that sends from `source`, and count this packet against its rate limit."""
-        received = self.clock()
+        if not self.count(self.subject(source)):
+            return Refusal.TOO_MANY_REQUESTS
+        return await self.identify(source)
+
+    async def identify(self, source: Address) -> Peer | Refusal:
+        """Return the peer that owns `source`; peers are read again for an unknown source. The caller has counted it."""
+        since = self.clock()
         found = await self._identify(source, self.peers.peers())
-        # all unknown sources share one rate-limit bucket
-        if not self.rate_limit.admit(found.public_key if isinstance(found, Peer) else None, received):
-            found = Refusal.TOO_MANY_REQUESTS
         if found is Refusal.NOT_A_PEER:
-            found = await self._identify(source, self._reread(received))
+            found = await self._identify(source, self._reread(since))
         if isinstance(found, Refusal):
             self.counters["admission", found.name] += 1
             log.debug("request from %s refused: %s", source, found.value)
@@ -125,7 +144,8 @@ class Gateway:
         try:
             return (await reading).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
-            log.error("cannot read the peers, request from %s refused: %s", source, error)
+            if self._trouble.admit("peers", self.clock()):
+                log.error("cannot read the peers, request from %s refused: %s", source, error)
             return Refusal.SYSTEM_FAILURE
 
     async def _reread(self, since: float) -> Peers:

@@ -74,11 +74,6 @@ class PretendPeers:
         self._earlier = self._clock(), Peers(peers, _OWN)
         self._clock.now += 0.001
 
-    @property
-    def last_read(self) -> Peers:
-        """The peers as they were returned last."""
-        return self._last
-
     def reaches(self, address: Address) -> bool:
         """Return whether no network of the server shadows `address`."""
         return address not in self.shadowed
@@ -86,6 +81,11 @@ class PretendPeers:
     def routed_elsewhere(self, addresses: Collection[Address]) -> Collection[Address]:
         """Return those of `addresses` that a network of the server shadows."""
         return self.shadowed.intersection(addresses)
+
+    @property
+    def last_read(self) -> Peers:
+        """The peers as they were last returned, or remembered."""
+        return self._earlier[1] if self._earlier else self._last
 
     async def peers(self, max_age: float = 1.0) -> Peers:
         """Return the peers, as the same object until a test changes them."""

@@ -35,6 +35,8 @@ default = 3600
 [limits]
 mappings_per_peer = 8
 requests_per_second = 20
+connections = 100
+connections_per_peer = 10
 
 [port_control]
 enabled = false

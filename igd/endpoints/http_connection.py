@@ -1,66 +1,159 @@
-"""A TCP connection of the HTTP server, until aiohttp reads it: limits at connect, and a missing Host header."""
+"""A TCP connection of the HTTP server: its time limit, its one request, and what aiohttp gets to read of it."""
 
 import asyncio
-import re
+import logging
+import socket
 from collections.abc import Callable
 
-LONGEST_HEAD = 16 * 1024
-"""Octets of request line and headers that wait for their end; aiohttp accepts fewer."""
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_LONGEST_END = 4
+from igd.core.peers import Address, Peer
+from igd.core.request import Refusal
+from igd.endpoints.tcp_listener import reset
+from igd.wire.upnp import soap
+from igd.wire.upnp.http_request import CONTINUE, RequestOctets
 
-_REQUEST_LINE = re.compile(rb"[^\r\n]+ HTTP/1\.1\r?\n")
-_HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
+log = logging.getLogger(__name__)
+
+CONNECTION_SECONDS = 10.0
+"""From accept to close: a connection serves one request, which takes known clients milliseconds. One limit covers
+headers, body and response, so that a slow client cannot hold a connection open."""
+
+LONGEST_REQUEST = 128 * 1024
+"""Octets that are read from one connection: a head, and the largest body in chunks of one octet each."""
+
+LINGER_SECONDS = 1.0
+"""How long a connection stays open after a response if its client has not sent the whole request: an earlier close
+could reset it before the client has read."""
+
+Finish = Callable[[web.BaseRequest, web.StreamResponse], None]
 
 
 class Connection(asyncio.Protocol):
-    """A new connection, which `accept` gives to aiohttp or aborts; aiohttp gets the head of the request in one piece.
+    """An accepted connection; nothing is read from it before `open`. `ended` is called when its socket is closed.
 
-    asyncio reports the source of a connection only here. aiohttp refuses a request of HTTP/1.1 without Host (RFC 9112
-    §3.2) before any code of ours runs. TinyUPnP (ESP8266) sends such requests, and they can mean one host only.
+    aiohttp gets one whole request in one piece. A client that sends slowly costs no more than the octets it has sent.
     """
 
-    def __init__(self, accept: Callable[[asyncio.Transport], asyncio.Protocol | None]) -> None:
-        self._accept = accept
-        self._head = b""
+    def __init__(self, sock: socket.socket, ended: Callable[["Connection"], None]) -> None:
+        self._sock: socket.socket | None = sock
+        self._transport: asyncio.Transport | None = None
+        self._responder: web.RequestHandler | None = None
+        self._ended = ended
+        self._is_aborted = False
+        self._octets = 0
+        self._request: RequestOctets | None = None  # until it is complete
+        self._time_limit = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, self.abort)
+
+    async def open(self, responder: web.RequestHandler) -> None:
+        """Read the request, and have `responder`, aiohttp's side of the connection, answer it."""
+        if self._sock is not None:
+            self._responder = responder
+            sock, self._sock = self._sock, None
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
+
+    def abort(self) -> None:
+        """Reset the connection, and drop unsent data: a client that does not read would delay an orderly close."""
+        self._is_aborted = True
+        if self._transport is not None:
+            reset(self._transport.get_extra_info("socket"))
+            self._transport.abort()
+        elif self._sock is not None:
+            reset(self._sock)
+            self._sock.close()
+            self._sock = None
+            self._end()
+        # else asyncio is about to call connection_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept or abort the connection."""
+        """Begin to read, unless the connection was aborted in the meantime."""
         assert isinstance(transport, asyncio.Transport)
+        assert self._responder is not None
         self._transport = transport
-        self._reader = self._accept(transport)
+        self._request = RequestOctets(soap.LARGEST_BODY, transport.get_extra_info("sockname"))
+        self._responder.connection_made(transport)
+        if self._is_aborted:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Keep the octets until the head has ended."""
-        searched = max(0, len(self._head) - _LONGEST_END)
-        self._head = (self._head + data).lstrip(b"\r\n")
-        if _END_OF_HEAD.search(self._head, searched) or len(self._head) > LONGEST_HEAD:
-            self._hand_over()
+        """Pass on the request when it is complete; drop what follows it."""
+        assert self._transport is not None
+        assert self._responder is not None
+        self._octets += len(data)
+        if self._octets > LONGEST_REQUEST:
+            self.abort()
+        elif self._request is not None:
+            request = self._request.receive(data)
+            if request is not None:
+                self._request = None
+                self._responder.data_received(request)
+            elif self._request.continues():
+                self._transport.write(CONTINUE)
 
-    def eof_received(self) -> bool | None:
-        """Have aiohttp end the connection."""
-        return self._hand_over().eof_received() if self._reader else None
+    def eof_received(self) -> bool:
+        """Return whether to keep the connection open: for a response to a client that has sent the whole request."""
+        return self._request is None
+
+    def pause_writing(self) -> None:
+        """Have aiohttp wait until the client has read."""
+        assert self._responder is not None
+        self._responder.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Have aiohttp go on."""
+        assert self._responder is not None
+        self._responder.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end of the connection to aiohttp."""
-        if self._reader:
-            self._reader.connection_lost(exc)
+        assert self._responder is not None
+        self._transport = None
+        self._responder.connection_lost(exc)
+        self._end()
 
-    def _hand_over(self) -> asyncio.Protocol:
-        """Have aiohttp read the connection from now on, beginning with what has been received."""
-        assert self._reader is not None, "an aborted connection receives nothing"
-        self._transport.set_protocol(self._reader)
-        self._reader.data_received(with_host(self._head, self._transport.get_extra_info("sockname")))
-        return self._reader
+    def _end(self) -> None:
+        self._time_limit.cancel()
+        self._ended(self)
 
 
-def with_host(received: bytes, own: tuple[str, int]) -> bytes:
-    """Return a head of HTTP/1.1 and what follows it, with `own`, where it was received, as Host if it has none."""
-    head = _END_OF_HEAD.split(received, 1)[0]
-    line = _REQUEST_LINE.match(received)
-    if line is None or _HOST.search(head):
-        return received
-    address, port = own[:2]
-    host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return received[: line.end()] + f"Host: {host}\r\n".encode() + received[line.end() :]
+class Responder(web.RequestHandler):
+    """aiohttp's side of a connection from `source`, whose owner is `admission`.
+
+    `finish` is called with each response before it is sent, also with those that aiohttp makes itself (malformed HTTP,
+    an unknown expectation).
+    """
+
+    def __init__(self, server: web.Server, source: Address, admission: Peer | Refusal, finish: Finish) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # what turns it off in aiohttp's documentation, too
+            logger=_aiohttp_log,
+            lingering_time=LINGER_SECONDS,
+            tcp_keepalive=False,  # CONNECTION_SECONDS is shorter
+            auto_decompress=False,  # no known client compresses, and a small body could become a large one
+        )
+        self.source = source
+        self.admission = admission
+        self._finish = finish
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response."""
+        self._finish(request, resp)
+        return await super().finish_response(request, resp, start_time)
+
+
+def _is_server_error(record: logging.LogRecord) -> bool:
+    """Return whether a line is a fault of ours: aiohttp logs malformed HTTP and closed connections as errors, too."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | ConnectionError):
+        log.debug("%s: %r", record.getMessage(), error)
+        return False
+    return True
+
+
+_aiohttp_log = log.getChild("aiohttp")
+_aiohttp_log.addFilter(_is_server_error)

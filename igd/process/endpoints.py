@@ -11,9 +11,10 @@ from igd.config import Config
 from igd.core.peers import Interface
 from igd.endpoints.discovery import Discovery, Message
 from igd.endpoints.port_control import PortControl
-from igd.endpoints.upnp_http import PAGE, UPnPHttp
+from igd.endpoints.upnp_http import PAGE, Listening, UPnPHttp
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
+from igd.process import descriptors
 from igd.process.epoch import Epoch
 from igd.wire.upnp import description, ssdp
 
@@ -35,7 +36,9 @@ class Endpoints:
         name = config.friendly_name or f"igd on {interface}"
         documents = description.documents(description.Identity(root, name, VERSION, PAGE))
         advertiser = ssdp.Advertiser(root, SERVER, epoch.next_bootid(), description.config_id(documents))
-        self._http = UPnPHttp((interface, config.http_port), gateway, root, documents, SERVER)
+        connections = descriptors.fitting(config.limits.connections)
+        listening = Listening(interface, config.http_port, connections, config.limits.connections_per_peer)
+        self._http = UPnPHttp(listening, gateway, root, documents, SERVER)
         self._discovery = Discovery(interface, gateway, advertiser, self._http.endpoint_for, random.SystemRandom())
         self._port_control: PortControl | None = None
         if config.port_control.enabled:

@@ -1,30 +1,37 @@
 """HTTP as known clients send it: only peers are served, and no connection stays open."""
 
 import asyncio
-import contextlib
 import gzip
-import html
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, ip_interface
-from typing import NamedTuple
-from uuid import UUID
 
 import pytest
 
 from igd.core.mapping import Endpoint, TransportProtocol
-from igd.core.request import Refusal
-from igd.endpoints import upnp_http
-from igd.endpoints.upnp_http import UPnPHttp
+from igd.endpoints import http_connection, upnp_http
+from igd.endpoints.upnp_http import Listening, UPnPHttp
 from igd.wire.upnp import description, soap
+from tests.endpoints.http_client import (
+    CONTROL,
+    HANG,
+    PORT,
+    PRODUCT,
+    ROOT,
+    WIC,
+    call,
+    connected,
+    connections_are,
+    envelope,
+    error_code,
+    exchange,
+    get,
+    head,
+    http_for,
+    parsed,
+)
 from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, map_port
 
 STRANGER = IPv4Address("10.100.0.9")
-ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
-WIC = "urn:schemas-upnp-org:service:WANIPConnection:1"
-CONTROL = "/control/WANIPConn1"
-PORT = 2869
-HANG = 60
-"""Seconds that only a hang exceeds, on any machine."""
 HUGE = bytes(64 * 1024 * 1024)
 
 ADD = {
@@ -39,21 +46,9 @@ ADD = {
 }
 
 
-class Answer(NamedTuple):
-    """What the server sent before it closed the connection."""
-
-    status: int
-    headers: dict[str, str]
-    body: str
-
-
 @pytest.fixture
 async def harness() -> GatewayHarness:
     return await GatewayHarness(rate=100).start()
-
-
-def http_for(harness: GatewayHarness, documents: Mapping[str, bytes] | None = None) -> UPnPHttp:
-    return UPnPHttp(("lo", PORT), harness.gateway, ROOT, documents or {}, "Linux UPnP/1.1 igd/0.1")
 
 
 @pytest.fixture
@@ -69,59 +64,6 @@ async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
 
 
-@contextlib.asynccontextmanager
-async def connected(source: IPv4Address = C1) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with asyncio.timeout(HANG):
-        reader, writer = await asyncio.open_connection(str(SERVER), PORT, local_addr=(str(source), 0))
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
-async def exchange(*pieces: bytes, source: IPv4Address = C1) -> Answer:
-    """Send the pieces one after another, and read until the server closes the connection."""
-    async with connected(source) as (reader, writer):
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-        return parsed(await reader.read())
-
-
-def parsed(answer: bytes) -> Answer:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    start, *lines = head.decode().split("\r\n")
-    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Answer(int(start.split()[1]), headers, body.decode())
-
-
-def get(path: str, *headers: str, method: str = "GET") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {SERVER}:{PORT}", *headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def envelope(action: str, arguments: dict[str, str]) -> bytes:
-    inner = "".join(f"<{name}>{html.escape(value)}</{name}>" for name, value in arguments.items())
-    body = f'<s:Body><u:{action} xmlns:u="{WIC}">{inner}</u:{action}></s:Body>'
-    return f'<s:Envelope xmlns:s="{soap.ENVELOPE}">{body}</s:Envelope>'.encode()
-
-
-def head(action: str, *headers: str, path: str = CONTROL) -> bytes:
-    return get(path, f'SOAPAction: "{WIC}#{action}"', *headers, method="POST")
-
-
-def call(action: str, arguments: dict[str, str] | None = None, *headers: str, path: str = CONTROL) -> bytes:
-    body = envelope(action, arguments or {})
-    return head(action, f"Content-Length: {len(body)}", *headers, path=path) + body
-
-
-def error_code(answer: Answer) -> int:
-    assert answer.status == 500
-    return int(answer.body.partition("<errorCode>")[2].partition("<")[0])
-
-
 # What is served
 
 
@@ -130,7 +72,7 @@ async def test_documents(path: str) -> None:
     answer = await exchange(get(path))
     assert answer.status == 200
     assert answer.headers["Content-Type"] == 'text/xml; charset="utf-8"'
-    assert answer.headers["Server"] == "Linux UPnP/1.1 igd/0.1"
+    assert answer.headers["Server"] == PRODUCT
     assert answer.body.startswith("<?xml")
     assert len(answer.body.encode()) == int(answer.headers["Content-Length"])
 
@@ -204,12 +146,6 @@ async def test_expect_100_continue_is_answered() -> None:
         assert parsed(await reader.read()).status == 200
 
 
-async def test_a_response_closes_a_keep_alive_connection() -> None:
-    answer = await exchange(get("/1/device.xml", "Connection: keep-alive") * 2)
-    assert answer.status == 200
-    assert "HTTP/1.1" not in answer.body
-
-
 # What is junk
 
 
@@ -265,14 +201,6 @@ async def test_an_unknown_source_is_refused(harness: GatewayHarness, source: IPv
         assert (await exchange(get(path), source=source)).status == 403
     assert error_code(await exchange(call("AddPortMapping", ADD), source=source)) == 606
     assert harness.table == {}
-
-
-async def test_requests_above_the_rate_limit_are_refused(harness: GatewayHarness) -> None:
-    while not isinstance(await harness.gateway.admit(C1), Refusal):
-        pass
-    assert error_code(await exchange(call("AddPortMapping", ADD))) == 501
-    assert (await exchange(get("/"))).status == 429
-    assert (await exchange(get("/"), source=C2)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -343,20 +271,6 @@ async def test_host_is_added_to_nothing_else(request_: bytes, status: int) -> No
     assert (await exchange(request_)).status == status
 
 
-async def test_a_head_that_never_ends_is_refused() -> None:
-    async with connected() as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 2_800)
-        assert parsed(await reader.read()).status == 400
-
-
-async def test_a_client_that_ends_in_the_middle_of_the_head_is_not_answered(server: UPnPHttp) -> None:
-    async with connected() as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\n")
-        writer.write_eof()
-        assert await reader.read() == b""
-    await connections_are(server, 0)
-
-
 # The page
 
 
@@ -376,67 +290,13 @@ async def test_the_page_shows_a_peer_its_own_mappings_as_text(harness: GatewayHa
     assert "no address yet" in (await exchange(get("/"))).body
 
 
-# Limits
-
-
-async def connections_are(server: UPnPHttp, count: int) -> None:
-    """Wait until the server has `count` connections."""
-    async with asyncio.timeout(HANG):
-        http = server._runner.server
-        assert http is not None
-        while len(http.connections) != count:  # noqa: ASYNC110 - aiohttp has no event for it
-            await asyncio.sleep(0.001)
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", head("AddPortMapping", "Content-Length: 900") + b"<s:"])
-async def test_a_slow_sender_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, sent: bytes) -> None:
-    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 0.05)
-    async with connected() as (reader, writer):
-        writer.write(sent)
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
-        await connections_are(server, 0)
-
-
-async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: UPnPHttp) -> None:
-    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 0.2)
-    async with connected() as (_, writer):
-        writer.write(get("/huge"))
-        await connections_are(server, 1)
-        await connections_are(server, 0)
-
-
-async def test_connections_beyond_the_limit_are_closed(
-    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, harness: GatewayHarness
-) -> None:
-    monkeypatch.setattr(upnp_http, "CONNECTIONS", 2)
-    async with connected(), connected():
-        await connections_are(server, 2)
-        async with connected() as (reader, _):
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
-    assert harness.gateway.counters["http", "too many connections"] == 1
-    await connections_are(server, 0)
-    assert (await exchange(get("/"))).status == 200
-
-
-async def test_one_address_does_not_shut_out_the_others(
-    monkeypatch: pytest.MonkeyPatch, server: UPnPHttp, harness: GatewayHarness
-) -> None:
-    monkeypatch.setattr(upnp_http, "CONNECTIONS_PER_ADDRESS", 2)
-    async with connected(), connected():
-        await connections_are(server, 2)
-        async with connected() as (reader, _):
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
-        assert (await exchange(get("/"), source=C2)).status == 200
-    assert harness.gateway.counters["http", "too many connections"] == 1
+# Where it listens, and until when
 
 
 async def test_closing_does_not_wait_for_an_idle_connection(
     monkeypatch: pytest.MonkeyPatch, harness: GatewayHarness
 ) -> None:
-    monkeypatch.setattr(upnp_http, "CONNECTION_SECONDS", 3600.0)
+    monkeypatch.setattr(http_connection, "CONNECTION_SECONDS", 3600.0)
     monkeypatch.setattr(upnp_http, "CLOSE_SECONDS", 3600.0)
     server = http_for(harness)
     await server.listen_on([ip_interface(C2)])
@@ -485,7 +345,7 @@ async def test_a_port_that_is_taken_is_an_error(harness: GatewayHarness) -> None
 
 
 async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
-    server = UPnPHttp(("none", PORT), harness.gateway, ROOT, {}, "igd")
+    server = UPnPHttp(Listening("none", PORT, 1, 1), harness.gateway, ROOT, {}, "igd")
     with pytest.raises(OSError, match="No such device"):
         await server.listen_on([ip_interface(C2)])
     await server.close()
