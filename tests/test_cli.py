@@ -22,6 +22,8 @@ MAPPING: dict[str, object] = {
     "internal_port": 80,
     "remotes": [],
     "lease": 300,
+    "static": False,
+    "suspended": False,
     "peer": "key=",
     "description": "ü\x1b",
 }
