@@ -20,11 +20,11 @@ _LONGEST_END = 4
 _VERSION_1_1 = re.compile(rb"[^\r\n]+ HTTP/1\.1\r?\n")
 _HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
 _EXPECT_CONTINUE = re.compile(rb"(?<=\n)expect:[ \t]*100-continue[ \t]*\r?\n", re.IGNORECASE)
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r?\n", re.IGNORECASE)
 
-_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})([ \t;][^\r\n]{0,64})?\r\n")
-_BEGUN_CHUNK_SIZE = re.compile(rb"|[0-9a-fA-F]{1,8}([ \t;][^\r\n]{0,64})?\r?")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})([ \t;][^\r\n]{0,64})?\r\n")
+_BEGUN_CHUNK_SIZE = re.compile(rb"|[0-9a-fA-F]{1,16}([ \t;][^\r\n]{0,64})?\r?")
 
 
 class RequestOctets:
@@ -53,7 +53,7 @@ class RequestOctets:
             if end_of_head is None:
                 return bytes(self._octets) + _REFUSED if len(self._octets) > LONGEST_HEAD else None
             self._read_head(end_of_head.end())
-        end = self._end_of_chunks() if self._length is None else self._end_of_length(self._length)
+        end = self._end_of_chunks(searched) if self._length is None else self._end_of_length(self._length)
         if end is None:
             return None
         head, body = bytes(self._octets[: self._body_at]), bytes(self._octets[self._body_at : end])
@@ -77,12 +77,15 @@ class RequestOctets:
         end = self._body_at + min(length, self._largest_body + 1)
         return end if len(self._octets) >= end else None
 
-    def _end_of_chunks(self) -> int | None:
-        """Return where the last chunk and its trailer end (RFC 9112 §7.1), or where the chunks are malformed."""
+    def _end_of_chunks(self, searched: int) -> int | None:
+        """Return where the last chunk and its trailer end (RFC 9112 §7.1), or the malformed chunks.
+
+        No trailer ends before `searched`: a client that sends octet by octet has each searched once.
+        """
         while size := _CHUNK_SIZE.match(self._octets, self._chunk_at):
             octets = int(size[1], 16)
             if octets == 0:
-                trailer = _END_OF_HEAD.search(self._octets, size.end() - 2)
+                trailer = _END_OF_HEAD.search(self._octets, max(size.end() - 2, searched))
                 return trailer.end() if trailer else None
             end = size.end() + octets + 2
             if self._in_chunks + min(octets, len(self._octets) - size.end()) > self._largest_body:

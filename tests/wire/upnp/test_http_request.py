@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from igd.wire.upnp import http_request
 from igd.wire.upnp.http_request import LONGEST_HEAD, RequestOctets
 
 OWN = ("10.100.0.1", 2869)
@@ -57,13 +58,29 @@ def test_a_request_ends_where_it_says(octets: bytes, size: int) -> None:
 
 @pytest.mark.parametrize(
     "chunks",
-    [b"x\r\n", b"\r\n", b"-1\r\n", b"123456789\r\n", b"1\r\nab\r\n0\r\n\r\n", b"3\r\nabcx", b"1" + b";" * 100],
+    [b"x\r\n", b"\r\n", b"-1\r\n", b"12345678901234567\r\n", b"1\r\nab\r\n0\r\n\r\n", b"3\r\nabcx", b"1" + b";" * 100],
 )
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_malformed_chunks_are_not_waited_for(chunks: bytes, size: int) -> None:
     found = received(CHUNKED + chunks + b"\r\n" * 3, size)
     assert found is not None
     assert found.startswith(CHUNKED)
+
+
+@pytest.mark.parametrize("octets", [b"GET / HTTP/1.1\r\nX: ", CHUNKED + b"1\r\na\r\n0\r\nX: "], ids=["head", "trailer"])
+def test_octet_by_octet_each_is_searched_once(octets: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+
+    class Pattern:
+        def search(self, octets: bytearray, start: int) -> object:
+            searches.append(len(octets) - start)
+            return end_of_head.search(octets, start)
+
+    end_of_head = http_request._END_OF_HEAD
+    monkeypatch.setattr(http_request, "_END_OF_HEAD", Pattern())
+    assert received(octets + b"a" * 10_000, 1) is None
+    assert len(searches) > 10_000
+    assert max(searches) <= 5
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000])
