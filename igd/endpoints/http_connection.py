@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             request = self._request.receive(data)
             if request is not None:
                 self._request = None
-                self._responder.data_received(request)
+                _parse(self._responder, request)
             elif self._request.continues():
                 self._transport.write(CONTINUE)
 
@@ -144,6 +144,18 @@ class Responder(web.RequestHandler):
         """Send a response."""
         self._finish(request, resp)
         return await super().finish_response(request, resp, start_time)
+
+
+def _parse(responder: web.RequestHandler, request: bytes) -> None:
+    """Have aiohttp parse a request, and refuse what makes its parser fail: after a failure it takes nothing for valid.
+
+    Without this, asyncio would log a traceback for each such request.
+    """
+    try:
+        responder.data_received(request)
+    except Exception as error:  # noqa: BLE001 - such as yarl's IndexError for the target http://[::1]:80@/
+        log.debug("aiohttp cannot parse a request: %r", error)
+        responder.data_received(b"\r\n")
 
 
 def _is_server_error(record: logging.LogRecord) -> bool:

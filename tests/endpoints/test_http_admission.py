@@ -83,6 +83,7 @@ REQUESTS = {
     "bad chunks": head("AddPortMapping", "Transfer-Encoding: chunked") + b"many\r\n",
     "a giant line": b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: 10.100.0.1\r\n\r\n",
     "a giant head": b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\n" + b"X: a\r\n" * 2_000 + b"\r\n",
+    "a target that yarl fails on": b"GET http://[fd77::1]:2869@/ HTTP/1.1\r\nHost: 10.100.0.1\r\n\r\n",
     "a name": b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n",
 }
 
