@@ -82,7 +82,11 @@ class UPnPHttp:
     async def _open(self, address: Address) -> TcpListener:
         # Connections of the last run may be in TIME_WAIT.
         sock = bind(socket.SOCK_STREAM, self._interface, address, self._port, reuse_address=True)
-        return TcpListener(sock, self._admission.accepted, self._admission.lacking)
+        try:
+            return TcpListener(sock, self._admission.accepted, self._admission.lacking)
+        except OSError:
+            sock.close()
+            raise
 
     def endpoints(self) -> list[Endpoint]:
         """Return where the server listens."""

@@ -132,8 +132,8 @@ def test_half_open_connections_keep_nobody_out(routed: Lab) -> None:
         assert answers(routed) == [200] * REQUESTS
 
 
-def test_a_peer_that_reads_no_answer_frees_its_places(routed: Lab) -> None:
-    """The kernel of the server keeps nothing of it either, after the ten seconds."""
+def test_requests_that_never_end_free_their_places(routed: Lab) -> None:
+    """After ten seconds the server's kernel keeps nothing of them either."""
     with serving(routed, "[limits]\nconnections_per_peer = 4\n"), ExitStack() as held:
         for source in sources(4):
             connection = held.enter_context(control.connect(routed.c2, source))
