@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import functools
 import logging
 import math
 import random
@@ -233,13 +234,15 @@ class Gateway:
                 del self._waiting[peer.public_key]
 
     async def _map(self, peer: Peer, source: Address, request: MapPort) -> Reply:
-        if not await self._may_map(peer, source, request.internal.address):
-            return Refusal.NOT_YOUR_ADDRESS
-        if request.internal.address.version == 4 and not self.ledger.addresses:
-            return Refusal.NO_EXTERNAL_ADDRESS
+        refusal = await self._objection(peer, source, request.internal.address)
+        if refusal is not None:
+            return refusal
         if request.count > 1 and not self.rate_limit.admit(peer.public_key, self.clock(), request.count):
             return Refusal.TOO_MANY_REQUESTS
-        plan = self._planner(peer, request).plan_port_set()
+        taken, policy = functools.partial(self._is_taken_for, peer.public_key), self.policies.of(peer.public_key)
+        plan = Planner(
+            policy, self.ledger.table, taken, self.rng, peer.public_key, request, self.clock()
+        ).plan_port_set()
         if isinstance(plan, Refusal):
             return plan
         remotes = sum(len(change.after.mapping.remotes) for change in plan if change.after)
@@ -247,29 +250,28 @@ class Gateway:
             return Refusal.TOO_MANY_REQUESTS
         await self.ledger.commit(plan)
         # what is granted of a static mapping is the lease that was requested
-        lease = self.policies.of(peer.public_key).lease(request.lifetime, self.clock())
+        lease = policy.lease(request.lifetime, self.clock())
         entries = [change.after for change in plan if change.after is not None]
         granted = [self._mapped(replace(each, lease=lease) if each.lease.static else each) for each in entries]
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
-    def _planner(self, peer: Peer, request: MapPort) -> Planner:
-        key, policies = peer.public_key, self.policies
+    def _is_taken_for(self, public_key: str, protocol: TransportProtocol, port: int) -> bool:
+        return self.policies.withholds(public_key, protocol, port) or self.taken(protocol, port)
 
-        def taken(protocol: TransportProtocol, port: int) -> bool:
-            return policies.withholds(key, protocol, port) or self.taken(protocol, port)
+    async def _objection(self, peer: Peer, source: Address, internal: Address) -> Refusal | None:
+        """Return why the peer may not map any port to this address, or None.
 
-        return Planner(policies.of(key), self.ledger.table, taken, self.rng, key, request, self.clock())
-
-    async def _may_map(self, peer: Peer, source: Address, internal: Address) -> bool:
-        """The address must be one host's, the peer's own, and allowed; packets to it must leave through the tunnel."""
-        peers, policy = await self.peers.peers(), self.policies.of(peer.public_key)
-        return (
-            peers.may_map(peer.public_key, source, internal)
-            and is_unicast(internal)
-            and (policy.routed_hosts or not peers.is_routed_host(peer.public_key, internal))
-            and self.peers.reaches(internal)
-        )
+        The address must be one host's and the peer's own, and packets to it must leave through the tunnel.
+        """
+        peers, key = await self.peers.peers(), peer.public_key
+        if not (peers.may_map(key, source, internal) and is_unicast(internal) and self.peers.reaches(internal)):
+            return Refusal.NOT_YOUR_ADDRESS
+        if not self.policies.of(key).routed_hosts and peers.is_routed_host(internal):
+            return Refusal.FORBIDDEN
+        if internal.version == 4 and not self.ledger.addresses:
+            return Refusal.NO_EXTERNAL_ADDRESS
+        return None
 
     async def _unmap(self, peer: Peer, request: UnmapPorts) -> Reply:
         changes = self.ledger.table.plan_unmap(peer.public_key, request)

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import AnyMapping, Change, Entry, Lease, PortMapping
+from igd.core.mapping import Change, Entry, Lease, PortMapping
 from igd.core.peers import Address, Peers
 from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 FLAP_SECONDS = 0.4
 """How long an address must be routed elsewhere before its mappings end: routes are replaced by removing and adding."""
+
+_REPLACED = "a static mapping takes its place"
 
 Holder = tuple[str, Address]
 """Whose packets a mapping admits: a peer's public key, and the internal address."""
@@ -52,14 +55,14 @@ class Maintenance:
         static = self._static.standing(peers)
         replaced = {entry.mapping.key for entry in static}
         keep: list[Entry] = []
-        drop: list[Entry] = []
+        drop: dict[str, list[Entry]] = {}  # by reason
         for entry in stored:
-            may_stay = entry.mapping.key not in replaced and self._may_stay(entry, peers)
-            (keep if may_stay else drop).append(entry)
+            reason = _REPLACED if entry.mapping.key in replaced else next(self._objections(entry, peers), None)
+            (keep if reason is None else drop.setdefault(reason, [])).append(entry)
         keep = [*static, *(replace(entry, lease=self._resumed(entry)) for entry in keep)]
-        if drop:
-            log.info("not resumed, expired or not allowed: %s", ", ".join(str(entry.mapping) for entry in drop))
-        await self._ledger.take_over(keep, drop, matched)
+        for reason, entries in drop.items():
+            log.info("not resumed, %s: %s", reason, ", ".join(map(self._text, entries)))
+        await self._ledger.take_over(keep, itertools.chain.from_iterable(drop.values()), matched)
 
     def _resumed(self, entry: Entry) -> Lease:
         """Return a stored lease within limits: the operator may have lowered the longest lifetime.
@@ -72,27 +75,29 @@ class Maintenance:
             lease, expires=min(max(lease.expires, least), now + self._policies.of(entry.mapping.peer).max_lifetime)
         )
 
-    def _may_stay(self, entry: Entry, peers: Peers) -> bool:
-        mapping = entry.mapping
-        return (
-            (entry.lease.endless or entry.lease.expires > self._clock())  # `wake` decides on endless ones
-            and peers.still_owns(*_holder(entry))
-            and is_unicast(mapping.internal.address)
-            and not (isinstance(mapping, PortMapping) and self._is_taken(mapping))
-            and self._is_allowed(mapping, peers)
-        )
+    def _objections(self, entry: Entry, peers: Peers) -> Iterator[str]:
+        """Yield the reasons for which a stored mapping is not resumed."""
+        mapping, policy = entry.mapping, self._policies.of(entry.mapping.peer)
+        if not entry.lease.endless and entry.lease.expires <= self._clock():  # `wake` decides on endless ones
+            yield "the lease has expired"
+        if not peers.still_owns(*_holder(entry)):
+            yield "the peer no longer owns the address"
+        if not is_unicast(mapping.internal.address):
+            yield "the address is not one host's"
+        if isinstance(mapping, PortMapping):
+            if self._policies.withholds(mapping.peer, *mapping.key):
+                yield "the port is reserved for another peer"
+            if self._gateway.taken(*mapping.key):
+                yield "the port is taken"
+        if not policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description):
+            yield "the rules do not allow it"
+        if mapping.claim.protocol not in policy.protocols:
+            yield "the peer may no longer use the protocol"
+        if not policy.routed_hosts and peers.is_routed_host(mapping.internal.address):
+            yield "the peer may not map to hosts behind it"
 
-    def _is_taken(self, mapping: PortMapping) -> bool:
-        return self._policies.withholds(mapping.peer, *mapping.key) or self._gateway.taken(*mapping.key)
-
-    def _is_allowed(self, mapping: AnyMapping, peers: Peers) -> bool:
-        """Return whether the policy allows the mapping now, and the protocol that requested it."""
-        policy = self._policies.of(mapping.peer)
-        return (
-            policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description)
-            and mapping.claim.protocol in policy.protocols
-            and (policy.routed_hosts or not peers.is_routed_host(mapping.peer, mapping.internal.address))
-        )
+    def _text(self, entry: Entry) -> str:
+        return f"{entry.mapping} ({self._policies.label(entry.mapping.peer)})"
 
     async def set_addresses(
         self,
@@ -216,7 +221,7 @@ class Maintenance:
             return error
         ended = [str(change.before.mapping) for change in changes if change.before and not _is_renewal(change)]
         if ended:
-            log.info("%s: %s", why, ", ".join(ended))
+            log.info("%s: %s (%s)", why, ", ".join(ended), self._policies.label(peer))
         return None
 
     def _retry_later(self, error: Exception) -> None:

@@ -65,7 +65,8 @@ class StaticMappings:
         for peer, entries in by_peer.items():
             async with self._ledger.peer_lock(peer):
                 await self._ledger.commit(list(self._changes(entries)), imposed=True)
-            log.info("opened, static: %s", ", ".join(str(entry.mapping) for entry in entries))
+            opened = ", ".join(str(entry.mapping) for entry in entries)
+            log.info("opened, static: %s (%s)", opened, self._gateway.policies.label(peer))
 
     def _changes(self, entries: list[Entry]) -> Iterator[Change]:
         """Yield the changes that open these entries of one peer, in place of what it had mapped itself."""

@@ -104,13 +104,13 @@ class Peers:
         peer = self.owner(internal)
         return peer is not None and peer.public_key == public_key
 
-    def is_routed_host(self, public_key: str, internal: Address) -> bool:
-        """Return whether `internal`, which this peer owns, is a host of a network behind it.
+    def is_routed_host(self, internal: Address) -> bool:
+        """Return whether `internal` is a host of a network behind the peer that owns it.
 
-        The peer's own addresses are its single addresses and those in the interface's networks.
+        A peer's own addresses are its single ones, and those in the interface's networks.
         """
-        own = (address for peer in self.all if peer.public_key == public_key for address in peer.addresses)
-        return internal not in own and not self.on_link(internal)
+        peer = self.owner(internal)
+        return peer is not None and internal not in peer.addresses and not self.on_link(internal)
 
     def on_link(self, address: Address) -> bool:
         """Return whether `address` is in one of the interface's own networks."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, collapse_addresses
 
 from igd.core.mapping import TransportProtocol
-from igd.core.peers import Peers
+from igd.core.peers import Peer, Peers
 from igd.core.policy import Policy
 from igd.core.reserved_ports import Reservation
 
@@ -40,6 +40,10 @@ class Policies:
     def name_of(self, public_key: str) -> str:
         """Return the name of a peer; "" if it has none."""
         return self.names.get(public_key, "")
+
+    def label(self, public_key: str) -> str:
+        """Return what a line of the log calls a peer: its name, or the start of its key."""
+        return str(Peer(public_key, (), self.name_of(public_key)))
 
     def masqueraded(self, peers: Peers) -> tuple[IPv4Network, ...]:
         """Return the IPv4 networks of the peers to which mapped flows are masqueraded.

@@ -108,10 +108,6 @@ def test_the_networks_contain_all_owned_addresses_without_wide_entries() -> None
     assert list(map(str, peers.networks())) == ["10.100.0.0/16", "192.168.7.0/24", "fd00::2/128"]
 
 
-def test_the_text_of_a_peer_is_the_beginning_of_its_key() -> None:
-    assert str(peer("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=")) == "xTIBA5rb"
-
-
 # few bits, so that networks overlap
 v4 = st.builds(
     lambda low, length: IPv4Network((0x0A640000 | low, length), strict=False),
@@ -145,3 +141,31 @@ def test_the_networks_that_peers_own() -> None:
     )
     assert Peers([peer("all", "0.0.0.0/0", "::/0")], [SERVER]).owned() == (SERVER.network,)
     assert Peers([peer("none")], [SERVER]).owned() == ()
+
+
+def test_a_peer_is_called_by_its_name_and_else_by_the_start_of_its_key() -> None:
+    assert str(Peer("GLiBCyzMu7qF7JbIWShcKmJ4d3rcVnEUQDZV6LYKYDw=", ())) == "GLiBCyzM"
+    assert str(Peer("GLiBCyzMu7qF7JbIWShcKmJ4d3rcVnEUQDZV6LYKYDw=", (), "laptop")) == "laptop"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_routed"),
+    [
+        ("10.100.0.2", False),
+        ("10.7.0.2", False),
+        ("192.168.7.20", True),
+        ("10.100.9.9", False),
+        ("10.100.0.77", False),
+        ("172.16.0.1", False),
+        ("2001:db8::2", False),
+        ("2001:db8:1::5", True),
+    ],
+)
+def test_hosts_of_the_networks_behind_a_peer(address: str, *, is_routed: bool) -> None:
+    """A peer's own addresses are its single ones, wherever they are, and those in the interface's networks."""
+    mine = ["10.100.0.2/32", "10.7.0.2/32", "192.168.7.0/24", "10.100.9.0/24", "2001:db8::2/128", "2001:db8:1::/64"]
+    peers = Peers(
+        [Peer("a", tuple(map(ip_network, mine))), Peer("b", (ip_network("0.0.0.0/0"),))],
+        [ip_interface("10.100.0.1/16")],
+    )
+    assert peers.is_routed_host(ip_address(address)) is is_routed

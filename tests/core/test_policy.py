@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from igd.core.mapping import Endpoint, Lease, TransportProtocol, parse_ports
 from igd.core.policy import CANDIDATES, Policy, PortRule
 from igd.core.request import ENDLESS
+from igd.core.reserved_ports import Reservation, StaticMapping
 
 C1 = IPv4Address("10.100.0.2")
 TCP, UDP = TransportProtocol
@@ -204,3 +205,46 @@ def test_candidates_for_any_mapping_are_those_of_the_rules_for_ipv4() -> None:
     assert sorted(rules.any_candidates(rng(1))) == [5000, 5002, 5003]
     assert list(policy().any_candidates(rng(1))) == []
     assert len(list(Policy().any_candidates(rng(1)))) == CANDIDATES
+
+
+# Ports that are reserved for the peer
+
+OWN = Policy(
+    (PortRule.parse("allow 25560-25566 0.0.0.0/0 0-65535"), PortRule.parse("deny 0-65535 0.0.0.0/0 0-65535")),
+    reserved=(Reservation.parse("tcp 25565-25567"),),
+    static=(StaticMapping.parse("udp 9000 10.100.0.2 9"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "allowed"),
+    [
+        (TCP, 25565, True),
+        (TCP, 25567, True),
+        (UDP, 25567, False),
+        (UDP, 25566, True),
+        (UDP, 9000, True),
+        (TCP, 9000, False),
+    ],
+)
+def test_the_rules_do_not_concern_reserved_ports(protocol: TransportProtocol, port: int, *, allowed: bool) -> None:
+    assert OWN.allows(protocol, port, Endpoint(C1, 1), "") is allowed
+
+
+def test_reserved_ports_are_the_last_that_the_gateway_chooses() -> None:
+    """Whoever reserves a port for a game must not find it taken by its own torrent client."""
+    candidates = list(OWN.candidates(TCP, WEB, "", rng(1)))
+    assert sorted(candidates[:5]) == [25560, 25561, 25562, 25563, 25564]
+    assert candidates[5:] == [25565, 25566, 25567]
+    assert sorted(OWN.candidates(UDP, WEB, "", rng(1))) == [9000, *range(25560, 25567)]
+
+
+def test_a_peer_without_rules_is_given_its_reserved_ports() -> None:
+    own = Policy((), reserved=(Reservation.parse("tcp 3000-3001"),))
+    assert list(own.candidates(TCP, WEB, "", rng(1))) == [3000, 3001]
+    assert list(own.candidates(UDP, WEB, "", rng(1))) == []
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(1, 300), (299, 300), (300, 300), (301, 301), (4000, 3600)])
+def test_a_lease_is_within_the_shortest_and_the_longest(asked: int, granted: int) -> None:
+    assert Policy(min_lifetime=300, max_lifetime=3600).lease(asked, 100.0) == Lease(100.0 + granted)
