@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from igd.config import Config
+    from igd.operator.names import Named
 
 _log = logging.getLogger(__name__)
 
@@ -83,12 +84,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None] | None = None) -> int:
+    from igd.config import ConfigError
     from igd.firewall.backend import FirewallError
     from igd.process import daemon
 
     try:
         with instance.lock():
             daemon.run(instance, config, on_ready)
+    except ConfigError as error:
+        return _print_error(f"{instance.interface}: {error}", MISUSED)
     except (OSError, FirewallError) as error:
         return _print_error(f"{instance.interface}: {error}", FAILED)
     return OK
@@ -131,14 +135,18 @@ def _unread(interface: str) -> list[str]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from igd.config import Config, ConfigError, load_for
+    from igd.config import Config, ConfigError, default_path, load_for
 
     try:
         file, interface = _file_and_interface(arguments.subject)
         config = load_for(interface, file) if interface else Config()
     except (ConfigError, ValueError) as error:
         return _print_error(str(error), MISUSED)
-    for warning in [*_check_warnings(file, interface), *config.warnings, *_host_warnings(interface, config)]:
+    try:
+        host_warnings = _host_warnings(interface, config)
+    except ConfigError as error:
+        return _print_error(f"{file or default_path(interface)}: {error}", MISUSED)
+    for warning in [*_check_warnings(file, interface), *config.warnings, *host_warnings]:
         _print_error(f"warning: {warning}", OK)
     return _print(config.describe())
 
@@ -195,6 +203,40 @@ def _query(arguments: argparse.Namespace) -> int:
     return _print(json.dumps(response, indent=2) if arguments.json else as_text(response))
 
 
+def _names(arguments: argparse.Namespace) -> int:
+    from igd import config_file
+    from igd.config import Config, ConfigError, default_path, load
+    from igd.operator import names
+
+    source = arguments.source or Path(f"/etc/wireguard/{arguments.interface}.conf")
+    path = arguments.config or default_path(arguments.interface)
+    try:
+        text = source.read_text(encoding="utf-8", errors="replace")
+        config = load(path) if config_file.is_present(path) else Config()
+        named = names.named(text, config)
+        if arguments.write and named.sections:
+            names.add(named.sections, path)
+    except ConfigError as error:
+        return _print_error(str(error), MISUSED)
+    except PermissionError as error:
+        return _print_error(f"{error.filename}: permission denied; run sudo igd names {arguments.interface}", FAILED)
+    except OSError as error:
+        return _print_error(f"{error.filename}: {error.strerror}; --from FILE names wg-quick's file", FAILED)
+    return _print_names(named, source, path, written=arguments.write)
+
+
+def _print_names(named: "Named", source: Path, path: Path, *, written: bool) -> int:
+    """Print the sections, or that they were written; and on standard error which peers got none."""
+    for note in named.notes:
+        _print_error(f"{source}: {note}", OK)
+    if named.sections:
+        added = f"added to {path}; restart igd to use the names:\n" if written else ""
+        return _print(added + "\n".join(named.sections))
+    if named.notes:
+        return _print_error(f'{source}: write a line such as "# laptop" above [Peer]', FAILED)
+    return _print_error(f"every peer of {source} has its section in {path}", OK)
+
+
 def _why_silent(instance: Instance) -> str:
     """Return why the daemon has no admin socket."""
     name = instance.interface
@@ -224,10 +266,21 @@ _SUBJECT = (
     {"metavar": "FILE|INTERFACE", "nargs": "?", "help": "a file, or the interface that it is for; default: none"},
 )
 
+_SOURCE = (
+    "--from",
+    {"dest": "source", "metavar": "FILE", "type": Path, "help": "default: /etc/wireguard/INTERFACE.conf"},
+)
+_WRITE = ("--write", {"action": "store_true", "help": "add the sections that the configuration lacks"})
+
 COMMANDS = {
     "run": Command("Serve the peers of an interface.", (_INTERFACE, _CONFIG, _DETACH, _VERBOSE), _run),
     "stop": Command("Stop the daemon; remove what a killed one left in the firewall.", (_INTERFACE,), _stop),
     "check": Command("Check a configuration, and show it with all defaults.", (_SUBJECT,), _check),
+    "names": Command(
+        "Print sections with the names that comments in wg-quick's file give the peers.",
+        (_INTERFACE, _SOURCE, _CONFIG, _WRITE),
+        _names,
+    ),
     "list": Command("List the mappings of all peers.", (_INTERFACE, _JSON), _query),
     "status": Command("Show the daemon's state and request counters.", (_INTERFACE, _JSON), _query),
 }

@@ -144,6 +144,12 @@ class Config(Section):
         """What each peer may do, and its name."""
         return policies(self.policy, self.peers)
 
+    def reject_own_key(self, interface: str, own_key: str) -> None:
+        """Raise ConfigError if a section [peers.NAME] has the public key of the interface itself."""
+        if name := self.policies.name_of(own_key):
+            key = toml.dotted(("peers", name, "public_key"))
+            raise ConfigError(f"{key}: this is the key of {interface} itself; write the key of the peer")
+
     @property
     def warnings(self) -> list[str]:
         """A sentence for each value that is allowed and probably not meant."""
@@ -189,6 +195,11 @@ def load(path: Path) -> Config:
         text = config_file.read(path)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Validate the text of a configuration file, which is named in errors; ConfigError."""
     try:
         return Config.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -37,7 +37,7 @@ def is_present(path: Path) -> bool:
 def read(path: Path) -> str:
     """Return the text, without a byte order mark and with LF between lines; ValueError with cause and remedy."""
     try:
-        return _decoded(path.read_bytes(), path)
+        return decoded(path.read_bytes(), path)
     except FileNotFoundError as error:
         target = f" (it is a symbolic link to {path.readlink()})" if path.is_symlink() else ""
         raise ValueError(f"{error.strerror}{target}") from None
@@ -49,7 +49,8 @@ def read(path: Path) -> str:
         raise ValueError(f"{error.strerror}") from None
 
 
-def _decoded(data: bytes, path: Path) -> str:
+def decoded(data: bytes, path: Path) -> str:
+    """Return the text of a file's bytes; see `read`."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         name = shlex.quote(str(path))
         raise ValueError(f"it is UTF-16, and must be UTF-8: iconv -f UTF-16 -t UTF-8 {name} > new && mv new {name}")

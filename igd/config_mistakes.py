@@ -152,6 +152,8 @@ def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
     """Return why the key at `location`, (..., SECTION, KEY), is an error, and what to write instead."""
     key, here = location[-1], section_name(location[:-1])
     known = tuple(keys.sections[here]) if here else keys.top
+    if isinstance(value, dict) and (path := _meant_path(location, value)):
+        return f"unknown key; write [{path}]"
     if _of_wg_quick(here, key):
         return f"this {'key' if here else 'section'} {_OF_WG_QUICK}"
     if remedy := _ELSEWHERE.get((here, key)) or _in_another_section(key, keys):
@@ -160,6 +162,14 @@ def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
         return f"a setting of miniupnpd: {remedy}"
     near = difflib.get_close_matches(key.casefold().replace("-", "_"), known, n=1)
     return f"unknown key; {f'did you mean {near[0]}? Allowed' if near else 'allowed'} are {', '.join(known)}"
+
+
+def _meant_path(location: tuple[str, ...], value: dict[str, object]) -> str | None:
+    """Return the section that was meant by [peer.NAME], or by a name with a dot: [peers.my.laptop]."""
+    if section_name(location[:-1]) == "peers.NAME":
+        return f'peers."{location[1]}.{location[2]}"'
+    names = [name for name, member in value.items() if isinstance(member, dict)]
+    return f"peers.{names[0]}" if location == ("peer",) and names else None
 
 
 def _in_another_section(key: str, keys: Keys) -> str | None:

@@ -19,6 +19,7 @@ from igd.config_values import (
     StaticMappings,
 )
 from igd.core.mapping import TransportProtocol
+from igd.core.peers import Peers
 from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
 from igd.core.reserved_ports import Reservation, reservations
@@ -116,6 +117,16 @@ def policies(default: Policy, peers: Mapping[str, PeerSettings]) -> Policies:
     if errors:
         raise ValueError("; and ".join(errors))
     return Policies(default, by_peer, {peer.public_key: name for name, peer in peers.items()})
+
+
+def without_peer(named: Policies, interface: str, peers: Peers) -> list[str]:
+    """Return a sentence for each section whose key no peer of the interface has."""
+    present = {peer.public_key for peer in peers.all}
+    return [
+        f"peers.{name}: no peer of {interface} has this public_key; the section has no effect"
+        for key, name in named.names.items()
+        if key not in present
+    ]
 
 
 def _same_keys(peers: Mapping[str, PeerSettings]) -> list[str]:

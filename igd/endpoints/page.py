@@ -18,16 +18,17 @@ _PAGE = """<!doctype html>
 <title>Port mappings</title>
 <style>body {{ font: 1em sans-serif; margin: 2em }} td, th {{ text-align: left; padding: .2em 1em .2em 0 }}</style>
 <h1>Port mappings</h1>
-<p>Public address of this server: {address}. These of its ports are mapped to you:</p>
+<p>Public address of this server: {address}. These of its ports are mapped to {peer}:</p>
 <table>
 <tr><th>Protocol<th>External port<th>Internal endpoint<th>Seconds left<th>Description
 {rows}</table>
 """
 
 
-def render(external: IPv4Address | None, own: MappingList) -> str:
-    """Return the page for the peer that holds the mappings `own`."""
-    return _PAGE.format(address=external or "no address yet", rows="".join(map(_row, own.mappings)))
+def render(external: IPv4Address | None, own: MappingList, name: str) -> str:
+    """Return the page for the peer that holds the mappings `own`; `name` is the peer's, or ""."""
+    peer = f"you ({html.escape(name)})" if name else "you"
+    return _PAGE.format(address=external or "no address yet", peer=peer, rows="".join(map(_row, own.mappings)))
 
 
 def _row(mapped: Mapped) -> str:

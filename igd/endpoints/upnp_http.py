@@ -120,7 +120,7 @@ class UPnPHttp:
         assert isinstance(responder.admission, Peer), "_check has refused others"
         reply = await self._gateway.ask(responder.admission, responder.source, ListMappings())
         assert isinstance(reply, MappingList), "the gateway refuses no list"
-        text = page.render(self._gateway.announced, reply)
+        text = page.render(self._gateway.announced, reply, responder.admission.name)
         return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
 
     def _control(self, service: Service) -> Handler:

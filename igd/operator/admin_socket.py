@@ -19,7 +19,7 @@ class AdminSocket:
         self._path = directory / NAME
         app = web.Application()
         app.router.add_get(STATUS, _handler(status))
-        app.router.add_get(MAPPINGS, _handler(lambda: [mapping_as_json(mapped) for mapped in gateway.mappings()]))
+        app.router.add_get(MAPPINGS, _handler(lambda: _mappings(gateway)))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
     async def open(self) -> None:
@@ -36,6 +36,11 @@ class AdminSocket:
         """Stop listening."""
         await self._runner.cleanup()
         self._path.unlink(missing_ok=True)
+
+
+def _mappings(gateway: Gateway) -> list[dict[str, Any]]:
+    name_of = gateway.policies.name_of
+    return [mapping_as_json(mapped, name_of(mapped.mapping.peer)) for mapped in gateway.mappings()]
 
 
 def _handler(value: Callable[[], Any]) -> Callable[[web.Request], Any]:

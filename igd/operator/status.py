@@ -1,6 +1,6 @@
 """The daemon's state and mappings as text for a terminal. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -8,8 +8,11 @@ from igd.core.mapping import Endpoint
 from igd.core.request import ENDLESS, Mapped
 
 
-def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
-    """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds, 0 if static."""
+def mapping_as_json(mapped: Mapped, name: str) -> dict[str, Any]:
+    """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds, 0 if static.
+
+    `name` is the peer's, or "".
+    """
     mapping = mapped.mapping
     return {
         "protocol": mapping.protocol.name,
@@ -21,6 +24,7 @@ def mapping_as_json(mapped: Mapped) -> dict[str, Any]:
         "static": mapped.lifetime == ENDLESS,
         "suspended": mapped.suspended,
         "peer": mapping.peer,
+        "name": name or None,
         "description": mapping.description,
     }
 
@@ -40,26 +44,38 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
         ", ".join(mapping["remotes"]) or "anywhere",
         str(Endpoint(ip_address(mapping["internal_address"]), mapping["internal_port"])),
         _lease(mapping),
-        mapping["peer"],
+        mapping.get("name") or mapping["peer"],
         printable(mapping["description"]),
     )
 
 
 def _lease(mapping: dict[str, Any]) -> str:
-    lease = "static" if mapping["static"] else f"{mapping['lease']}s"
-    return f"{lease}, suspended" if mapping["suspended"] else lease
+    lease = "static" if mapping.get("static") else f"{mapping['lease']}s"
+    return f"{lease}, suspended" if mapping.get("suspended") else lease
 
 
 def listing(status: dict[str, Any]) -> str:
     """Format the daemon's status as lines for a terminal."""
-    plain = {key: value for key, value in status.items() if key not in {"decisions", "warnings"}}
+    plain = {key: value for key, value in status.items() if key not in {"decisions", "peers", "warnings"}}
     plain["uptime"] = f"{status['uptime']}s"
     for several in ("matched_addresses", "urls"):
         plain[several] = ", ".join(status[several]) or None
     rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
     warnings = [("warning", printable(warning)) for warning in status["warnings"]]
-    counts = [(f"  {what}", str(count)) for what, count in sorted(status["decisions"].items())]
-    return _aligned([*rows, *warnings, ("requests", ""), *counts])
+    return _aligned(
+        [
+            *rows,
+            *warnings,
+            ("mappings of", ""),
+            *_counts(status.get("peers", {})),
+            ("requests", ""),
+            *_counts(status["decisions"]),
+        ]
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> list[Sequence[str]]:
+    return [(f"  {what}", str(count)) for what, count in sorted(counts.items())]
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 
 from igd.config import Config
+from igd.config_peers import without_peer
 from igd.core.peers import Interface, Peers
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.host import forwarding
@@ -99,6 +100,7 @@ class Daemon:
         self._failures = RecurringWarnings(log, "the host cannot be followed, trying again: %s")
         self._interface_warnings = RecurringWarnings(log)
         self._way_out_warnings = RecurringWarnings(log)
+        self._peer_warnings = RecurringWarnings(log)
         self._settings_warnings = RecurringWarnings(log)
         self._status = ""
         parts.gateway.on_new_peers.append(self._follow_peers)
@@ -236,5 +238,6 @@ class Daemon:
 
         if (networks, masqueraded) != (site.peers, site.masqueraded):
             await ledger.repair(update_site)
+        self._peer_warnings.log(without_peer(parts.gateway.policies, site.wireguard, peers))
         self.look_again.set()  # the operator may route single peers by another way
         self._rules_changed.set()  # and translate their source addresses

@@ -6,6 +6,7 @@ import os
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -106,7 +107,10 @@ class Parts:
 
 
 async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, links: Links, index: int) -> Parts:
-    """Open all parts, and restore the stored mappings before any endpoint answers. FirewallError, OSError."""
+    """Open all parts, and restore the stored mappings before any endpoint answers.
+
+    FirewallError, OSError; ConfigError if the configuration does not fit the interface.
+    """
     host = await _read_host(instance, config, links, index)
     store = LeaseStore(config.store.path or instance.store_path, clock.moment)
     stack.callback(store.close)
@@ -134,7 +138,9 @@ async def _read_host(instance: Instance, config: Config, links: Links, index: in
     wireguard = WireGuard(
         instance.interface, clock=clock.boottime, wall_clock=time.time, name_of=config.policies.name_of
     )
-    root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{await wireguard.public_key()}")
+    own_key = await wireguard.public_key()
+    config.reject_own_key(instance.interface, own_key)
+    root = config.uuid or uuid.uuid5(uuid.NAMESPACE_URL, f"wireguard:{own_key}")
     external_address = ExternalAddressReader(
         links, instance.interface, config.external_interface, config.external_address
     )
@@ -203,7 +209,10 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
 
 
 def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoints: Endpoints) -> dict[str, Any]:
-    """Return what `igd status --json` prints: `uptime` is in seconds, `decisions` counts by request and outcome."""
+    """Return what `igd status --json` prints.
+
+    `uptime` is in seconds; `peers` counts mappings by peer, `decisions` counts by request and outcome.
+    """
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -218,5 +227,6 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "uuid": str(host.root),
         "uptime": host.uptime(),
         "mappings": len(firewall.ledger.table),
+        "peers": Counter(gateway.policies.label(entry.mapping.peer) for entry in firewall.ledger.table),
         "decisions": {f"{request} {outcome}": count for (request, outcome), count in gateway.counters.items()},
     }

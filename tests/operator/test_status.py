@@ -22,6 +22,7 @@ STATUS = {
     "uuid": "u",
     "uptime": 12,
     "mappings": 3,
+    "peers": {"laptop": 2, "GLiBCyzM": 1},
     "decisions": {"MapPort GRANTED": 4, "MapPort CONFLICT": 1},
 }
 
@@ -33,7 +34,7 @@ def mapped(port: int, description: str = "") -> Mapped:
 
 
 def test_a_mapping_as_plain_values() -> None:
-    plain = mapping_as_json(mapped(8043, "web"))
+    plain = mapping_as_json(mapped(8043, "web"), "")
     assert plain == {
         "protocol": "TCP",
         "external_port": 8043,
@@ -44,24 +45,25 @@ def test_a_mapping_as_plain_values() -> None:
         "static": False,
         "suspended": False,
         "peer": "key=",
+        "name": None,
         "description": "web",
     }
     assert json.loads(json.dumps(plain)) == plain
 
 
 def test_mappings_as_a_table() -> None:
-    shown = table(map(mapping_as_json, (mapped(8043, "a web server"), mapped(1))))
+    shown = table([mapping_as_json(mapped(8043, "a web server"), ""), mapping_as_json(mapped(1), "laptop")])
     assert shown == (
-        "PROTOCOL  EXTERNAL  FROM      INTERNAL       LEASE  PEER  DESCRIPTION\n"
-        "TCP       8043      anywhere  10.100.0.2:80  300s   key=  a web server\n"
-        "TCP       1         anywhere  10.100.0.2:80  300s   key="
+        "PROTOCOL  EXTERNAL  FROM      INTERNAL       LEASE  PEER    DESCRIPTION\n"
+        "TCP       8043      anywhere  10.100.0.2:80  300s   key=    a web server\n"
+        "TCP       1         anywhere  10.100.0.2:80  300s   laptop"
     )
 
 
 def test_a_pinhole_for_two_networks_as_a_table() -> None:
     remotes = (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("::/0"), 53))
     pinhole = Pinhole(TransportProtocol.UDP, Endpoint(IPv6Address("2001:470:100::2"), 80), "key=", "", remotes)
-    line = table([mapping_as_json(Mapped(pinhole, 300))]).splitlines()[1]
+    line = table([mapping_as_json(Mapped(pinhole, 300), "")]).splitlines()[1]
     assert line == "UDP       80        2001:db8::/32, ::/0 port 53  [2001:470:100::2]:80  300s   key="
 
 
