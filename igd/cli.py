@@ -61,6 +61,7 @@ def _print(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from igd import log_lines
     from igd.config import ConfigError, load_for
     from igd.process import sd_notify
     from igd.process.background import detach
@@ -73,6 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
         return _print_error(str(error), MISUSED)
+    log_lines.limit(config.limits.log_lines_per_second, config.policies.names)
     for warning in [*([] if arguments.config else _unread(arguments.interface)), *config.warnings]:
         _log.warning(warning)
     instance = Instance(arguments.interface)

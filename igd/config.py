@@ -65,6 +65,7 @@ class LimitSettings(Section):
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
     connections: int = Field(512, ge=1, le=60_000, strict=True)
     connections_per_peer: int = Field(32, ge=1, le=60_000, strict=True)
+    log_lines_per_second: int = Field(20, ge=1, le=10_000, strict=True)
 
 
 class FirewallSettings(Section):

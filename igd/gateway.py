@@ -37,6 +37,7 @@ from igd.core.request import (
 from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.ledger import Ledger
+from igd.log_lines import UNKNOWN_SOURCES, cause
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class Gateway:
         """Return the peer that owns `source`; peers are read again for an unknown source. The caller has counted it."""
         since = self.clock()
         found = await self._identify(source, self.peers.peers())
+        cause.set(found.public_key if isinstance(found, Peer) else UNKNOWN_SOURCES)
         if found is Refusal.NOT_A_PEER:
             found = await self._identify(source, self._reread(since))
         if isinstance(found, Refusal):
@@ -165,6 +167,7 @@ class Gateway:
         A change is decided after new peers were followed, for the peer that owns `source` then. `protocol` is that of
         the request; None if it came in another way.
         """
+        cause.set(peer.public_key)
         found: Peer | Refusal = peer
         if isinstance(request, ChangeRequest):
             found = await self._identify(source, self._read_and_follow())
@@ -182,6 +185,7 @@ class Gateway:
             found if isinstance(found, Peer) else peer,
             request,
             _for_log(reply),
+            extra={"important": not isinstance(reply, Refusal)},
         )
         return reply
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping
+from igd.core.mapping import Change, Entry, Lease, PortMapping, abridged
 from igd.core.peers import Address, Peers
 from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
+from igd.log_lines import of_peer
 from igd.silent_peers import SilentPeers
 from igd.static_mappings import StaticMappings
 
@@ -23,6 +24,9 @@ FLAP_SECONDS = 0.4
 """How long an address must be routed elsewhere before its mappings end: routes are replaced by removing and adding."""
 
 _REPLACED = "a static mapping takes its place"
+
+SHOWN = 4
+"""How many closed mappings one log line names."""
 
 Holder = tuple[str, Address]
 """Whose packets a mapping admits: a peer's public key, and the internal address."""
@@ -61,7 +65,7 @@ class Maintenance:
             (keep if reason is None else drop.setdefault(reason, [])).append(entry)
         keep = [*static, *(replace(entry, lease=self._resumed(entry)) for entry in keep)]
         for reason, entries in drop.items():
-            log.info("not resumed, %s: %s", reason, ", ".join(map(self._text, entries)))
+            log.info("not resumed, %s: %s", reason, abridged(list(map(self._text, entries)), SHOWN))
         await self._ledger.take_over(keep, itertools.chain.from_iterable(drop.values()), matched)
 
     def _resumed(self, entry: Entry) -> Lease:
@@ -221,7 +225,7 @@ class Maintenance:
             return error
         ended = [str(change.before.mapping) for change in changes if change.before and not _is_renewal(change)]
         if ended:
-            log.info("%s: %s (%s)", why, ", ".join(ended), self._policies.label(peer))
+            log.info("%s: %s (%s)", why, abridged(ended, SHOWN), self._policies.label(peer), extra=of_peer(peer))
         return None
 
     def _retry_later(self, error: Exception) -> None:

@@ -37,6 +37,7 @@ mappings_per_peer = 8
 requests_per_second = 20
 connections = 100
 connections_per_peer = 10
+log_lines_per_second = 5
 
 [port_control]
 enabled = false

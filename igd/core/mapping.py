@@ -3,7 +3,7 @@
 import enum
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -71,6 +71,12 @@ class Remote:
         return f"{self.network} port {self.port}" if self.port else str(self.network)
 
 
+def abridged(texts: Sequence[str], most: int) -> str:
+    """Return the texts in one line: `most` of them, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 Key = tuple[TransportProtocol, int] | tuple[TransportProtocol, int, IPv6Address]
 """What identifies a mapping on this server: protocol and external port, and for a pinhole its address."""
 
@@ -135,7 +141,7 @@ class PortMapping:
         return self.claim.by_internal and self.internal.port == self.external_port and self.description == SAME_PORT
 
     def __str__(self) -> str:
-        return f"{self.protocol.name} {self.external_port} -> {self.internal}{_from(self.remotes)}"
+        return f"{self.protocol.name} {self.external_port} -> {self.internal}{from_remotes(self.remotes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +170,12 @@ class Pinhole:
         return self.protocol, self.internal.port, self.internal.address
 
     def __str__(self) -> str:
-        return f"{self.protocol.name} {self.internal}{_from(self.remotes)}"
+        return f"{self.protocol.name} {self.internal}{from_remotes(self.remotes)}"
 
 
-def _from(remotes: tuple[Remote, ...]) -> str:
-    return f" from {', '.join(map(str, remotes))}" if remotes else ""
+def from_remotes(remotes: Sequence[Remote]) -> str:
+    """Return " from " and the first remotes; "" without any."""
+    return f" from {abridged(list(map(str, remotes)), 2)}" if remotes else ""
 
 
 AnyMapping = PortMapping | Pinhole
@@ -218,9 +225,18 @@ class Change:
     @property
     def key(self) -> Key:
         """The key of the changed entry."""
+        return self._either.mapping.key
+
+    @property
+    def peer(self) -> str:
+        """The public key of the peer that holds the changed mapping."""
+        return self._either.mapping.peer
+
+    @property
+    def _either(self) -> Entry:
         either = self.after or self.before
         assert either is not None, "a change needs an entry"
-        return either.mapping.key
+        return either
 
     @property
     def added_remotes(self) -> int:

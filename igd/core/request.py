@@ -4,7 +4,19 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from igd.core.mapping import BY_EXTERNAL_PORT, AnyMapping, Claim, Endpoint, Remote, TransportProtocol, ports_text
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    AnyMapping,
+    Claim,
+    Endpoint,
+    Remote,
+    TransportProtocol,
+    from_remotes,
+    ports_text,
+)
+
+SHOWN = 40
+"""Characters of a quoted description that a log line shows."""
 
 ENDLESS = 0
 """The lifetime that requests a lease without an end (UPnP's lease duration 0)."""
@@ -39,9 +51,14 @@ class MapPort:
     def __str__(self) -> str:
         port = f"{self.external_port or 'any'}{' or another' if self.any_port and self.external_port else ''}"
         seconds = f"{self.lifetime} s" if self.lifetime else "good"
-        remotes = f" from {', '.join(map(str, self.remotes))}" if self.remotes else ""
         row = f" ({self.count} consecutive ports)" if self.count > 1 else ""
-        return f"map {self.protocol.name} {port} -> {self.internal}{row}{remotes} for {seconds} ({self.description!r})"
+        what = f"{self.protocol.name} {port} -> {self.internal}{row}{from_remotes(self.remotes)}"
+        return f"map {what} for {seconds} ({_quoted(self.description)})"
+
+
+def _quoted(description: str) -> str:
+    quoted = repr(description)
+    return quoted if len(quoted) <= SHOWN else f"{quoted[: SHOWN - 3]}..."
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,4 +69,5 @@ def _log_to_syslog_or_file(log_file: Path) -> None:
     else:
         handler = logging.handlers.RotatingFileHandler(log_file, maxBytes=LOG_BYTES, backupCount=1)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.filters = logging.getLogger().handlers[0].filters
     logging.getLogger().handlers[:] = [handler]

@@ -131,6 +131,7 @@ class Daemon:
             *([stun.run()] if stun else []),
             loops.end_leases(maintenance, firewall.ledger),
             loops.record_time(firewall.ledger),
+            loops.report_left_out(),
             loops.recheck_peers(maintenance),
             loops.announce(self._parts.endpoints),
             self._parts.endpoints.retry(),

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection
 
+from igd import log_lines
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.watch import Watch
@@ -38,6 +39,20 @@ READ_SECONDS = 2.0
 
 REPAIR_SECONDS = 0.5
 """The pause between two repairs, so that two programs that undo each other's changes do not do so at full speed."""
+
+
+LEFT_OUT_SECONDS = 10.0
+"""How often the log says how many lines were left out."""
+
+
+async def report_left_out() -> None:
+    """Log how many lines of which peer were left out, periodically and at the end."""
+    try:
+        while True:
+            await asyncio.sleep(LEFT_OUT_SECONDS)
+            log_lines.report_left_out()
+    finally:
+        log_lines.report_left_out()
 
 
 async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ from igd.firewall.legacy.table import LegacyTable, NoTableError, translated
 from igd.firewall.legacy.xtables_lock import LOCK_TIMEOUT, xtables_lock
 from igd.firewall.operator_rules.xtables import legacy_tables
 from igd.firewall.site import Site
+from igd.log_lines import of_peer
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,12 @@ class Iptables:
                 self._tables[edit.version].edit(edit)
             last = self._remove_pinhole_chain(edits)
         self._pinhole_chain = (self._pinhole_chain or bool(first)) and not last
-        for line in (*first, *map(Edit.command, edits), *last):
+        for line in first:
+            _log.info("%s", line)
+        for change in changes:
+            for edit in self._rules.edits([change], self._address):
+                _log.info("%s", edit.command(), extra=of_peer(change.peer, important=False))
+        for line in last:
             _log.info("%s", line)
 
     def remove_all(self) -> None:
