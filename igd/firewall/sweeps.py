@@ -22,7 +22,7 @@ RETRY_SECONDS = 1.0
 """Seconds before a sweep that failed is tried again."""
 
 MAX_OWED = 10_000
-"""How many translations may wait. Only a sweep that fails for long lets them grow: changes are then refused."""
+"""How many translations may wait after a sweep has failed; further changes are refused, so that they do not grow."""
 
 
 class Sweeps:
@@ -35,14 +35,15 @@ class Sweeps:
         self._next: Future[None] | None = None  # of the walk that will end the flows of `_waiting`
         self._swept: frozenset[Translation] = frozenset()
         self._current: Future[None] | None = None  # of the walk under way
+        self._failed = False  # the last walk
         self._not_before = 0.0  # monotonic time at which the next walk may begin
         self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweeps")
         self._warnings = RecurringWarnings(log, "flows of closed mappings are not ended, retrying: %s")
 
     def require_room(self) -> None:
-        """Raise FirewallError if so many flows are still to be ended that no more mappings should be closed."""
-        if len(self._waiting) > MAX_OWED:
+        """Raise FirewallError if sweeps fail, and so many flows are owed that no more mappings should be closed."""
+        if self._failed and len(self._waiting) > MAX_OWED:
             raise FirewallError(f"the flows of {len(self._waiting)} earlier mappings have not been ended")
 
     def add(self, translations: Collection[Translation]) -> None:
@@ -84,9 +85,11 @@ class Sweeps:
         try:
             self._end(self._swept)
         except Exception as error:  # noqa: BLE001 - whatever it is, the flows must end, and it is logged
+            self._failed = True
             self._warnings.log([str(error)])
             self._finish_walk(owed=self._swept, pause=RETRY_SECONDS)
         else:
+            self._failed = False
             self._warnings.log([])
             self._finish_walk(owed=frozenset(), pause=time.monotonic() - began)
 
