@@ -71,6 +71,7 @@ class Discovery(UdpServer):
                 if own and http:
                     for advert in ssdp.adverts(self._advertiser.root):
                         self._send(message(advert, self._advertiser, http), (str(address), ssdp.PORT), own)
+            await asyncio.sleep(0)  # requests do not wait for thousands of these
 
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         """Answer a search of a peer; count a malformed one and do not answer it."""

@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, Generic, Protocol, TypeVar
@@ -34,6 +34,10 @@ BATCH = 256
 
 RECEIVE_BUFFER = 1 << 20
 """Octets, of which the kernel counts about 800 for a small datagram: the bursts of several peers find room."""
+
+UNSENT = 1 << 14
+"""How many datagrams wait for room in a socket's send buffer at most; the oldest are dropped. Announcements to 1,000
+peers are 14,000."""
 
 SO_RCVBUFFORCE = 33  # may exceed net.core.rmem_max; needs CAP_NET_ADMIN
 
@@ -211,10 +215,12 @@ class _DatagramSocket:
     def __init__(self, sock: socket.socket, received: Callable[[bytes, SocketAddress], None]) -> None:
         self._socket = sock
         self._received = received
+        self._unsent: deque[tuple[bytes, SocketAddress]] = deque(maxlen=UNSENT)
+        self._loop = asyncio.get_running_loop()
         sock.setblocking(False)  # noqa: FBT003 - the parameter has no name
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._read)
+        self._loop.add_reader(sock.fileno(), self._read)
 
     def _read(self) -> None:
         for _ in range(BATCH):
@@ -228,15 +234,31 @@ class _DatagramSocket:
             self._received(datagram, source)
 
     def send(self, datagram: bytes, destination: SocketAddress) -> None:
-        """Send a datagram; it is lost if the kernel cannot take it now, as any other may be."""
-        try:
-            self._socket.sendto(datagram, destination)
-        except OSError as error:
-            _log_undelivered(error)
+        """Send a datagram, after those that wait for room in the kernel's buffer."""
+        self._unsent.append((datagram, destination))
+        if len(self._unsent) == 1 and not self._is_all_sent():
+            self._loop.add_writer(self._socket.fileno(), self._write)
+
+    def _write(self) -> None:
+        if self._is_all_sent():
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _is_all_sent(self) -> bool:
+        """Send what waits, as far as there is room; return whether it is all sent."""
+        while self._unsent:
+            try:
+                self._socket.sendto(*self._unsent[0])
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                _log_undelivered(error)
+            self._unsent.popleft()
+        return True
 
     def close(self) -> None:
-        """Close the socket."""
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        """Close the socket; what waits is not sent."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
 
 

@@ -5,11 +5,12 @@ import contextlib
 import errno
 import socket
 from ipaddress import ip_address, ip_interface
+from typing import Any
 
 import pytest
 
 from igd.core.peers import Address, Interface
-from igd.endpoints.sockets import AddressSockets, UdpServer, peer_address
+from igd.endpoints.sockets import AddressSockets, UdpServer, _DatagramSocket, peer_address
 from tests.gateway_harness import C1, SERVER, GatewayHarness
 from tests.lab import PATIENCE
 
@@ -175,6 +176,38 @@ class Recorder(UdpServer):
 
     async def _respond(self, *_datagram: object, **_named: object) -> None:
         raise AssertionError("nothing is responded to")
+
+
+class BusySocket(socket.socket):
+    """A socket whose send buffer is full until `room` is set; its receiver is itself."""
+
+    room = False
+
+    def sendto(self, *arguments: Any) -> int:  # noqa: ANN401 - as socket.socket
+        """Send a datagram, or raise BlockingIOError."""
+        if not self.room:
+            raise BlockingIOError
+        return super().sendto(*arguments)
+
+
+async def test_datagrams_wait_for_room_in_the_send_buffer() -> None:
+    received: list[bytes] = []
+    busy = BusySocket(socket.AF_INET, socket.SOCK_DGRAM)
+    busy.bind((str(C1), 0))
+    own = _DatagramSocket(busy, lambda datagram, _source: received.append(datagram))
+    for number in range(3):
+        own.send(bytes([number]), busy.getsockname())
+    await asyncio.sleep(0.01)  # the loop calls the writer again and again
+    assert received == []
+    busy.room = True
+    async with asyncio.timeout(PATIENCE):
+        while len(received) < 3:  # noqa: ASYNC110 - a datagram has no event
+            await asyncio.sleep(0)
+        own.send(b"later", busy.getsockname())
+        while len(received) < 4:  # noqa: ASYNC110 - a datagram has no event
+            await asyncio.sleep(0)
+    assert received == [b"\0", b"\1", b"\2", b"later"]
+    own.close()
 
 
 async def test_all_datagrams_that_wait_are_read_in_one_turn() -> None:
