@@ -87,8 +87,8 @@ DATAGRAMS: Mapping[str, Callable[[int], Datagram]] = {
     "large": _large,
 }
 
-Send = Callable[[int], None]
-"""Sends so many requests, or as many as is possible now."""
+Send = Callable[[int], int]
+"""Sends so many requests, or as many as is possible now, and returns how many."""
 
 
 def datagrams(make: Callable[[int], Datagram]) -> Send:
@@ -125,11 +125,12 @@ def _sender(sockets: Sequence[tuple[socket.socket, Callable[[int], Datagram]]]) 
     pairs = [(sending, make(index)[1]) for index in range(each) for sending, make in sockets]
     ring = itertools.cycle(pairs)
 
-    def send(count: int) -> None:
+    def send(count: int) -> int:
         for sending, datagram in itertools.islice(ring, count):
             # refused: nobody listens; the buffer is full: it is lost, as on a slow link
             with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
                 sending.send(datagram)
+        return count
 
     return send
 
@@ -189,9 +190,10 @@ class Connections:
         self._unsent: dict[socket.socket, bytes] = {}
         self._next_byte = time.monotonic()
 
-    def send(self, count: int) -> None:
-        """Open so many connections, as far as there is room, and serve those that are open."""
-        for _ in range(min(count, CONNECTIONS - len(self._unsent))):
+    def send(self, count: int) -> int:
+        """Open so many connections, as far as there is room, and serve those that are open; return how many opened."""
+        opened = min(count, CONNECTIONS - len(self._unsent))
+        for _ in range(opened):
             connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             connection.setblocking(False)  # noqa: FBT003 - the parameter has no name
             source = next(self._sources)
@@ -207,6 +209,7 @@ class Connections:
             self._next_byte = time.monotonic() + SLOW_SECONDS
             for connection in list(self._unsent):
                 self._write(connection, 1)
+        return opened
 
     def _serve(self, connection: socket.socket, *, writable: bool) -> None:
         if writable and not self._slow:
@@ -238,10 +241,9 @@ class Connections:
 def _mixed() -> Send:
     sends = itertools.cycle([sender(kind) for kind in KINDS if kind != "mixed"])
 
-    def send(count: int) -> None:
+    def send(count: int) -> int:
         share = max(1, count // 8)
-        for _ in range(0, count, share):
-            next(sends)(share)
+        return sum(next(sends)(share) for _ in range(0, count, share))
 
     return send
 
@@ -281,8 +283,7 @@ def main() -> None:
     print("flooding", flush=True)
     sent = 0
     for count in due(rate, seconds):
-        send(count)
-        sent += count
+        sent += send(count)
     print(f"sent {sent / seconds:.0f} a second", flush=True)
 
 
