@@ -8,48 +8,18 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from typing import cast
 
-from igd.core.mapping import (
-    BY_EXTERNAL_PORT,
-    BY_INTERNAL_ENDPOINT,
-    SAME_PORT,
-    Change,
-    Claim,
-    ControlProtocol,
-    Endpoint,
-    Entry,
-    Key,
-    Remote,
-    TransportProtocol,
-)
-from igd.core.moment import Moment
+from igd.core.mapping import ControlProtocol, Entry, Key, TransportProtocol
 from igd.core.peers import Address, Peer
 from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
-from igd.core.request import (
-    ENDLESS,
-    GetExternalAddress,
-    GetLinkStatus,
-    GetMapping,
-    ListMappings,
-    Mapped,
-    MapPort,
-    Refusal,
-    Reply,
-    Request,
-    UnmapInternal,
-    Unmapped,
-    UnmapPorts,
-)
+from igd.core.request import Mapped, MapPort, Refusal, Reply, Request, UnmapInternal, Unmapped, UnmapPorts
 from igd.core.reserved_ports import Reservation, StaticMapping
-from igd.firewall.backend import FirewallError
-from igd.firewall.pretend import Pretend
-from igd.store.leases import LeaseStore, StoreError
+from tests.fuzz.failing import FailingKernel, FailingStore, Trouble
+from tests.fuzz.random_requests import ADDRESSES, PEERS, PORTS, random_request
 from tests.gateway_harness import EXTERNAL, Clock, GatewayHarness, MemoryStore, map_port, peer
 
 QUOTA = 4
@@ -60,133 +30,9 @@ POLICY = Policy(max_mappings=QUOTA, max_lifetime=1000, default_lifetime=300)
 STATIC = StaticMapping.parse("tcp 8004 10.100.0.3 8000")
 STATIC_KEY = TransportProtocol.TCP, 8004
 
-PEERS = (
-    peer("c1", "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
-    peer("c2", "10.100.0.3/32", "10.100.0.4/32"),
-    peer("c3", "fd77::3/128", "10.100.0.5/32"),
-)
 MOVED = (PEERS[0], peer("c2", "10.100.0.3/32"), peer("c3", "fd77::3/128", "10.100.0.4/32"))
 KEEPER = peer("keeper", "10.100.0.9/32")
 """A peer whose renewals have the store save what it owes."""
-
-ADDRESSES = [
-    ip_address(text)
-    for text in (
-        *("10.100.0.2", "10.100.0.3", "10.100.0.4", "10.100.0.5", "192.168.7.20", "fd77::2", "fd77::3"),
-        *("10.100.0.1", "10.100.255.255", "198.51.100.1", "2001:db8::1"),
-    )
-]
-PORTS = (8000, 8001, 8002, 8003, 8004, 8005, 9000, 80, 65535)
-REMOTES = tuple(Remote(IPv4Network(text), port) for text, port in (("198.51.100.7/32", 0), ("203.0.113.0/24", 443)))
-CLAIMS = (
-    *(BY_EXTERNAL_PORT, BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT),
-    *(Claim(by_internal=True, nonce=letter * 12) for letter in (b"a", b"b")),
-)
-
-
-class Trouble:
-    """Decides which operations of kernel and store fail; they happen in the ledger's thread, one after another."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self.probability = 0.0
-
-    def comes(self) -> bool:
-        """Return whether the operation fails."""
-        return self._rng.random() < self.probability
-
-
-class FailingKernel(Pretend):
-    """Fails before a change, after it, or in the middle of replacing everything."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__()
-        self._trouble = trouble
-
-    def apply(self, changes: Sequence[Change], now: float) -> None:
-        """Carry out all changes or none; a failure does not say which."""
-        self._perhaps_fail()
-        super().apply(changes, now)
-        self._perhaps_fail()
-
-    def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
-        """Hold exactly `entries`, or after a failure some of them."""
-        self._perhaps_fail()
-        held = list(entries)
-        if self._trouble.comes():
-            super().replace_all(addresses, held[::2], now)
-            raise FirewallError("half of it")
-        super().replace_all(addresses, held, now)
-
-    def _perhaps_fail(self) -> None:
-        if self._trouble.comes():
-            raise FirewallError("the kernel fails")
-
-
-class FailingStore(LeaseStore):
-    """A lease file whose saves fail, with the entries as it has them."""
-
-    def __init__(self, path: Path, clock: Clock, trouble: Trouble) -> None:
-        super().__init__(path, lambda: Moment("boot", clock(), 1_900_000_000.0 + clock()))
-        self._trouble = trouble
-
-    def save(self, changes: Sequence[Change]) -> None:
-        """Save all of these changes, or none."""
-        if self._trouble.comes():
-            raise StoreError("the store fails")
-        super().save(changes)
-
-    @property
-    def entries(self) -> dict[Key, Entry]:
-        """The entries of the file by key."""
-        return {entry.mapping.key: entry for entry in self.load()}
-
-
-# Requests
-
-
-def random_request(rng: random.Random) -> tuple[Address, Request]:
-    """Return a random request and who sends it: mostly for an address of its own."""
-    source = rng.choice([address for each in PEERS for address in each.addresses])
-    internal = source if rng.random() < 0.8 else rng.choice(ADDRESSES)
-    protocol, claim, port = rng.choice(list(TransportProtocol)), rng.choice(CLAIMS), rng.choice(PORTS)
-    kind = rng.random()
-    if kind < 0.75:
-        return source, _map(rng, internal, protocol, claim)
-    if kind < 0.85:
-        some = rng.choice([protocol, None])
-        return source, UnmapInternal(some, internal, rng.choice([port, None]), claim, rng.choice([1, 1, 3]))
-    if kind < 0.95:
-        ports = range(port, min(port + rng.choice([1, 1, 3, 60000]), 65536))
-        return source, UnmapPorts(protocol, ports, rng.choice([None, None, REMOTES[:1]]))
-    others = (
-        GetMapping(protocol, port, rng.choice([(), REMOTES])),
-        ListMappings(),
-        GetExternalAddress(),
-        GetLinkStatus(),
-    )
-    return source, rng.choice(others)
-
-
-def _map(rng: random.Random, internal: Address, protocol: TransportProtocol, claim: Claim) -> MapPort:
-    same_port = claim == BY_INTERNAL_ENDPOINT and rng.random() < 0.3
-    external_port = rng.choice([*PORTS, None])
-    return MapPort(
-        protocol=protocol,
-        internal=Endpoint(internal, 0 if same_port and internal.version == 4 else rng.choice(PORTS)),
-        external_port=external_port,
-        lifetime=rng.choice([ENDLESS, 1, 60, 300, 2**32 - 1]),
-        description=SAME_PORT if same_port else rng.choice(["", "web", "\U0001f600" * 256, "a\nb\0"]),
-        any_port=same_port or external_port is None or rng.random() < 0.5,
-        remotes=rng.choice([(), (), REMOTES[:1], REMOTES]) if internal.version == 4 else (),
-        claim=claim,
-        adds_remotes=rng.random() < 0.5,
-        count=rng.choice([1, 1, 1, 2, 3]),
-        keeps_parity=rng.random() < 0.2,
-    )
-
-
-# The gateway
 
 
 class Session:

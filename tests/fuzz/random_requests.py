@@ -1,0 +1,88 @@
+"""Random requests of three peers, made so that they often meet on the same ports."""
+
+import random
+from ipaddress import IPv4Network, ip_address
+
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    SAME_PORT,
+    Claim,
+    Endpoint,
+    Remote,
+    TransportProtocol,
+)
+from igd.core.peers import Address
+from igd.core.request import (
+    ENDLESS,
+    GetExternalAddress,
+    GetLinkStatus,
+    GetMapping,
+    ListMappings,
+    MapPort,
+    Request,
+    UnmapInternal,
+    UnmapPorts,
+)
+from tests.gateway_harness import peer
+
+PEERS = (
+    peer("c1", "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
+    peer("c2", "10.100.0.3/32", "10.100.0.4/32"),
+    peer("c3", "fd77::3/128", "10.100.0.5/32"),
+)
+
+ADDRESSES = [
+    ip_address(text)
+    for text in (
+        *("10.100.0.2", "10.100.0.3", "10.100.0.4", "10.100.0.5", "192.168.7.20", "fd77::2", "fd77::3"),
+        *("10.100.0.1", "10.100.255.255", "198.51.100.1", "2001:db8::1"),
+    )
+]
+PORTS = (8000, 8001, 8002, 8003, 8004, 8005, 9000, 80, 65535)
+REMOTES = tuple(Remote(IPv4Network(text), port) for text, port in (("198.51.100.7/32", 0), ("203.0.113.0/24", 443)))
+CLAIMS = (
+    *(BY_EXTERNAL_PORT, BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT),
+    *(Claim(by_internal=True, nonce=letter * 12) for letter in (b"a", b"b")),
+)
+
+
+def random_request(rng: random.Random) -> tuple[Address, Request]:
+    """Return a random request and who sends it: mostly for an address of its own."""
+    source = rng.choice([address for each in PEERS for address in each.addresses])
+    internal = source if rng.random() < 0.8 else rng.choice(ADDRESSES)
+    protocol, claim, port = rng.choice(list(TransportProtocol)), rng.choice(CLAIMS), rng.choice(PORTS)
+    kind = rng.random()
+    if kind < 0.75:
+        return source, _map(rng, internal, protocol, claim)
+    if kind < 0.85:
+        some = rng.choice([protocol, None])
+        return source, UnmapInternal(some, internal, rng.choice([port, None]), claim, rng.choice([1, 1, 3]))
+    if kind < 0.95:
+        ports = range(port, min(port + rng.choice([1, 1, 3, 60000]), 65536))
+        return source, UnmapPorts(protocol, ports, rng.choice([None, None, REMOTES[:1]]))
+    others = (
+        GetMapping(protocol, port, rng.choice([(), REMOTES])),
+        ListMappings(),
+        GetExternalAddress(),
+        GetLinkStatus(),
+    )
+    return source, rng.choice(others)
+
+
+def _map(rng: random.Random, internal: Address, protocol: TransportProtocol, claim: Claim) -> MapPort:
+    same_port = claim == BY_INTERNAL_ENDPOINT and rng.random() < 0.3
+    external_port = rng.choice([*PORTS, None])
+    return MapPort(
+        protocol=protocol,
+        internal=Endpoint(internal, 0 if same_port and internal.version == 4 else rng.choice(PORTS)),
+        external_port=external_port,
+        lifetime=rng.choice([ENDLESS, 1, 60, 300, 2**32 - 1]),
+        description=SAME_PORT if same_port else rng.choice(["", "web", "\U0001f600" * 256, "a\nb\0"]),
+        any_port=same_port or external_port is None or rng.random() < 0.5,
+        remotes=rng.choice([(), (), REMOTES[:1], REMOTES]) if internal.version == 4 else (),
+        claim=claim,
+        adds_remotes=rng.random() < 0.5,
+        count=rng.choice([1, 1, 1, 2, 3]),
+        keeps_parity=rng.random() < 0.2,
+    )
