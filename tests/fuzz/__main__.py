@@ -54,8 +54,9 @@ def _ask(task: Task) -> Texts:
 
 
 SUBJECTS: dict[str, tuple[Callable[[Task], Texts], tuple[str, ...]]] = {
-    "decoders": (_feed, tuple(DECODERS)),
     "gateway": (_ask, ("",)),
+    "decoders": (_feed, tuple(DECODERS)),
+    **{name: (_feed, (name,)) for name in DECODERS},
 }
 
 
@@ -84,7 +85,7 @@ def fuzz(subject: str, count: int, workers: int, seed: int) -> bool:
 def main() -> bool:
     """Run what the command line asks for; return whether nothing was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Long runs of the fuzzers.")
-    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("subject", choices=SUBJECTS, help="the gateway, all decoders, or one")
     parser.add_argument("--count", type=int, default=100_000, help="messages or requests, in all")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32), help="repeats a run")
