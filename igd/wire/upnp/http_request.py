@@ -14,13 +14,17 @@ _EMPTY_LINE = b"\r\n"
 """Appended to a request: it is ignored there (RFC 9112 §2.2), and inside what a parser takes for a part of a request,
 such as HTTP/2's preface, it is an error. So aiohttp always responds."""
 
+_NO_CHUNK = b"-"
+"""Replaces malformed chunks: none begins like this, so aiohttp responds 400. It accepts longer extensions than we do,
+and would wait for the rest of such a chunk."""
+
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
 
 _VERSION_1_1 = re.compile(rb"[^\r\n]+ HTTP/1\.1\r?\n")
 _HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
 _EXPECT_CONTINUE = re.compile(rb"(?<=\n)expect:[ \t]*100-continue[ \t]*\r?\n", re.IGNORECASE)
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*([0-9]{1,20})[ \t]*\r?\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r?\n", re.IGNORECASE)
 
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})([ \t;][^\r\n]{0,64})?\r\n")
@@ -94,8 +98,10 @@ class RequestOctets:
                 return None
             self._chunk_at = end
             self._in_chunks += octets
-        malformed = not _BEGUN_CHUNK_SIZE.fullmatch(self._octets, self._chunk_at)
-        return len(self._octets) if malformed else None
+        if _BEGUN_CHUNK_SIZE.fullmatch(self._octets, self._chunk_at):
+            return None
+        self._octets[self._chunk_at :] = _NO_CHUNK
+        return len(self._octets)
 
 
 def _with_host(head: bytes, own: tuple[str, int]) -> bytes:

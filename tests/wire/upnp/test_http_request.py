@@ -65,6 +65,7 @@ def test_malformed_chunks_are_not_waited_for(chunks: bytes, size: int) -> None:
     found = received(CHUNKED + chunks + b"\r\n" * 3, size)
     assert found is not None
     assert found.startswith(CHUNKED)
+    assert found.endswith(b"-" + END)  # which no parser takes for a chunk
 
 
 @pytest.mark.parametrize("octets", [b"GET / HTTP/1.1\r\nX: ", CHUNKED + b"1\r\na\r\n0\r\nX: "], ids=["head", "trailer"])
