@@ -51,7 +51,9 @@ def main() -> None:
 
 
 def _print_error(text: str, status: int) -> int:
-    sys.stderr.write("".join(f"igd: {line}\n" for line in text.splitlines()))
+    from igd.operator.status import printable
+
+    sys.stderr.write("".join(f"igd: {printable(line)}\n" for line in text.splitlines()))
     return status
 
 
@@ -202,7 +204,10 @@ def _query(arguments: argparse.Namespace) -> int:
         return _print_error(f"the igd of {name} answers root and its own user only", FAILED)
     except OSError as error:
         return _print_error(f"the igd of {name} does not answer: {error}", FAILED)
-    return _print(json.dumps(response, indent=2) if arguments.json else as_text(response))
+    try:
+        return _print(json.dumps(response, indent=2) if arguments.json else as_text(response))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _print_error(f"the igd of {name} sent an invalid response: {error!r}", FAILED)
 
 
 def _names(arguments: argparse.Namespace) -> int:

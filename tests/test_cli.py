@@ -273,6 +273,19 @@ def test_a_query_says_what_the_daemon_waits_for(
     assert capsys.readouterr().err.startswith("igd: igd is not running for wg0")
 
 
+def test_what_the_daemon_waits_for_does_not_control_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever controls the daemon's user may have written it."""
+    instance = Instance("wg0")
+    with instance.lock():
+        (instance.runtime_directory / "lock").write_bytes(b"1\n\x1b[2J\xff" + b"x" * 1_000_000)
+        assert run(monkeypatch, "list", "wg0") == cli.FAILED
+    error = capsys.readouterr().err
+    assert error.startswith("igd: igd waits for \\x1b[2J")
+    assert len(error) < 10_000
+
+
 def test_mappings_are_listed_as_text_and_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directories: Path
 ) -> None:

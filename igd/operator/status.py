@@ -29,6 +29,9 @@ def mapping_as_json(mapped: Mapped, name: str) -> dict[str, Any]:
     }
 
 
+WIDEST = 100
+"""The widest column: behind a longer cell, a row is not aligned."""
+
 _COLUMNS = ("PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
 
 
@@ -45,7 +48,7 @@ def _row(mapping: dict[str, Any]) -> Sequence[str]:
         str(Endpoint(ip_address(mapping["internal_address"]), mapping["internal_port"])),
         _lease(mapping),
         mapping.get("name") or mapping["peer"],
-        printable(mapping["description"]),
+        mapping["description"],
     )
 
 
@@ -60,8 +63,8 @@ def listing(status: dict[str, Any]) -> str:
     plain["uptime"] = f"{status['uptime']}s"
     for several in ("matched_addresses", "urls"):
         plain[several] = ", ".join(status[several]) or None
-    rows = [(key.replace("_", " "), "-" if value is None else printable(str(value))) for key, value in plain.items()]
-    warnings = [("warning", printable(warning)) for warning in status["warnings"]]
+    rows = [(key.replace("_", " "), "-" if value is None else str(value)) for key, value in plain.items()]
+    warnings = [("warning", warning) for warning in status["warnings"]]
     return _aligned(
         [
             *rows,
@@ -79,12 +82,16 @@ def _counts(counts: Mapping[str, int]) -> list[Sequence[str]]:
 
 
 def printable(text: str) -> str:
-    """Escape all unprintable characters, which a terminal might interpret: peers choose the descriptions."""
+    """Escape all unprintable characters, which a terminal might interpret.
+
+    Peers choose the descriptions, and whoever controls the daemon's user chooses everything.
+    """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

@@ -13,6 +13,7 @@ from igd.core.mapping import Change, Claim, Endpoint, Entry, Lease, Pinhole, Por
 from igd.core.moment import Moment, was_set
 from igd.core.table import HOLD_DOWN, HoldDown
 from igd.store import schema
+from igd.store.read_only import read_only
 
 log = logging.getLogger(__name__)
 
@@ -188,9 +189,9 @@ class LeaseStore:
 def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
     """Return the internal addresses in a store, or none if there is no readable store."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with read_only(path) as database:
             return [ip_address(text) for (text,) in database.execute("SELECT DISTINCT internal_address FROM lease")]
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, OSError) as error:
         log.debug("cannot read %s: %s", path, error)
         return []
 
