@@ -241,13 +241,13 @@ async def test_what_maintenance_closes_is_the_owners_line_and_short(logged: Log)
     await harness.maintenance.wake()
     (line,) = logged.lines()
     mappings = ", ".join(f"TCP {port} -> {C1}:8080" for port in range(2000, 2004))
-    assert line == f"INFO igd.maintenance: closed, lease expired: {mappings} and 46 more"
+    assert line == f"INFO igd.maintenance: closed, lease expired: {mappings} and 46 more (c1)"
 
 
 async def test_what_is_not_resumed_is_short(logged: Log) -> None:
     await GatewayHarness().start(*(entry(port, 900.0) for port in range(2000, 2300)))
     (line,) = logged.lines()
-    assert line.endswith(f"TCP 2003 -> {C1}:8080 and 296 more")
+    assert line.endswith(f"TCP 2003 -> {C1}:8080 (c1) and 296 more")
 
 
 TAG = "\\U000e0001"
