@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
+from igd import toml
 from igd.config_values import (
     AllowRules,
     IdleSeconds,
@@ -113,7 +114,7 @@ def policies(default: Policy, peers: Mapping[str, PeerSettings]) -> Policies:
         try:
             by_peer[peer.public_key] = peer.policy(default)
         except ValueError as error:
-            errors.append(f"peers.{name}.leases: {error}")
+            errors.append(f"{_section(name)}.leases: {error}")
     if errors:
         raise ValueError("; and ".join(errors))
     return Policies(default, by_peer, {peer.public_key: name for name, peer in peers.items()})
@@ -123,17 +124,21 @@ def without_peer(named: Policies, interface: str, peers: Peers) -> list[str]:
     """Return a sentence for each section whose key no peer of the interface has."""
     present = {peer.public_key for peer in peers.all}
     return [
-        f"peers.{name}: no peer of {interface} has this public_key; the section has no effect"
+        f"{_section(name)}: no peer of {interface} has this public_key; the section has no effect"
         for key, name in named.names.items()
         if key not in present
     ]
+
+
+def _section(name: str) -> str:
+    return toml.dotted(("peers", name))
 
 
 def _same_keys(peers: Mapping[str, PeerSettings]) -> list[str]:
     """Return a sentence for each peer whose key an earlier one has."""
     first: dict[str, str] = {}
     return [
-        f"peers.{first[peer.public_key]} and peers.{name} have the same public_key"
+        f"{_section(first[peer.public_key])} and {_section(name)} have the same public_key"
         for name, peer in peers.items()
         if first.setdefault(peer.public_key, name) != name
     ]
@@ -148,7 +153,7 @@ def _same_ports(peers: Mapping[str, PeerSettings]) -> list[str]:
         earlier, other = widest.setdefault(each.protocol, (each, name))
         overlap = each.overlap(earlier)
         if overlap is not None and name != other:
-            found.append(f"peers.{other} and peers.{name} both reserve {overlap}")
+            found.append(f"{_section(other)} and {_section(name)} both reserve {overlap}")
         if each.ports.stop > earlier.ports.stop:
             widest[each.protocol] = (each, name)
     return found

@@ -149,6 +149,12 @@ def test_two_names_for_one_key_are_an_error() -> None:
     assert str(caught.value) == "wg0.toml: peers.laptop and peers.phone have the same public_key"
 
 
+def test_a_name_is_quoted_as_in_the_file() -> None:
+    text = laptop('reserve = ["tcp 5"]', phone='reserve = ["tcp 5"]').replace("[peers.laptop]", '[peers."a b"]')
+    with pytest.raises(ConfigError, match=r'peers\."a b" and peers\.phone both reserve tcp 5'):
+        parse(text, PATH)
+
+
 def test_keys_of_wg_quick_are_named_without_their_values() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(laptop(f'private_key = "{OTHER}"\nPresharedKey = "{OTHER}"'), PATH)
