@@ -193,9 +193,9 @@ def test_the_filter_stays_with_the_handlers_of_the_background(tmp_path: Path) ->
         cause.set(None)
         root.handlers[:] = before
         root.setLevel(level)
-    lines = (tmp_path / "igd.log").read_text().splitlines()
-    assert len(lines) == 21
-    assert "left out 980 log lines of peer 00000000" in lines[-1]
+    *lines, last = (tmp_path / "igd.log").read_text().splitlines()
+    assert PER_SECOND <= len(lines) < 1000
+    assert f"left out {1000 - len(lines)} log lines of peer 00000000" in last
 
 
 # What the gateway logs
