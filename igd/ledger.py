@@ -121,6 +121,12 @@ class Ledger:
             update_site()
             await self._repair_or_retry()
 
+    async def follow_peers(self, update_site: Callable[[], None]) -> None:
+        """Have the kernel limit the rates of other peers; first, as by `repair`, call `update_site`."""
+        async with self._writing:
+            update_site()
+            await self.in_worker(self._backend.follow_peers)
+
     async def ensure_forward(self) -> bool:
         """Let mapped flows through the operator's forward chains; a failure is retried.
 

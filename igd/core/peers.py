@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -14,6 +14,11 @@ WIDEST = {4: 8, 6: 16}
 
 Wider entries (0.0.0.0/0, 128.0.0.0/1, 2000::/3) only state where a peer may send packets.
 """
+
+_UNOWNED = tuple(
+    map(ipaddress.ip_network, ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "::/128", "::1/128", "ff00::/8"))
+)
+"""The unspecified, loopback and multicast addresses, which nobody owns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,25 @@ class Peers:
         """Return the networks in which this peer owns addresses; for an entry wider than WIDEST, the interface's."""
         wide = {network.version for network in peer.allowed_ips if not _identifies_peer(network)}
         return *peer.identifying_networks, *(network for network in self._networks if network.version in wide)
+
+    def ranges(self, version: int) -> list[tuple[Address, Peer | None]]:
+        """Return all addresses of an IP version as ranges, each by its first address and its owner, in order.
+
+        The first range begins with address 0, and each ends before the next one.
+        """
+        address: Callable[[int], Address] = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
+        own = map(ipaddress.ip_network, self._own)
+        listed = [*_UNOWNED, *own, *self._networks, *(network for peer in self.all for network in peer.allowed_ips)]
+        networks = {network for network in listed if network.version == version}
+        firsts = {int(network.network_address) for network in networks}
+        behind = {int(network.broadcast_address) + 1 for network in networks} - {2 ** address(0).max_prefixlen}
+        starts = {0, *firsts, *behind}
+        found: list[tuple[Address, Peer | None]] = []
+        for start in map(address, sorted(starts)):
+            owner = self.owner(start)
+            if not found or found[-1][1] is not owner:
+                found.append((start, owner))
+        return found
 
     def may_map(self, public_key: str, source: Address, internal: Address) -> bool:
         """Return whether this peer, now at `source`, owns `internal`; an entry wider than WIDEST owns only `source`."""

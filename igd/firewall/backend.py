@@ -49,6 +49,9 @@ class Backend(MappingBackend, Protocol):
         owner waits for that. May be called from any thread.
         """
 
+    def follow_peers(self) -> None:
+        """Limit the rates of the site's present peers; a failure is logged."""
+
     def ensure_forward(self) -> bool:
         """Ensure that the operator's forward chains accept mapped flows, after they were changed.
 

@@ -15,6 +15,7 @@ from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.nfnetlink import NFPROTO_INET
 from igd.firewall.nft.nftables import Nftables
+from igd.firewall.nft.request_rate import RequestRateTable, table_name
 from igd.firewall.operator_rules.xtables import nft_tables
 from igd.firewall.pretend import Pretend
 from igd.firewall.site import Site, label
@@ -28,7 +29,10 @@ LEGACY: tuple[tuple[Literal[4, 6], str], ...] = ((4, "nat"), (6, "nat"), (4, "fi
 
 
 class Kernel:
-    """A Backend (igd.firewall.backend): translates packets, has forward chains accept them, and ends their flows."""
+    """A Backend (igd.firewall.backend): translates packets, has forward chains accept them, and ends their flows.
+
+    It also limits what peers send to the gateway itself.
+    """
 
     def __init__(self, mappings: MappingBackend, site: Site) -> None:
         self.mappings = mappings
@@ -36,6 +40,7 @@ class Kernel:
         self._conntrack = Conntrack(site.mark)
         self._sweeping = Conntrack(site.mark)  # used by the thread of the sweeps
         self._sweeps = Sweeps(self._sweeping.end)
+        self._request_rate = RequestRateTable(site)
         self._site = site
         self._addresses: tuple[IPv4Address, ...] = ()
 
@@ -53,6 +58,7 @@ class Kernel:
         self._conntrack.end(endings((), [entry.mapping for entry in entries], self._addresses))
         if self._site.anycast:
             self._conntrack.end_anycast()
+        self._request_rate.replace()
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; then sweep the flows of lost mappings, and those that keep packets from new ones."""
@@ -67,6 +73,10 @@ class Kernel:
         opened = [change.after.mapping for change in _moved(changes) if change.after]
         return self._sweeps.of(set[Translation]().union(*(translations(one, self._addresses) for one in opened)))
 
+    def follow_peers(self) -> None:
+        """Limit the rates of the site's present peers; a failure is logged."""
+        self._request_rate.replace()
+
     def ensure_forward(self) -> bool:
         """Ensure that forward chains accept mapped flows; return whether rules of ours were edited."""
         return self.forward.ensure()
@@ -78,6 +88,8 @@ class Kernel:
             stack.callback(self._sweeps.finish)
             stack.callback(self.forward.remove)
             stack.callback(self.mappings.remove_all)
+            if nft_tables() is not None:
+                stack.callback(self._request_rate.remove)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
@@ -85,6 +97,13 @@ class Kernel:
         self._sweeps.close()
         self._sweeping.close()
         self._conntrack.close()
+        self._request_rate.close()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The addresses of the netlink sockets that edit our tables in nftables."""
+        own = (self.mappings.port,) if isinstance(self.mappings, Nftables) else ()
+        return *own, self._request_rate.port
 
 
 def _moved(changes: Iterable[Change]) -> list[Change]:
@@ -116,10 +135,10 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
 
 def watch(backend: Backend, site: Site) -> Watch:
     """Return a watch for other programs' changes of nftables; NetlinkError."""
-    ours = NFPROTO_INET, label(site.wireguard)
+    ours = [(NFPROTO_INET, name(site.wireguard)) for name in (label, table_name)]
     if not isinstance(backend, Kernel):
-        return Watch(ours, (), 0)
-    return Watch(ours, backend.forward.tables, backend.mappings.port if isinstance(backend.mappings, Nftables) else 0)
+        return Watch(ours, (), ())
+    return Watch(ours, backend.forward.tables, backend.ports)
 
 
 def remove_everything(interface: str, mark: int, destinations: tuple[IPv4Network | IPv6Network, ...]) -> None:

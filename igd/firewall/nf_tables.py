@@ -16,6 +16,7 @@ class NFT_MSG(IntEnum):
     NEWSET, GETSET, DELSET = 9, 10, 11
     NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
     NEWGEN = 15
+    NEWOBJ = 18
 
 
 NFTA_LIST_ELEM = 1  # of every list: enum nft_list_attributes
@@ -87,7 +88,7 @@ class NFTA_SET(IntEnum):
 class NFT_SET(IntFlag):
     """Flags of a set: enum nft_set_flags."""
 
-    MAP, TIMEOUT = 0x08, 0x10
+    INTERVAL, MAP, TIMEOUT, OBJECT = 0x04, 0x08, 0x10, 0x40
 
 
 class NFTA_SET_ELEM_LIST(IntEnum):
@@ -165,7 +166,10 @@ class NFT_CMP(IntEnum):
 class NFTA_LOOKUP(IntEnum):
     """Attributes of lookup: enum nft_lookup_attributes."""
 
-    SET, SREG, DREG = 1, 2, 3
+    SET, SREG, DREG, FLAGS = 1, 2, 3, 5
+
+
+NFT_LOOKUP_F_INV = 1  # lookup matches what is not in the set: enum nft_lookup_flags
 
 
 class NFTA_PAYLOAD(IntEnum):
@@ -233,6 +237,52 @@ class NFT_NAT(IntEnum):
     """What nat translates: enum nft_nat_types."""
 
     SNAT, DNAT = 0, 1
+
+
+class NFTA_FIB(IntEnum):
+    """Attributes of fib: enum nft_fib_attributes."""
+
+    DREG, RESULT, FLAGS = 1, 2, 3
+
+
+NFT_FIB_RESULT_ADDRTYPE = 3  # what fib loads: enum nft_fib_result
+
+
+class NFT_FIB_F(IntFlag):
+    """What fib looks up, and for which interface: enum nft_fib_flags, with its prefix NFTA_FIB_F_."""
+
+    DADDR, IIF = 0x2, 0x8
+
+
+class NFTA_OBJREF(IntEnum):
+    """Attributes of objref: enum nft_objref_attributes."""
+
+    SET_SREG, SET_NAME = 3, 4
+
+
+# Objects
+
+
+class NFTA_OBJ(IntEnum):
+    """Attributes of an object: enum nft_object_attributes."""
+
+    NAME, TYPE, DATA = 2, 3, 4
+
+
+NFT_OBJECT_LIMIT = 4  # a type of objects
+NFTA_SET_OBJ_TYPE = 15  # of a map to objects: enum nft_set_attributes
+NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_OBJREF = 3, 9  # of its elements: enum nft_set_elem_attributes
+NFT_SET_ELEM_INTERVAL_END = 1  # the element ends an interval: enum nft_set_elem_flags
+
+
+class NFTA_LIMIT(IntEnum):
+    """Attributes of limit: enum nft_limit_attributes."""
+
+    RATE, UNIT, BURST, TYPE, FLAGS = 1, 2, 3, 4, 5
+
+
+NFT_LIMIT_PKTS = 0  # what limit counts: enum nft_limit_type
+NFT_LIMIT_F_INV = 1  # limit matches what is above it: enum nft_limit_flags
 
 
 # Notifications

@@ -36,6 +36,9 @@ class Pretend:
     def sweep_of(self, changes: Iterable[Change]) -> None:
         """Return None: there are no flows."""
 
+    def follow_peers(self) -> None:
+        """Do nothing: no packets are limited."""
+
     def ensure_forward(self) -> bool:
         """Do nothing, and return False: no forward chain can drop anything."""
         return False

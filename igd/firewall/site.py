@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from igd.core.mapping import Lease
+from igd.core.mapping import Lease, TransportProtocol
+from igd.core.peers import Peers
 
 MARK = 0x1000_0000
 """The default conntrack mark bit of mapped flows."""
@@ -25,6 +26,18 @@ PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9")
 OURS = "igd_"
 """The prefix of the tables and chains of every instance."""
 
+RATE_TABLE = "/rate"
+"""What the name of each instance's second table adds to its label. "ra" is no number, so no label ends in it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestRate:
+    """How many packets each of `peers` may send to `ports` of the tunnel's own addresses; of TCP, connections."""
+
+    per_second: int
+    ports: tuple[tuple[TransportProtocol, int], ...]
+    peers: Peers
+
 
 @dataclass(slots=True, eq=False)
 class Site:
@@ -38,7 +51,7 @@ class Site:
     mapped external port. `own_table`: only igd may edit its nftables table, which stays when igd dies. `forward_chain`:
     the chain that accepts mapped flows, by iptables' name ("DOCKER-USER") or nft's ("inet filter forward"); None:
     iptables' FORWARD, if that stops them. `anycast`: the server receives what peers send to PCP's anycast addresses
-    (RFC 7723). The other attributes never change.
+    (RFC 7723). `request_rate` follows the peers; None: any number. The other attributes never change.
     """
 
     external: str
@@ -51,6 +64,7 @@ class Site:
     masqueraded: tuple[IPv4Network, ...] = ()
     forward_chain: str | None = None
     anycast: bool = False
+    request_rate: RequestRate | None = None
 
 
 def kernel_timeout(lease: Lease, now: float) -> int | None:

@@ -42,12 +42,14 @@ class ForeignChanges(NamedTuple):
 class Watch:
     """A socket that receives every commit in the network namespace of the thread that created it. Raises NetlinkError.
 
-    Tables are named by family (NFPROTO_*) and name: `ours` is our own, `forward` are the operator's tables with chains
-    that accept mapped flows for us. Commits of the netlink socket with the address `own` are ignored.
+    Tables are named by family (NFPROTO_*) and name: `ours` are our own, `forward` the operator's tables with chains
+    that accept mapped flows for us. Commits of the netlink sockets with the addresses `own` are ignored.
     """
 
-    def __init__(self, ours: tuple[int, str], forward: Collection[tuple[int, str]], own: int) -> None:
-        self._ours = ours
+    def __init__(
+        self, ours: Collection[tuple[int, str]], forward: Collection[tuple[int, str]], own: Collection[int]
+    ) -> None:
+        self._ours = frozenset(ours)
         self._forward = frozenset(forward)
         self._touched: set[tuple[int, str]] = set()  # by the commit that is being read
         self._rules = False  # that commit changed more than elements, in a table that is not igd's
@@ -86,15 +88,17 @@ class Watch:
         """Close the socket."""
         self._socket.close()
 
-    def _drop_notifications_from(self, port: int) -> None:
-        """Make the kernel drop the notifications that the netlink socket with this address caused.
+    def _drop_notifications_from(self, ports: Collection[int]) -> None:
+        """Make the kernel drop the notifications that the netlink sockets with these addresses caused.
 
         The tens of thousands of notifications about our own mappings would leave no room in the buffer for others.
         """
-        # Classic BPF (linux/filter.h: code, jumps, operand): load nlmsg_pid, drop the message if equal, else accept it.
-        # BPF loads in network order what the kernel wrote in host order.
-        swapped = int.from_bytes(struct.pack("=I", port), "big")
-        program = ((0x20, 0, 0, 12), (0x15, 0, 1, swapped), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF))
+        # Classic BPF (linux/filter.h: code, jumps, operand): load nlmsg_pid, jump to the last instruction, which drops
+        # the message, if it is equal to one of them, else accept it. BPF loads in network order what the kernel wrote
+        # in host order.
+        swapped = (int.from_bytes(struct.pack("=I", port), "big") for port in ports)
+        compared = [(0x15, len(ports) - index, 0, port) for index, port in enumerate(swapped)]
+        program = ((0x20, 0, 0, 12), *compared, (0x06, 0, 0, 0xFFFF_FFFF), (0x06, 0, 0, 0))
         code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
         # struct sock_fprog: the number of instructions, and their address
         self._socket.setsockopt(
@@ -108,7 +112,7 @@ class Watch:
             if kind == NFT_MSG.NEWGEN:
                 author = [_name(found.get(NFTA_GEN_PROC_NAME, b""))]
                 changes = ForeignChanges(
-                    changes.ours + author * (self._ours in self._touched),
+                    changes.ours + author * bool(self._touched & self._ours),
                     changes.forward + author * bool(self._touched & self._forward),
                     changes.rules or self._rules,
                 )

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 
 from igd.config import Config
 from igd.config_peers import without_peer
@@ -227,7 +228,7 @@ class Daemon:
         self._report_status()
 
     async def _follow_peers(self, peers: Peers) -> None:
-        """Update the networks of the peers, and let their mapped flows through."""
+        """Update the networks of the peers, let their mapped flows through, and limit their rates."""
         parts = self._parts
         site, ledger = parts.firewall.site, parts.firewall.ledger
         # with the addresses of present mappings: there may still be flows to peers that were removed
@@ -236,9 +237,11 @@ class Daemon:
 
         def update_site() -> None:
             site.peers, site.masqueraded = networks, masqueraded
+            if site.request_rate is not None:
+                site.request_rate = replace(site.request_rate, peers=peers)
 
-        if (networks, masqueraded) != (site.peers, site.masqueraded):
-            await ledger.repair(update_site)
+        changed = (networks, masqueraded) != (site.peers, site.masqueraded)
+        await (ledger.repair if changed else ledger.follow_peers)(update_site)
         self._peer_warnings.log(without_peer(parts.gateway.policies, site.wireguard, peers))
         self.look_again.set()  # the operator may route single peers by another way
         self._rules_changed.set()  # and translate their source addresses

@@ -20,7 +20,7 @@ from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.operator_rules import source_nat
 from igd.firewall.operator_rules.advice import Advisor
-from igd.firewall.site import Site
+from igd.firewall.site import RequestRate, Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.firewall.watch import Watch
 from igd.gateway import Gateway
@@ -163,14 +163,18 @@ async def _open_firewall(
     watch = kernel.watch(backend, site)
     stack.callback(watch.close)
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
-    ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
-    ports += [(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else []
 
     def missing() -> list[str] | None:
         return source_nat.missing(site.wireguard, host.external_address.default_interface, host.wireguard.last_read)
 
-    advisor = Advisor(site, ports, lambda: [address.ip for address in host.wireguard.addresses], missing)
+    advisor = Advisor(site, _ports(config), lambda: [address.ip for address in host.wireguard.addresses], missing)
     return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
+
+
+def _ports(config: Config) -> list[tuple[TransportProtocol, int]]:
+    """Return what peers send to."""
+    ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
+    return ports + ([(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else [])
 
 
 async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
@@ -184,6 +188,7 @@ async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
         **config.firewall.model_dump(exclude={"backend"}),
         masqueraded=config.policies.masqueraded(peers),
         anycast=config.port_control.enabled and config.port_control.anycast,
+        request_rate=RequestRate(config.limits.requests_per_second, tuple(_ports(config)), peers),
     )
 
 

@@ -1,5 +1,7 @@
 """An address belongs to the peer that the kernel's longest prefix match selects."""
 
+import bisect
+import itertools
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 import pytest
@@ -169,3 +171,26 @@ def test_hosts_of_the_networks_behind_a_peer(address: str, *, is_routed: bool) -
         [ip_interface("10.100.0.1/16")],
     )
     assert peers.is_routed_host(ip_address(address)) is is_routed
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2**32 - 1), st.integers(0, 32)), max_size=6), st.data())
+def test_ranges_contain_every_address_with_its_owner(entries: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    networks = [(number, ip_network((address, length), strict=False)) for number, address, length in entries]
+    listed = [Peer(f"peer{each}", tuple(net for number, net in networks if number == each)) for each in range(3)]
+    peers = Peers(listed, [ip_interface("10.100.0.1/16")])
+    ranges = peers.ranges(4)
+    starts = [int(first) for first, _ in ranges]
+    assert starts[0] == 0
+    assert starts == sorted(set(starts))
+    assert all(one is not other for (_, one), (_, other) in itertools.pairwise(ranges))
+    edges = [int(edge) for _, net in networks for edge in (net.network_address, net.broadcast_address)]
+    near = [edge + step for edge in edges for step in (-1, 0, 1) if 0 <= edge + step < 2**32]
+    for number in [*near, data.draw(st.integers(0, 2**32 - 1)), int(ip_address("10.100.0.1"))]:
+        assert ranges[bisect.bisect(starts, number) - 1][1] is peers.owner(IPv4Address(number))
+
+
+def test_ranges_of_ipv6() -> None:
+    peer = Peer("one", (ip_network("2001:db8::2/128"), ip_network("10.100.0.2/32"), ip_network("ffff::/16")))
+    ranges = Peers([peer], [ip_interface("2001:db8::1/64")]).ranges(6)
+    assert [str(first) for first, _ in ranges] == ["::", "2001:db8::2", "2001:db8::3"]
+    assert [owner for _, owner in ranges] == [None, peer, None]

@@ -29,7 +29,7 @@ def backend() -> Iterator[Nftables]:
 
 @pytest.fixture
 def watch(backend: Nftables) -> Iterator[Watch]:
-    with closing(Watch((NFPROTO_INET, "igd_wg0"), {(NFPROTO_IPV4, "filter")}, backend.port)) as watch:
+    with closing(Watch([(NFPROTO_INET, "igd_wg0")], {(NFPROTO_IPV4, "filter")}, [1, backend.port, 2])) as watch:
         yield watch
 
 

@@ -36,16 +36,16 @@ FROM_REMOTES, PINHOLES_FROM_REMOTES = "from_remotes", "pinholes_from_remotes"
 def prerouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate and mark flows."""
     mark, unmark = _set_mark(site.mark, site.mark), _set_mark(site.mark, 0)
-    skip_peers = [(*interface(_IIFNAME, site.wireguard), _RETURN)]
+    skip_peers = [(*interface(IIFNAME, site.wireguard), RETURN)]
     return [
         *(_anycast(site) if site.anycast else []),
         *([] if site.hairpin else skip_peers),
-        (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, _RETURN),
-        (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, MAPPINGS, _L4PROTO, _DPORT)),
-        (*_TO_EXTERNAL, *_membership(RESTRICTED_PORTS, _L4PROTO, _DPORT), _jump(FROM_REMOTES)),
+        (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, RETURN),
+        (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, MAPPINGS, L4PROTO, DPORT)),
+        (*_TO_EXTERNAL, *_membership(RESTRICTED_PORTS, L4PROTO, DPORT), _jump(FROM_REMOTES)),
         (*_TO_EXTERNAL, *unmark),
-        (*_IPV6, *_membership(PINHOLES, _DADDR6, _L4PROTO, _DPORT), *mark),
-        (*_IPV6, *_membership(RESTRICTED_PINHOLES, _DADDR6, _L4PROTO, _DPORT), _jump(PINHOLES_FROM_REMOTES)),
+        (*IPV6, *_membership(PINHOLES, _DADDR6, L4PROTO, DPORT), *mark),
+        (*IPV6, *_membership(RESTRICTED_PINHOLES, _DADDR6, L4PROTO, DPORT), _jump(PINHOLES_FROM_REMOTES)),
     ]
 
 
@@ -53,23 +53,23 @@ def remote_rule(site: Site, remotes: RemoteSet) -> tuple[str, EncodedRule]:
     """Return the rule that translates or marks the flows from these remotes, and the chain that it belongs to."""
     port = (_SPORT,) if remotes.has_port else ()
     if remotes.data:
-        source = (_masked(_SADDR, remotes.prefixlen),) if remotes.prefixlen else ()
-        translation = _translation(nf.NFT_NAT.DNAT, remotes, *source, _PROTOCOL, _DPORT, *port)
-        return FROM_REMOTES, (*_IPV4, *translation)
-    source = (_masked(_SADDR6, remotes.prefixlen),) if remotes.prefixlen else ()
-    membership = _membership(remotes, *source, _DADDR6, _L4PROTO, _DPORT, *port)
-    return PINHOLES_FROM_REMOTES, (*_IPV6, *membership, *_set_mark(site.mark, site.mark))
+        source = (_masked(SADDR, remotes.prefixlen),) if remotes.prefixlen else ()
+        translation = _translation(nf.NFT_NAT.DNAT, remotes, *source, _PROTOCOL, DPORT, *port)
+        return FROM_REMOTES, (*IPV4, *translation)
+    source = (_masked(SADDR6, remotes.prefixlen),) if remotes.prefixlen else ()
+    membership = _membership(remotes, *source, _DADDR6, L4PROTO, DPORT, *port)
+    return PINHOLES_FROM_REMOTES, (*IPV6, *membership, *_set_mark(site.mark, site.mark))
 
 
 def postrouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate the source of flows, as far as the site asks for it."""
-    among_peers = (*_IPV4, *interface(_IIFNAME, site.wireguard), *interface(OIFNAME, site.wireguard))
+    among_peers = (*IPV4, *interface(IIFNAME, site.wireguard), *interface(OIFNAME, site.wireguard))
     hairpin = [(*among_peers, *has_mark(site.mark), expression("masq"))]
-    to_internet = (*interface(OIFNAME, site.external), *_IPV4, *_UDP)
-    preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, _SADDR, _SPORT))]
+    to_internet = (*interface(OIFNAME, site.external), *IPV4, *_UDP)
+    preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, SADDR, _SPORT))]
     preserves = site.preserve_source_port and site.external
     masqueraded = [
-        (*_IPV4, *interface(OIFNAME, site.wireguard), *has_mark(site.mark), *_to_network(each), expression("masq"))
+        (*IPV4, *interface(OIFNAME, site.wireguard), *has_mark(site.mark), *_to_network(each), expression("masq"))
         for each in site.masqueraded
     ]
     return [*(hairpin if site.hairpin else []), *masqueraded, *(preserved if preserves else [])]
@@ -77,11 +77,11 @@ def postrouting(site: Site) -> list[EncodedRule]:
 
 def _anycast(site: Site) -> list[EncodedRule]:
     """Return the rules that redirect peers' requests to PCP's anycast addresses to the server's own in the tunnel."""
-    peers = interface(_IIFNAME, site.wireguard)
-    to_server = (*_UDP, _load(_DPORT), compare(PCP_SERVER_PORT.to_bytes(2, "big")), expression("redir"))
+    peers = interface(IIFNAME, site.wireguard)
+    to_server = (*_UDP, load(DPORT), compare(PCP_SERVER_PORT.to_bytes(2, "big")), expression("redir"))
     return [
-        (*peers, *_IPV4, _load(_DADDR), compare(PCP_ANYCAST[4].packed), *to_server),
-        (*peers, *_IPV6, _load(_DADDR6), compare(PCP_ANYCAST[6].packed), *to_server),
+        (*peers, *IPV4, load(_DADDR), compare(PCP_ANYCAST[4].packed), *to_server),
+        (*peers, *IPV6, load(_DADDR6), compare(PCP_ANYCAST[6].packed), *to_server),
     ]
 
 
@@ -108,17 +108,18 @@ def _meta(key: nf.NFT_META, registers: int = 1) -> _Field:
     return _Field("meta", nf.NFTA_META.DREG, u32(nf.NFTA_META.KEY, key), registers)
 
 
-def _payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> _Field:
+def payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> _Field:
+    """Return the field of so many bytes behind an offset in a header."""
     place = u32(nf.NFTA_PAYLOAD.BASE, base) + u32(nf.NFTA_PAYLOAD.OFFSET, offset) + u32(nf.NFTA_PAYLOAD.LEN, length)
     return _Field("payload", nf.NFTA_PAYLOAD.DREG, place, (length + 3) // 4)
 
 
-_NFPROTO, _L4PROTO = _meta(nf.NFT_META.NFPROTO), _meta(nf.NFT_META.L4PROTO)
-_IIFNAME, OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
-_PROTOCOL = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 9, 1)
-_SADDR, _DADDR = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
-_SADDR6, _DADDR6 = _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), _payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
-_SPORT, _DPORT = _payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 0, 2), _payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 2, 2)
+_NFPROTO, L4PROTO = _meta(nf.NFT_META.NFPROTO), _meta(nf.NFT_META.L4PROTO)
+IIFNAME, OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
+_PROTOCOL = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 9, 1)
+SADDR, _DADDR = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
+SADDR6, _DADDR6 = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
+_SPORT, DPORT = payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 0, 2), payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 2, 2)
 
 
 def _masked(address: _Field, prefixlen: int) -> _Field:
@@ -128,17 +129,18 @@ def _masked(address: _Field, prefixlen: int) -> _Field:
     return address if prefixlen == 8 * size else address._replace(mask=mask.to_bytes(size, "big"))
 
 
-def _load(field: _Field, register: int = REG32_00) -> bytes:
+def load(field: _Field, register: int = REG32_00) -> bytes:
+    """Return the expressions that load a field into registers from this one."""
     loaded = expression(field.expression, u32(field.dreg, register), field.attributes)
     return loaded + bitwise(field.mask, bytes(len(field.mask)), register) if field.mask else loaded
 
 
-def _concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
+def concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
     """Return the expressions that load the fields into consecutive registers from REG32_00."""
     loads = []
     register: int = REG32_00
     for field in fields:
-        loads.append(_load(field, register))
+        loads.append(load(field, register))
         register += field.registers
     return loads
 
@@ -153,7 +155,7 @@ def interface(field: _Field, name: str, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -
     """Return the expressions that continue if the interface's name compares so to `name`."""
     # nft cannot write a quote: compare the bytes before it only, which matches a prefix of the name (in nft: `wg*`).
     prefix, quote, _rest = os.fsencode(name).partition(b'"')
-    return _load(field), compare(prefix if quote else prefix.ljust(IFNAMSIZ, b"\0"), operation)
+    return load(field), compare(prefix if quote else prefix.ljust(IFNAMSIZ, b"\0"), operation)
 
 
 def lookup(nft_set: NftSet, *rest: bytes) -> bytes:
@@ -163,7 +165,7 @@ def lookup(nft_set: NftSet, *rest: bytes) -> bytes:
 
 def _membership(nft_set: NftSet, *fields: _Field) -> EncodedRule:
     """Return the expressions that continue if the set contains the fields."""
-    return *_concatenation(fields), lookup(nft_set)
+    return *concatenation(fields), lookup(nft_set)
 
 
 def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: _Field) -> EncodedRule:
@@ -175,7 +177,7 @@ def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: _Field) -> Encode
         u32(nf.NFTA_NAT.REG_ADDR_MIN, REG32_00),
         u32(nf.NFTA_NAT.REG_PROTO_MIN, REG32_01),
     )
-    return *_concatenation(fields), lookup(endpoints, u32(nf.NFTA_LOOKUP.DREG, REG32_00)), nat
+    return *concatenation(fields), lookup(endpoints, u32(nf.NFTA_LOOKUP.DREG, REG32_00)), nat
 
 
 _LOAD_MARK = expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT.MARK), u32(nf.NFTA_CT.DREG, REG32_00))
@@ -197,9 +199,9 @@ def bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
 def _to_network(network: IPv4Network) -> EncodedRule:
     """Return the expressions that continue if the destination is in the network."""
     if network.prefixlen == network.max_prefixlen:
-        return _load(_DADDR), compare(network.network_address.packed)
+        return load(_DADDR), compare(network.network_address.packed)
     mask = bitwise(network.netmask.packed, bytes(4))
-    return _load(_DADDR), mask, compare(network.network_address.packed)
+    return load(_DADDR), mask, compare(network.network_address.packed)
 
 
 def _set_mark(bit: int, xor: int) -> EncodedRule:
@@ -224,11 +226,11 @@ def _jump(chain: str) -> bytes:
     return verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
 
 
-_RETURN = verdict(nf.NFT_VERDICTS.NFT_RETURN)
-_IPV4 = (_load(_NFPROTO), compare(bytes([NFPROTO_IPV4])))
-_IPV6 = (_load(_NFPROTO), compare(bytes([NFPROTO_IPV6])))
-_UDP = (_load(_L4PROTO), compare(bytes([socket.IPPROTO_UDP])))
-_TO_EXTERNAL = (*_IPV4, *_membership(EXTERNAL, _DADDR))
+RETURN = verdict(nf.NFT_VERDICTS.NFT_RETURN)
+IPV4 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV4])))
+IPV6 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV6])))
+_UDP = (load(L4PROTO), compare(bytes([socket.IPPROTO_UDP])))
+_TO_EXTERNAL = (*IPV4, *_membership(EXTERNAL, _DADDR))
 _LOAD_SOCKET = expression(
     "socket", u32(nf.NFTA_SOCKET.KEY, nf.NFT_SOCKET_TRANSPARENT), u32(nf.NFTA_SOCKET.DREG, REG32_00)
 )

@@ -55,6 +55,8 @@
         }
     }
 
+What peers send to the gateway itself is limited by another table: see request_rate.py.
+
 Priority -80 is dstnat + 20: the operator's own DNATs come first (firewalld's are at + 10), and packets that they
 translate never reach this chain.
 
