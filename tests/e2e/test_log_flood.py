@@ -106,7 +106,7 @@ def test_a_peer_cannot_fill_the_log(lab: Lab, backend: str) -> None:
     granted = [line for line in lines if re.search(rf"{C2} .* map TCP 930\d .*'of c2'\): GRANTED", line)]
     assert len(granted) == 5
     assert not [line for line in process.lines if line.startswith(FORGED) or not line.isprintable()]
-    assert _left_out(process, lab.c1) > 100
+    assert _left_out(process, lab.c1) > 0
 
 
 def _left_out(process: Process, client: Host) -> int:
