@@ -207,9 +207,12 @@ def test_who_asks_too_often_is_not_heard_and_disturbs_nobody(lab: Lab) -> None:
         answers: list[bytes] = []
         for _ in range(100):
             flooding.send(GET_ADDRESS)
-        until(lambda: len(_collect(flooding, answers)) + _dropped(lab) == 100)
-        assert 5 <= len(answers) <= 5 * (1 + math.ceil(time.monotonic() - begin))  # five at once, and five each second
+        until(lambda: len(_collect(flooding, answers)) >= 5)
         assert exchange(lab.c2, GATEWAY, GET_ADDRESS)
+        heard = len(_collect(flooding, answers)) + _dropped(lab)
+        seconds = 1 + math.ceil(time.monotonic() - begin)
+        assert len(answers) <= 5 * seconds  # five at once, and five each second
+        assert len(answers) < heard <= 10 * seconds < 100  # the kernel drops what is above twice the rate
         until(lambda: flooding.send(GET_ADDRESS) and _collect(flooding, []), 0.5)  # once some time has passed
 
 
