@@ -79,7 +79,7 @@ class Planner:
             if isinstance(plan, Refusal) or (plan.before is None and not self._has_room(new)):
                 break
             remotes += plan.added_remotes
-            if not self.table.has_room_for_remotes(self.peer, remotes):
+            if not self._has_room_for_remotes(remotes):
                 break
             plans.append(plan)
             new += plan.before is None
@@ -178,7 +178,7 @@ class Planner:
         lease, quota = self.policy.lease(self.request.lifetime, self.now), self.policy.max_mappings
         owned = self.policy.reserves(mapping.protocol, mapping.external_port)
         plan = self.table.plan_map(mapping, lease, quota, adds_remotes=self.request.adds_remotes, owned=owned)
-        if isinstance(plan, Change) and not self.table.has_room_for_remotes(self.peer, plan.added_remotes):
+        if isinstance(plan, Change) and not self._has_room_for_remotes(plan.added_remotes):
             return Refusal.TOO_MANY_REMOTES
         return plan
 
@@ -196,6 +196,9 @@ class Planner:
 
     def _has_room(self, planned: int) -> bool:
         return self.table.has_room(self.peer, self.policy.max_mappings, planned)
+
+    def _has_room_for_remotes(self, added: int) -> bool:
+        return self.table.has_room_for_remotes(self.peer, self.policy.max_mappings, added)
 
     def _keeps_parity(self, port: int) -> bool:
         return not self.request.keeps_parity or port % 2 == self.request.internal.port % 2

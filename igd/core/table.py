@@ -19,10 +19,6 @@ MAX_HELD_DOWN = 64
 MAX_REMOTES = 16
 """How many remotes one mapping may admit."""
 
-MAX_PEER_REMOTES = 256
-"""How many remotes all mappings of one peer may admit: each is a rule or elements of a set, and those of many mappings
-are added, deleted or restored in one transaction, for which all other peers wait."""
-
 
 class HoldDown(NamedTuple):
     """A closed port, and the peer to which alone it is offered until then, on the clock of leases."""
@@ -127,9 +123,13 @@ class Table:
         """Return whether the peer may have one more entry besides its own and the `planned` ones."""
         return len(self._by_peer.get(public_key, {})) + planned < quota
 
-    def has_room_for_remotes(self, public_key: str, added: int) -> bool:
-        """Return whether the peer's mappings may admit so many remotes more, or fewer."""
-        return added <= 0 or self._remotes[public_key] + added <= MAX_PEER_REMOTES
+    def has_room_for_remotes(self, public_key: str, quota: int, added: int) -> bool:
+        """Return whether the peer's mappings may admit so many remotes more, or fewer.
+
+        Together they admit as many as the peer may have entries, or MAX_REMOTES: each remote is a rule, or elements of
+        a set, and all of them may be added, deleted or restored in one transaction, for which all other peers wait.
+        """
+        return added <= 0 or self._remotes[public_key] + added <= max(quota, MAX_REMOTES)
 
     def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change] | Refusal:
         """Plan the removal of all the peer's port mappings that `request` names, but for static ones."""

@@ -28,7 +28,7 @@ from igd.core.planner import Planner
 from igd.core.policy import ANY_UNPRIVILEGED, Policy, PortRule
 from igd.core.request import MapPort, Refusal
 from igd.core.reserved_ports import NEVER_MAPPED
-from igd.core.table import HOLD_DOWN, MAX_PEER_REMOTES, MAX_REMOTES, Table
+from igd.core.table import HOLD_DOWN, MAX_REMOTES, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 C1_IPV6 = IPv6Address("2001:db8::2")
@@ -199,10 +199,10 @@ def test_filters_are_added_to_the_previous_ones() -> None:
 MOST = tuple(Remote(IPv4Network(f"198.51.100.{number}")) for number in range(MAX_REMOTES))
 
 
-def test_the_remotes_of_all_mappings_of_a_peer_are_limited() -> None:
-    harness = PlannerHarness()
+def test_the_mappings_of_a_peer_admit_as_many_remotes_as_it_may_have_mappings() -> None:
+    harness = PlannerHarness(quota=3 * MAX_REMOTES)
     changes = []
-    for port in range(5000, 5000 + MAX_PEER_REMOTES // MAX_REMOTES):
+    for port in (5000, 5001, 5002):
         plan = harness.plan(replace(pcp(port), remotes=MOST))
         assert isinstance(plan, Change)
         harness.table.accept([plan], NOW)
@@ -213,10 +213,19 @@ def test_the_remotes_of_all_mappings_of_a_peer_are_limited() -> None:
     assert harness.port(replace(pcp(7000), remotes=MOST), "c2") == 7000  # of another peer
     fewer = harness.plan(replace(pcp(5000), remotes=MOST[:8], adds_remotes=False))
     assert isinstance(fewer, Change)
-    harness.table.accept([fewer, changes.pop().undone()], NOW)
+    harness.table.accept([fewer, changes.pop().undone()], NOW)  # there is room for 24 now
     assert harness.port(replace(pcp(6000), remotes=MOST)) == 6000
     assert harness.port_set(replace(port_set(3, 6000), remotes=MOST)) == [6000]
     assert harness.port_set(replace(port_set(30, 6000), remotes=MOST[:1])) == list(range(6000, 6024))
+
+
+def test_one_mapping_may_admit_the_most_remotes_whatever_the_quota() -> None:
+    harness = PlannerHarness(quota=2)
+    plan = harness.plan(replace(pcp(5000), remotes=MOST))
+    assert isinstance(plan, Change)
+    harness.table.accept([plan], NOW)
+    assert harness.port(replace(pcp(5001), remotes=MOST[:1])) is Refusal.TOO_MANY_REMOTES
+    assert harness.port(pcp(5001)) == 5001
 
 
 # Any port (AddAnyPortMapping), while the peer has mappings
