@@ -16,7 +16,7 @@ SECONDS = 2.0
 MOST_KILOBYTES = 4000
 """What a flood may add to the memory of a server that has seen one; each datagram of a flood kept would be more."""
 
-MOST_LOGGED = 100_000
+MOST_LOGGED = 20_000
 """Octets in a second."""
 
 
