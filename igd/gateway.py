@@ -139,6 +139,10 @@ class Gateway:
             log.debug("request from %s refused: %s", source, found.value)
         return found
 
+    def admit_more(self, peer: Peer, cost: int) -> bool:
+        """Count a request of an admitted peer as `cost` more; return False, and count nothing, above its rate."""
+        return not cost or self.rate_limit.admit(peer.public_key, self.clock(), cost)
+
     def is_over_rate(self, peer: str | None) -> bool:
         """Return whether `admit` would refuse this peer (None: an unknown source) for its rate now; count nothing."""
         return self.rate_limit.is_exceeded(peer, self.clock())

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 2.0
 """How long requests under way may delay the stop of the server."""
 
+REQUEST_BYTES = 2048
+"""A body counts as one more request for each of these: reading XML takes time by its size. Known clients send 1 KB."""
+
 PAGE = "/"
 
 _REFUSALS = {
@@ -140,8 +143,11 @@ class UPnPHttp:
             raise soap.UPnPError(*actions.REFUSALS[peer])
         if request.content_length is None and "Transfer-Encoding" not in request.headers:
             raise web.HTTPLengthRequired(text="Content-Length or chunked encoding is required\n")
+        body = await request.read()
+        if not self._gateway.admit_more(peer, len(body) // REQUEST_BYTES):
+            raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
         try:
-            call = soap.decode(request.headers.get("SOAPAction", ""), await request.read())
+            call = soap.decode(request.headers.get("SOAPAction", ""), body)
         except Malformed as malformed:
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
         invocation = actions.decode(service, call, Parties(source, self._root))

@@ -8,9 +8,10 @@ from ipaddress import IPv4Address, ip_interface
 import pytest
 
 from igd.core.mapping import Endpoint, TransportProtocol
+from igd.core.request import Refusal
 from igd.endpoints import http_connection, upnp_http
 from igd.endpoints.upnp_http import Listening, UPnPHttp
-from igd.wire.upnp import description, soap
+from igd.wire.upnp import actions, description, soap
 from tests.endpoints.http_client import (
     CONTROL,
     HANG,
@@ -113,6 +114,16 @@ async def test_a_refusal_is_a_fault_with_its_code(harness: GatewayHarness, chang
 async def test_an_action_of_another_service_is_unknown() -> None:
     assert error_code(await exchange(call("AddPortMapping", ADD, path="/control/WANCommonIFC1"))) == 401
     assert error_code(await exchange(call("Nonsense"))) == 401
+
+
+async def test_a_large_body_counts_as_several_requests() -> None:
+    """15 KB as eight, so that the rate of 100 admits twelve of them."""
+    body = envelope("GetExternalIPAddress", {}) + b" " * 15_000
+    lines = (f'SOAPAction: "{WIC}#GetExternalIPAddress"', f"content-length: {len(body)}")
+    answers = [await exchange(get(CONTROL, *lines, method="POST") + body) for _ in range(13)]
+    assert [answer.status for answer in answers] == [200] * 12 + [500]
+    assert error_code(answers[-1]) == actions.REFUSALS[Refusal.TOO_MANY_REQUESTS][0]
+    assert (await exchange(call("GetExternalIPAddress"))).status == 200, "nothing was counted for the last body"
 
 
 # How clients send
