@@ -85,7 +85,7 @@ def measure(lab: Lab, kind: str, seconds: float) -> list[Row]:
 
 def _row(kind: str, name: str, ours: Measured, floor: Measured, grown: int) -> Row:
     mine, base = Series(tuple(ours.bystander.times[name])), Series(tuple(floor.bystander.times[name]))
-    failed = sum(failure.startswith(name) for failure in ours.bystander.failures)
+    failed = sum(failure.startswith(f"{name}:") for failure in ours.bystander.failures)
     first = name == _MAP[0]
     return (
         kind if first else "",
