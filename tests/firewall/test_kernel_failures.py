@@ -195,7 +195,7 @@ RULE, RULE_6 = ("iptables-legacy -t nat -D igd_wg0 2", "ip6tables-legacy -t nat 
 TAKEN_AWAY: list[tuple[Backend, str, Changing, bool]] = [
     ("nftables", NFT_TABLE, OPEN, False),
     ("nftables", NFT_TABLE, RENEW, False),
-    ("nftables", NFT_TABLE, CLOSE, True),
+    ("nftables", NFT_TABLE, CLOSE, False),  # the address that it led to is to be guarded for a while longer
     ("nftables", NFT_MAP, OPEN, False),
     ("nftables", NFT_MAP, RENEW, False),
     ("nftables", NFT_MAP, CLOSE, True),
