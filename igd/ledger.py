@@ -1,6 +1,7 @@
 """Changes table, kernel and store together, in the order that keeps them equal."""
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol, TypeVar, TypeVarTuple
 
-from igd.core.mapping import Change, Entry, changes_of
+from igd.core.mapping import Change, Entry, Key, changes_of
 from igd.core.table import HoldDown, Table
 from igd.firewall.backend import Backend, FirewallError
 
@@ -29,10 +30,10 @@ class Store(Protocol):
         """Save all of these changes, or save none and raise OSError. A port mapping that is closed is held down."""
 
     def hold_downs(self) -> list[HoldDown]:
-        """Read the hold-downs that have not ended, in the order in which they end; OSError."""
+        """Return the hold-downs of earlier runs that have not ended, in the order in which they end."""
 
     def record_time(self) -> None:
-        """Record the time if the wall clock was set; OSError."""
+        """Record the time if the wall clock was set, and whatever else is not yet on disk; OSError."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +53,9 @@ class Ledger:
     if that fails too, before the next change. Kernel and disk may block and are used from one worker thread. Changes
     that arrive meanwhile go into one transaction; if it fails, each is tried alone, so that no peer is refused because
     of another's change. `clock` is `boottime`, the clock of leases, in seconds.
+
+    If only the store fails, what closes or renews a mapping is done nevertheless, and owed to the store: it is saved
+    after the next change that can be saved, or by `settle_store`. Of each mapping only the last state is owed.
     """
 
     def __init__(self, backend: Backend, store: Store, clock: Callable[[], float]) -> None:
@@ -65,7 +69,8 @@ class Ledger:
         self._queue: list[_Pending] = []
         self._writing = asyncio.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="firewall")
-        self._unsaved: list[Change] = []  # made, but not yet in the store; the next save starts with them
+        self._owed: dict[Key, Change] = {}  # made, but not yet in the store
+        self._cannot_save = False  # and that was logged
         self._dirty = False  # the kernel may differ from the table
         self._retry_at: float | None = None
 
@@ -76,8 +81,7 @@ class Ledger:
     async def commit(self, changes: Sequence[Change], *, imposed: bool = False) -> None:
         """Carry out changes that were planned on the current table; the caller holds the peer's lock.
 
-        On FirewallError or OSError nothing has changed. `imposed` changes were requested by no client: if the store
-        fails, they are made, and saved later.
+        On FirewallError or OSError nothing has changed. `imposed` changes were requested by no client.
         """
         if not changes:
             return
@@ -99,7 +103,7 @@ class Ledger:
         """Start with the entries to `keep`, delete those to `drop` from the store, and replace the kernel's state."""
         self.table.accept((Change(None, entry) for entry in keep), self._clock())
         self.addresses = tuple(addresses)
-        await self.in_worker(self._save_or_defer, [Change(entry, None) for entry in drop])
+        await self.in_worker(self._save_or_owe, [Change(entry, None) for entry in drop])
         self.table.resume_hold_downs(await self.in_worker(self._store.hold_downs), self._clock())
         await self._repair()
 
@@ -148,9 +152,9 @@ class Ledger:
             if self._dirty:
                 await self._repair_or_retry()
 
-    async def record_time(self) -> None:
-        """Let what is left of the leases after a reboot be right after the wall clock was set; OSError."""
-        await self.in_worker(self._store.record_time)
+    async def settle_store(self) -> None:
+        """Save what is owed to the store, and the time if the wall clock was set; a failure is logged once."""
+        await self.in_worker(self._settle)
 
     async def in_worker(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """Call a function in the worker thread, and so never in the middle of a change."""
@@ -162,6 +166,7 @@ class Ledger:
             try:
                 await self.in_worker(self._backend.remove_all)
             finally:
+                await self.in_worker(self._settle)
                 await self.in_worker(self._backend.close)
                 self._worker.shutdown()
 
@@ -206,20 +211,23 @@ class Ledger:
                     await self._write([pending])
 
     # A closing change is saved first, so that no crash reopens the port. An opening change is applied to the kernel
-    # first, so that no request is granted before packets pass. An imposed change succeeds with the kernel alone: a full
-    # disk must not keep a port open, and every start checks the stored entries again.
+    # first, so that no request is granted before packets pass. If the store fails, a closing, renewing or imposed
+    # change succeeds with the kernel alone: a full disk must neither keep a port open nor end a mapping that is in use.
     def _change_kernel_and_store(self, batch: Iterable[_Pending]) -> None:
         requested = [change for pending in batch if not pending.imposed for change in pending.changes]
         imposed = [change for pending in batch if pending.imposed for change in pending.changes]
         closing = [change for change in requested if change.after is None]
-        self._save(closing)
+        others = [change for change in requested if change.after is not None]
+        self._save_or_owe(closing)
         try:
             self._apply([*requested, *imposed])
-            self._save_or_undo([change for change in requested if change.after is not None], [*requested, *imposed])
+            if not all(map(_renews, others)):
+                self._save_or_undo(others, [*requested, *imposed])
+                others = []
         except Exception:
-            self._save_or_defer([change.undone() for change in closing])
+            self._save_or_owe([change.undone() for change in closing])
             raise
-        self._save_or_defer(imposed)
+        self._save_or_owe([*others, *imposed])
 
     def _apply(self, changes: Sequence[Change]) -> None:
         self._dirty = True
@@ -233,18 +241,50 @@ class Ledger:
             self._apply([change.undone() for change in reversed(applied)])
             raise
 
-    def _save(self, changes: Sequence[Change]) -> None:
-        stored = changes_of(changes, _is_stored)
-        if stored:
-            self._store.save([*self._unsaved, *stored])
-            self._unsaved.clear()
-
-    def _save_or_defer(self, changes: Sequence[Change]) -> None:
+    def _save_or_owe(self, changes: Sequence[Change]) -> None:
         try:
             self._save(changes)
+        except OSError:
+            self._owed |= {change.key: change for change in changes_of(changes, _is_stored)}
+
+    def _settle(self) -> None:
+        try:
+            self._save(list(self._owed.values()))
+            self._store.record_time()
         except OSError as error:
-            log.warning("leases not saved, retrying with the next change: %s", error)
-            self._unsaved += changes_of(changes, _is_stored)
+            self._log_failure(error)
+        else:
+            self._log_success()
+
+    def _save(self, changes: Sequence[Change]) -> None:
+        """Save these changes, and then what is owed; OSError if they are not saved."""
+        changes = changes_of(changes, _is_stored)
+        if not changes:
+            return
+        try:
+            self._store.save(changes)
+        except OSError as error:
+            self._log_failure(error)
+            raise
+        for change in changes:
+            self._owed.pop(change.key, None)
+        with contextlib.suppress(OSError):
+            self._save(list(self._owed.values()))
+        self._log_success()
+
+    def _log_failure(self, error: OSError) -> None:
+        if not self._cannot_save:
+            self._cannot_save = True
+            log.error(
+                "leases cannot be saved: new mappings are refused until they can, and a crash before that may reopen"
+                " ports that are closed now: %s",
+                error,
+            )
+
+    def _log_success(self) -> None:
+        if self._cannot_save and not self._owed:
+            self._cannot_save = False
+            log.info("leases can be saved again, and all are saved")
 
     # The whole state of the kernel
 
@@ -276,3 +316,13 @@ def _is_in_kernel(entry: Entry) -> bool:
 def _is_stored(entry: Entry) -> bool:
     """Return whether the store has the entry; static ones come from the configuration at each start."""
     return not entry.lease.static
+
+
+def _renews(change: Change) -> bool:
+    """Return whether all packets go where they went before; lease, description and claim may be new."""
+    before, after = change.before, change.after
+    return (
+        before is not None
+        and after is not None
+        and (before.mapping.internal, before.mapping.remotes) == (after.mapping.internal, after.mapping.remotes)
+    )

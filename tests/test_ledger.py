@@ -1,8 +1,9 @@
 """Table, kernel and store stay equal after failures and cancelled requests."""
 
 import asyncio
+import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
 
 import pytest
@@ -57,12 +58,26 @@ class FailingKernel(Pretend):
         self.trouble()
 
 
+class RecordingStore(MemoryStore):
+    """Remembers all changes that it has saved."""
+
+    def __init__(self, perhaps_fail: Callable[[], None]) -> None:
+        super().__init__(perhaps_fail)
+        self.saved: list[Change] = []
+
+    def save(self, changes: Sequence[Change]) -> None:
+        """Save the changes."""
+        super().save(changes)
+        self.saved += changes
+
+
 class Failing(GatewayHarness):
     """A harness whose kernel and disk fail on request."""
 
     def __init__(self) -> None:
         self.kernel, self.disk = FailingKernel(), Trouble(OSError("disk full"))
-        super().__init__(backend=self.kernel, store=MemoryStore(self.disk))
+        self.recorder = RecordingStore(self.disk)
+        super().__init__(backend=self.kernel, store=self.recorder)
 
     async def recover(self) -> None:
         """Run the timer as the daemon does, until nothing is left to retry."""
@@ -79,27 +94,31 @@ class Failing(GatewayHarness):
 NO, YES = True, False  # whether a call of kernel or disk fails
 
 
-OPEN, RENEW, CLOSE = map_port(2000), map_port(1024, lifetime=4000), UnmapPorts(TransportProtocol.TCP, range(1024, 1025))
+OPEN, RENEW, MOVE = map_port(2000), map_port(1024, lifetime=4000), map_port(1024, internal_port=9000)
+CLOSE = UnmapPorts(TransportProtocol.TCP, range(1024, 1025))
 
 
 @pytest.mark.parametrize(
     ("request_", "kernel", "disk"),
     [
         *(
-            (request, kernel, disk)
-            for request in (OPEN, RENEW)
-            for kernel, disk in (
-                ((NO,), ()),
-                ((NO, NO), ()),  # the repair fails too, until the next change
-                ((NO, NO, NO, NO), ()),
-                ((), (NO,)),  # the kernel succeeds, the disk fails
-                ((YES, NO), (NO,)),
-                ((YES, NO, NO, NO), (NO,)),
+            (request, kernel, ())
+            for request in (OPEN, RENEW, MOVE, CLOSE)
+            for kernel in (
+                (NO,),
+                (NO, NO),  # the repair fails too, until the next change
+                (NO, NO, NO, NO),
             )
         ),
-        (CLOSE, (NO,), ()),
-        (CLOSE, (NO, NO), ()),
-        (CLOSE, (), (NO,)),
+        *(
+            (request, kernel, (NO,))
+            for request in (OPEN, MOVE)
+            for kernel in (
+                (),  # the kernel succeeds, the disk fails
+                (YES, NO),
+                (YES, NO, NO, NO),
+            )
+        ),
         (CLOSE, (NO,), (NO,)),
         (CLOSE, (NO,), (YES, NO)),  # undoing the save fails too
         (CLOSE, (NO, NO, NO), (YES, NO, NO, NO)),
@@ -355,6 +374,82 @@ async def test_a_full_disk_does_not_keep_ports_open() -> None:
     harness.disk.ahead, harness.peers.all = [], PEERS
     await harness.ask(map_port(2000))
     assert harness.all_equal()
+
+
+@pytest.mark.parametrize(("request_", "left"), [(RENEW, [(1024, 5000.0)]), (CLOSE, [])])
+@pytest.mark.parametrize("paid", ["timer", "change", "stop"])
+async def test_what_renews_or_closes_is_granted_on_a_full_disk_and_saved_later(
+    request_: Request, left: list[tuple[int, float]], paid: str
+) -> None:
+    harness = Failing()
+    await harness.start()
+    await harness.ask(map_port(1024))
+    before = harness.table
+    harness.disk.ahead = [NO] * 9
+    assert not isinstance(await harness.ask(request_), Refusal)
+    found = [(held.mapping.external_port, held.lease.expires) for held in harness.table.values()]
+    assert found == left
+    assert harness.backend.entries == harness.table
+    assert harness.store.entries == before
+    await harness.ledger.settle_store()
+    assert await harness.ask(OPEN) == Refusal.SYSTEM_FAILURE
+    harness.disk.ahead = []
+    match paid:
+        case "timer":
+            await harness.ledger.settle_store()
+        case "change":
+            await harness.ask(OPEN)
+        case "stop":
+            await harness.ledger.close()
+    assert harness.store.entries == harness.table
+
+
+async def test_of_each_mapping_only_the_last_state_is_owed_to_a_full_disk(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory and the time of the next save are bounded by the mappings, and the log by the times that it was full."""
+    caplog.set_level(logging.INFO, "igd.ledger")
+    harness = Failing()
+    await harness.start()
+    await harness.ask(map_port(1024))
+    await harness.ask(map_port(1025))
+    for _ in range(2):
+        caplog.clear()
+        harness.disk.ahead = [NO] * 1000
+        for lifetime in range(600, 700):
+            assert not isinstance(await harness.ask(map_port(1024, lifetime=lifetime)), Refusal)
+        await harness.ask(UnmapPorts(TransportProtocol.TCP, range(1025, 1026)))
+        assert await harness.ask(map_port(1025)) == Refusal.SYSTEM_FAILURE
+        harness.disk.ahead = []
+        harness.recorder.saved.clear()
+        await harness.ledger.settle_store()
+        assert sorted(change.key[1] for change in harness.recorder.saved) == [1024, 1025]
+        assert harness.all_equal()
+        assert [record.levelname for record in caplog.records if record.name == "igd.ledger"] == ["ERROR", "INFO"]
+        await harness.ask(map_port(1025))
+
+
+async def test_a_port_that_is_closed_on_a_full_disk_and_mapped_again_later_is_saved_once() -> None:
+    harness = Failing()
+    await harness.start()
+    await harness.ask(map_port(1024))
+    harness.disk.ahead = [NO]
+    await harness.ask(CLOSE)
+    await harness.ask(map_port(1024, C2), C2)
+    assert harness.all_equal()
+    await harness.ledger.settle_store()
+    assert harness.all_equal()
+
+
+async def test_a_renewal_is_not_refused_with_the_new_mappings_of_its_transaction() -> None:
+    kernel, disk = CountingKernel(), Trouble(OSError("disk full"))
+    harness = GatewayHarness(backend=kernel, store=MemoryStore(disk))
+    harness.peers.all = (peer("p1", f"{crowd(2)['p1']}/32"),)
+    internal = Endpoint(crowd(2)["p1"], 8043)
+    await harness.start(Entry(PortMapping(TransportProtocol.TCP, 2001, internal, "p1"), Lease(2000.0)))
+    disk.ahead = [NO] * 9
+    replies = await ask_together(harness, kernel, crowd(3))
+    assert [isinstance(reply, Refusal) for reply in replies] == [True, False, True]
+    assert [2001, 2002] in kernel.batches
+    assert harness.backend.entries == harness.table
 
 
 async def test_closing_is_saved_first_and_opening_last() -> None:

@@ -131,7 +131,7 @@ class Daemon:
         return [
             *([stun.run()] if stun else []),
             loops.end_leases(maintenance, firewall.ledger),
-            loops.record_time(firewall.ledger),
+            loops.settle_store(firewall.ledger),
             loops.report_left_out(),
             loops.recheck_peers(maintenance),
             loops.announce(self._parts.endpoints),

@@ -9,7 +9,8 @@ from igd.store.leases import LeaseStore
 class Epoch:
     """Counts the seconds since mappings were lost, together with the store or with the announced address.
 
-    `clock` is `boottime`, the store's clock. `lost`: whether this run has lost them at its start. OSError.
+    `clock` is `boottime`, the store's clock. `lost`: whether this run has lost them at its start. Where nothing can be
+    saved, a crash may end the epoch early, and BOOTID.UPNP.ORG follows the wall clock.
     """
 
     def __init__(self, store: LeaseStore, announced: IPv4Address | None, clock: Callable[[], float]) -> None:
@@ -19,7 +20,7 @@ class Epoch:
         self.lost = self.update(announced) or store.is_new
 
     def update(self, announced: IPv4Address | None) -> bool:
-        """Record the announced address; return whether it replaces another, which loses the mappings. OSError."""
+        """Record the announced address; return whether it replaces another, which loses the mappings."""
         lost = announced is not None and self._store.record_address(announced)
         self._began = self._store.epoch_began()
         return lost

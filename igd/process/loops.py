@@ -26,7 +26,7 @@ SUSPEND_SECONDS = 5.0
 
 CLOCK_SECONDS = 5.0
 """How often the wall clock is compared with the clock of leases: a reboot later than this after it was set converts
-leases correctly."""
+leases correctly. As often is saved what is owed to the store."""
 
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
@@ -70,13 +70,11 @@ async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
         changed.clear()
 
 
-async def record_time(ledger: Ledger) -> None:
-    """Have the time recorded when the wall clock was set."""
-    failures = RecurringWarnings(log, "the time is not recorded, a reboot may misjudge the leases: %s")
+async def settle_store(ledger: Ledger) -> None:
+    """Have saved what a full disk did not take, and the time when the wall clock was set."""
     while True:
         await asyncio.sleep(CLOCK_SECONDS)
-        with failures.catching(OSError):
-            await ledger.record_time()
+        await ledger.settle_store()
 
 
 async def recheck_peers(maintenance: Maintenance) -> None:

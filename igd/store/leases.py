@@ -1,19 +1,20 @@
-"""The lease file: SQLite. Leases, hold-downs and epoch survive crashes and reboots; times are those of `boottime`."""
+"""The leases on disk. Leases, hold-downs and epoch survive crashes and reboots; times are those of `boottime`."""
 
 import contextlib
-import functools
 import logging
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from igd.core.mapping import Change, Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import Change, Entry, PortMapping
 from igd.core.moment import Moment, was_set
 from igd.core.table import HOLD_DOWN, HoldDown
-from igd.store import schema
+from igd.store import files, reading, rows, schema
+from igd.store.files import Present, StoreError, is_of_the_disk, sqlite_code
 from igd.store.read_only import read_only
+from igd.store.reading import Found
 
 log = logging.getLogger(__name__)
 
@@ -25,165 +26,238 @@ _SAVE = """
         nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
-_HOLD_DOWN = "INSERT OR REPLACE INTO hold_down VALUES (?, ?, ?, ?)"
 
+_KEEPS_FILE = sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG
+"""Errors after which the file is as it was before the transaction, and can be used as soon as there is room."""
 
-class StoreError(OSError):
-    """The store cannot be read or written; nothing was saved."""
+_DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB
+
+REOPEN_SECONDS = 5.0
+"""The pause after a failed attempt to write the whole file: with many leases one takes half a second."""
+
+Work = Callable[[sqlite3.Connection, Moment], None]
 
 
 class LeaseStore:
     """The leases of one interface in one SQLite file, used by one thread at a time.
 
-    `is_new`: there was no readable file. A damaged file is renamed to `*.damaged` and a new one is created, so that the
-    gateway starts in any case. Each transaction records the time, for what is left of the leases after a reboot
-    (`igd.core.moment`). Methods raise StoreError.
+    What is in the file is also in memory. If the file turns out to be damaged, has been removed or cannot be written,
+    the next change or `record_time` writes it anew. A damaged file is put aside (`igd.store.files`) once there is a
+    new one with all that could be read. `is_new`: leases may have been lost, since there was no file or a damaged one.
+    Each transaction records the time, for what is left of the leases after a reboot (`igd.core.moment`).
+
+    The constructor raises StoreError if the operator must do something (`igd.store.reading.read`), and not if the disk
+    is full or read-only. `save` and `record_time` raise StoreError if nothing can be saved; then nothing has changed.
     """
 
     def __init__(self, path: Path, now: Callable[[], Moment]) -> None:
         self._path = path
         self._now = now
-        self._preloaded: list[Entry] | None = None
+        self._database: sqlite3.Connection | None = None
+        self._real_path = path
+        self._present: Present | None = None  # the open file, at the real path
         self._swept = -math.inf  # when outdated hold-downs were last deleted
-        with self._store_errors():
-            try:
-                self._database = self._open()
-            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-                if isinstance(error, sqlite3.OperationalError):  # no permission or a full disk, no damage
-                    raise
-                log.error("%s is damaged (%s): renamed to %s", path, error, self._rename())
-                self._database = self._open()
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        found = self._read()
+        moment = now()
+        self._entries = found.entries
+        self._hold_downs = found.hold_downs
+        self._state = found.state or schema.State(moment.boottime)
+        self.is_new = found.state is None or bool(found.damage)
+        for warning in found.warnings:
+            log.warning("%s", warning)
+        if found.damage:
+            log.error("%s is damaged (%s): %d leases could be read", path, found.damage, len(found.entries))
+            self._state.began = moment.boottime
+        self._recorded = moment
+        self._owes_state = False  # the state in the file is an older one
+        self._failure: StoreError | None = None  # of the last attempt to write the whole file
+        self._reopen_at = -math.inf
         try:
-            self._prepare(database)
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        # Commits survive kill -9. A power loss may lose the last ones, and the rules in the kernel as well.
-        database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in range(schema.VERSION + 1):
-            raise StoreError(
-                f"{self._path} was written by another version (format {version}, expected {schema.VERSION}): install"
-                " that version, or delete the file to begin without mappings"
-            )
-        self._recorded = self._now()
-        self.is_new = schema.prepare(database, version, self._recorded)
-        (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        self._preloaded = _read(database)  # a damaged row is found now, not during a change
-
-    def _rename(self) -> Path:
-        """Rename the file. Its journal stays, and SQLite deletes it when it creates the new file."""
-        return self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+            self._open(found)
+        except StoreError as error:
+            if not is_of_the_disk(error.__cause__):
+                raise
+            log.error("leases are not saved, igd goes on with those in memory and grants no new ones: %s", error)
 
     def load(self) -> list[Entry]:
-        """Read all leases, oldest first, including expired ones."""
-        entries, self._preloaded = self._preloaded, None
-        with self._store_errors():
-            return _read(self._database) if entries is None else entries
+        """Return all leases, oldest first, including expired ones."""
+        return list(self._entries.values())
 
     def hold_downs(self) -> list[HoldDown]:
-        """Read the hold-downs that have not ended, in the order in which they end."""
-        with self._store_errors():
-            rows = self._database.execute(
-                "SELECT protocol, external_port, peer, until FROM hold_down WHERE until > ? ORDER BY until",
-                [self._now().boottime],
-            )
-            return [HoldDown((TransportProtocol(protocol), port), peer, until) for protocol, port, peer, until in rows]
+        """Return the hold-downs of earlier runs that have not ended, in the order in which they end."""
+        now = self._now().boottime
+        return [each for each in self._hold_downs if each.until > now]
 
     def record_address(self, address: IPv4Address) -> bool:
-        """Record the external address announced to clients; return whether it replaces another one."""
-        with self._transaction() as now:
-            (before,) = self._database.execute("SELECT address FROM state").fetchone()
-            self._database.execute("UPDATE state SET address = ?", [str(address)])
-            replaced = before not in ("", str(address))
-            if replaced:
-                self._database.execute("UPDATE state SET began = ?", [now.boottime])
-        return replaced
+        """Record the external address announced to clients; return whether it replaces another one.
+
+        If it cannot be saved, it is saved with the next change.
+        """
+        before = self._state.address
+        if before == address:
+            return False
+        self._state.address = address
+        if before is not None:
+            self._state.began = self._now().boottime
+        self._save_state()
+        return before is not None
 
     def epoch_began(self) -> float:
         """Return the boottime at which the file was created or the external address was replaced; may be negative."""
-        with self._store_errors():
-            (began,) = self._database.execute("SELECT began FROM state").fetchone()
-        return float(began)
+        return self._state.began
 
     def next_bootid(self) -> int:
         """Return a value for BOOTID.UPNP.ORG, larger than any before, whatever the wall clock shows.
 
-        If it cannot be stored, this is logged, and the value is the wall time.
+        If it cannot be saved, the next run relies on the wall clock.
         """
-        seconds = int(self._now().wall) % 2**31
-        try:
-            with self._transaction():
-                self._database.execute("UPDATE state SET bootid = max(bootid + 1, ?)", [seconds])
-                (bootid,) = self._database.execute("SELECT bootid FROM state").fetchone()
-        except StoreError as error:
-            log.warning("BOOTID.UPNP.ORG is not stored: %s", error)
-            return seconds
-        return int(bootid)
+        self._state.bootid = max(self._state.bootid + 1, int(self._now().wall) % schema.BOOTIDS) % schema.BOOTIDS
+        self._save_state()
+        return self._state.bootid
 
     def save(self, changes: Sequence[Change]) -> None:
         """Save all of these changes, or none."""
-        self._preloaded = None
-        with self._transaction() as now:
+
+        def write(database: sqlite3.Connection, now: Moment) -> None:
             for change in changes:
                 if change.after:
-                    self._database.execute(_SAVE, _row(change.after))
+                    database.execute(_SAVE, rows.lease_row(change.after))
                 elif change.before:
-                    self._close_lease(change.before, now.boottime)
+                    self._close_lease(database, change.before, now.boottime)
 
-    def _close_lease(self, entry: Entry, now: float) -> None:
+        self._transact(write)
+        for change in changes:
+            if change.after:
+                self._entries[change.key] = change.after
+            else:
+                self._entries.pop(change.key, None)
+
+    def _close_lease(self, database: sqlite3.Connection, entry: Entry, now: float) -> None:
         mapping = entry.mapping
-        self._database.execute(_DELETE, _key(entry))
+        database.execute(_DELETE, rows.key_columns(entry))
         if isinstance(mapping, PortMapping):
             if now - self._swept >= HOLD_DOWN:
-                self._database.execute("DELETE FROM hold_down WHERE until <= ?", [now])
+                database.execute("DELETE FROM hold_down WHERE until <= ?", [now])
                 self._swept = now
-            self._database.execute(_HOLD_DOWN, [*mapping.key, mapping.peer, now + HOLD_DOWN])
+            database.execute(schema.SAVE_HOLD_DOWN, [*mapping.key, mapping.peer, now + HOLD_DOWN])
 
     def record_time(self) -> None:
-        """Record the time if the wall clock was set since it was last recorded."""
-        if was_set(self._recorded, self._now()):
-            with self._transaction():
-                pass
+        """Record the time if the wall clock was set since it was last recorded, and see to it that there is a file."""
+        set_ = was_set(self._recorded, self._now())
+        if set_ or self._owes_state or not self._is_in_place():
+            self._transact(_nothing)
+        if set_:
             log.info("the wall clock was set: leases go on as before")
 
     def close(self) -> None:
         """Record the time, and close the file."""
-        try:
-            with self._transaction():
-                pass
-        except StoreError as error:
-            log.warning("%s", error)
-        self._database.close()
+        if self._is_in_place():  # else a directory that was removed before igd was stopped would come back
+            with contextlib.suppress(StoreError):
+                self._transact(_nothing)
+        if self._database is not None:
+            self._database.close()
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Moment]:
-        """Commit what is executed in this block, and the time, to the second; or nothing, after an exception."""
-        now = self._now()
-        outdated = now.boottime - self._recorded.boottime > 1.0 or was_set(self._recorded, now)
-        with self._store_errors(), self._database:
-            self._database.execute("BEGIN")
-            yield now
-            if outdated:
-                schema.record(self._database, now)
+    def _save_state(self) -> None:
+        self._owes_state = True
+        with contextlib.suppress(StoreError):  # logged where changes fail
+            self._transact(_nothing)
+
+    # One transaction
+
+    def _transact(self, work: Work) -> None:
+        """Commit what `work` executes, the state and the time; or nothing, and raise StoreError."""
+        if not self._is_in_place():
+            self._reopen()
+        try:
+            self._execute(work)
+        except StoreError:
+            if self._database is not None:
+                raise
+            self._reopen()  # the file was damaged
+            self._execute(work)
+
+    def _execute(self, work: Work) -> None:
+        database, now = self._database, self._now()
+        assert database is not None, "it was opened"
+        outdated = now.boottime - self._recorded.boottime > 1.0 or was_set(self._recorded, now) or self._owes_state
+        try:
+            with database:  # commits, or rolls back after an exception
+                database.execute("BEGIN")
+                work(database, now)
+                if outdated:
+                    schema.record(database, self._state, now)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if isinstance(error, sqlite3.Error) and sqlite_code(error) not in _KEEPS_FILE:
+                self._give_up()
+            raise StoreError(f"{self._path}: {error}") from error
         if outdated:
             self._recorded = now
+            self._owes_state = False
 
-    @contextlib.contextmanager
-    def _store_errors(self) -> Iterator[None]:
+    # The file
+
+    def _is_in_place(self) -> bool:
+        return self._present is not None and self._present.is_still_at(self._real_path)
+
+    def _read(self) -> Found:
         try:
-            yield
-        except (sqlite3.Error, ValueError) as error:
+            files.prepare(self._path)
+        except OSError as error:
+            if not is_of_the_disk(error):
+                raise StoreError(f"{self._path}: {error.strerror}") from error
+        return reading.read(self._path, self._now())
+
+    def _reopen(self) -> None:
+        """Write the file anew, with what is in memory; of hold-downs with what is in the old one."""
+        if self._failure is not None and self._now().boottime < self._reopen_at:
+            raise StoreError(*self._failure.args)
+        replaced = self._database is not None
+        self._give_up()
+        try:
+            found = self._read()
+            if replaced and found.exists:
+                found.damage = "it or its journal was removed, replaced or cut"
+            self._hold_downs = found.hold_downs
+            found.recorded = None  # what is in memory is newer
+            self._open(found)
+            if replaced or found.damage:
+                log.error("%s was written again: %s", self._path, found.damage or "it was removed")
+        except StoreError as error:
+            self._failure, self._reopen_at = error, self._now().boottime + REOPEN_SECONDS
+            raise
+
+    def _open(self, found: Found) -> None:
+        """Open the file for changes, and have it hold what is in memory."""
+        now = self._now()
+        try:
+            if found.damage or not found.exists:
+                with files.new_file(self._path) as database:
+                    schema.fill(database, *self._contents(now))
+            self._database = files.connect(self._path)
+            # Commits survive kill -9. A power loss may lose the last ones, and the rules in the kernel as well.
+            self._database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
+            if found.exists and not found.damage and found.recorded is None:
+                schema.fill(self._database, *self._contents(now))
+            else:
+                self._database.executescript("BEGIN IMMEDIATE; COMMIT")  # creates the journal
+        except (sqlite3.Error, OSError) as error:
+            self._give_up()
+            if found.exists and not found.damage and sqlite_code(error) in _DAMAGED:
+                found.damage = str(error)
+                self._open(found)
+                return
             raise StoreError(f"{self._path}: {error}") from error
+        self._real_path = self._path.resolve()
+        self._present = Present.at(self._real_path)
+        self._recorded, self._owes_state = found.recorded or now, False
+
+    def _contents(self, now: Moment) -> tuple[Iterable[Entry], Iterable[HoldDown], schema.State, Moment]:
+        return self._entries.values(), self._hold_downs, self._state, now
+
+    def _give_up(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        self._database = self._present = None
 
 
 def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
@@ -196,49 +270,5 @@ def addresses_in(path: Path) -> list[IPv4Address | IPv6Address]:
         return []
 
 
-def _key(entry: Entry) -> tuple[int, int, str]:
-    mapping = entry.mapping
-    pinhole = str(mapping.internal.address) if isinstance(mapping, Pinhole) else ""
-    return mapping.protocol, mapping.external_port, pinhole
-
-
-def _read(database: sqlite3.Connection) -> list[Entry]:
-    return [_entry(row) for row in database.execute("SELECT * FROM lease ORDER BY rowid")]
-
-
-def _row(entry: Entry) -> tuple[int | str | float | bytes | None, ...]:
-    mapping = entry.mapping
-    return (
-        *_key(entry),
-        str(mapping.internal.address),
-        mapping.internal.port,
-        mapping.peer,
-        mapping.description,
-        "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
-        mapping.claim.nonce if mapping.claim.by_internal else None,
-        entry.lease.expires,
-        entry.lease.endless,
-    )
-
-
-def _entry(row: tuple[int, int, str, str, int, str, str, str, bytes | None, float, int]) -> Entry:
-    protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless = row
-    lease = Lease(float(expires), bool(endless))
-    about = peer, description, tuple(map(_remote, remotes.splitlines())), _claim(nonce)
-    if pinhole:
-        return Entry(Pinhole(TransportProtocol(protocol), Endpoint(_ipv6(pinhole), port), *about), lease)
-    return Entry(PortMapping(TransportProtocol(protocol), external_port, Endpoint(_ipv4(address), port), *about), lease)
-
-
-# Parsing an address takes as long as the rest of an entry, and a host with many mappings has one address.
-_ipv4, _ipv6 = functools.lru_cache(1024)(IPv4Address), functools.lru_cache(1024)(IPv6Address)
-
-
-@functools.lru_cache(1024)
-def _claim(nonce: bytes | None) -> Claim:
-    return Claim(by_internal=nonce is not None, nonce=nonce or b"")
-
-
-def _remote(line: str) -> Remote:
-    network, port = line.split(" ")
-    return Remote(ip_network(network), int(port))
+def _nothing(_database: sqlite3.Connection, _now: Moment) -> None:
+    pass

@@ -1,16 +1,27 @@
-"""The tables of the lease file, and how a file of an older format or of an earlier boot becomes one of this boot."""
+"""The tables of the lease file, and the state that is in it beside leases and hold-downs."""
 
-import logging
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 
-from igd.core.moment import Moment, passed, shift
-
-log = logging.getLogger(__name__)
+from igd.core.mapping import Entry
+from igd.core.moment import Moment
+from igd.core.table import HoldDown
+from igd.store import rows
 
 VERSION = 3
-_TABLES = (
-    """
-    CREATE TABLE IF NOT EXISTS lease (
+APPLICATION = 0x69676400 + VERSION
+"""The file's application_id: "igd" and the version again, so that a damaged version is not one of a newer igd."""
+
+BOOTIDS = 2**31
+"""One more than the largest BOOTID.UPNP.ORG."""
+
+_EPOCHS = 2**32
+
+TABLES = {
+    "lease": """
+    CREATE TABLE lease (
         protocol INTEGER NOT NULL,
         external_port INTEGER NOT NULL,
         pinhole TEXT NOT NULL,  -- the IPv6 address, or empty: a port mapping
@@ -25,8 +36,8 @@ _TABLES = (
         UNIQUE (protocol, external_port, pinhole)
     )
     """,
-    """
-    CREATE TABLE IF NOT EXISTS hold_down (
+    "hold_down": """
+    CREATE TABLE hold_down (
         protocol INTEGER NOT NULL,
         external_port INTEGER NOT NULL,
         peer TEXT NOT NULL,  -- that held the port
@@ -36,8 +47,8 @@ _TABLES = (
     """,
     # All times in the file are boottime of `boot`: seconds on CLOCK_BOOTTIME. The wall time of one moment, the last one
     # recorded, is what converts them after a reboot.
-    """
-    CREATE TABLE IF NOT EXISTS state (
+    "state": """
+    CREATE TABLE state (
         boot TEXT NOT NULL,
         boottime REAL NOT NULL,  -- of the recorded moment
         wall REAL NOT NULL,  -- of the recorded moment: seconds since 1970
@@ -46,68 +57,44 @@ _TABLES = (
         bootid INTEGER NOT NULL  -- the last BOOTID.UPNP.ORG
     )
     """,
-)
-_FROM_VERSION_1 = (
-    """
-    INSERT INTO lease SELECT protocol, external_port, '', internal_address, internal_port, peer, description, '',
-        NULL, expires, endless FROM lease_1 ORDER BY rowid
-    """,
-    "DROP TABLE lease_1",
-)
-_STATE_FROM_VERSION_2 = (
-    """
-    INSERT INTO state SELECT :boot, :boottime, :wall, min(began - :wall + :boottime, :boottime), address, 0 FROM state_2
-    """,
-    "DROP TABLE state_2",
-)
-_NEW_STATE = """
-    INSERT INTO state SELECT :boot, :boottime, :wall, :boottime, '', 0 WHERE NOT EXISTS (SELECT * FROM state)
-"""
+}
+SAVE_HOLD_DOWN = "INSERT OR REPLACE INTO hold_down VALUES (?, ?, ?, ?)"
 
 
-def prepare(database: sqlite3.Connection, version: int, now: Moment) -> bool:
-    """Create or convert the tables of a file of this format, 0 to VERSION; return whether it had no state.
+@dataclass(slots=True)
+class State:
+    """The epoch's begin (a boottime; may be negative), the announced external address, and the last BOOTID.UPNP.ORG."""
 
-    All times are those of the boot of `now` afterwards. sqlite3.Error; then nothing has changed.
-    """
+    began: float
+    address: IPv4Address | None = None
+    bootid: int = 0
+
+    @classmethod
+    def read(cls, began: float, address: object, bootid: object, now: float) -> "State":
+        """Return the state of columns that may contain anything, at boottime `now`; ValueError or TypeError."""
+        if not (type(bootid) is int and bootid in range(BOOTIDS) and now - began < _EPOCHS):
+            raise ValueError("out of range")
+        return cls(min(began, now), IPv4Address(rows.text(address)) if address else None, bootid)
+
+
+def fill(
+    database: sqlite3.Connection, entries: Iterable[Entry], hold_downs: Iterable[HoldDown], state: State, now: Moment
+) -> None:
+    """Give the file these contents instead of those of any version that it has, in one transaction; sqlite3.Error."""
     with database:  # commits, or rolls back after an exception
-        database.execute("BEGIN")
-        is_new = _convert(database, version, now)
-        _move_to_boot(database, now)
+        database.execute("BEGIN IMMEDIATE")
+        for name, create in TABLES.items():
+            database.execute(f"DROP TABLE IF EXISTS {name}")
+            database.execute(create)
+        database.executemany("INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(rows.lease_row, entries))
+        database.executemany(SAVE_HOLD_DOWN, ((*key, peer, until) for key, peer, until in hold_downs))
+        record(database, state, now)
         database.execute(f"PRAGMA user_version = {VERSION}")
-    return is_new
+        database.execute(f"PRAGMA application_id = {APPLICATION}")
 
 
-def _convert(database: sqlite3.Connection, version: int, now: Moment) -> bool:
-    clocks = {"boot": now.boot, "boottime": now.boottime, "wall": now.wall}
-    if version == 1:
-        database.execute("ALTER TABLE lease RENAME TO lease_1")
-    if version == 2:
-        database.execute("ALTER TABLE state RENAME TO state_2")
-    for table in _TABLES:
-        database.execute(table)
-    for statement in _FROM_VERSION_1 if version == 1 else ():
-        database.execute(statement)
-    if version in (1, 2):  # its leases end at wall time
-        database.execute("UPDATE lease SET expires = expires - :wall + :boottime", clocks)
-    for statement in _STATE_FROM_VERSION_2 if version == 2 else ():
-        database.execute(statement, clocks)
-    return database.execute(_NEW_STATE, clocks).rowcount == 1
-
-
-def _move_to_boot(database: sqlite3.Connection, now: Moment) -> None:
-    """Turn all times into those of the boot of `now`."""
-    boot, boottime, wall = database.execute("SELECT boot, boottime, wall FROM state").fetchone()
-    since = Moment(str(boot), float(boottime), float(wall))
-    if passed(since, now) is None:
-        log.warning("the wall clock is or was wrong: leases last as if no time had passed since the stop")
-    if move := shift(since, now):
-        database.execute("UPDATE lease SET expires = expires + ?", [move])
-        database.execute("UPDATE hold_down SET until = until + ?", [move])
-        database.execute("UPDATE state SET began = began + ?", [move])
-    record(database, now)
-
-
-def record(database: sqlite3.Connection, now: Moment) -> None:
-    """Record this moment, in the current transaction."""
-    database.execute("UPDATE state SET boot = ?, boottime = ?, wall = ?", [now.boot, now.boottime, now.wall])
+def record(database: sqlite3.Connection, state: State, now: Moment) -> None:
+    """Record the state and this moment, in the current transaction."""
+    database.execute("DELETE FROM state")
+    row = now.boot, now.boottime, now.wall, state.began, str(state.address or ""), state.bootid
+    database.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", row)

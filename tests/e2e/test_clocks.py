@@ -225,6 +225,7 @@ _TO_VERSION_2 = (
     "DROP TABLE state_3",
     "DROP TABLE hold_down",
     "PRAGMA user_version = 2",
+    "PRAGMA application_id = 0",
 )
 
 

@@ -26,12 +26,13 @@ from igd.firewall.site import Site
 from igd.store.leases import LeaseStore
 from tests.firewall.three_hosts import EXTERNAL, PEERS, new_namespace, run
 from tests.gateway_harness import C1, C2, Clock, GatewayHarness, peer
+from tests.store.opened import KEY, OTHER_KEY
 
 pytestmark = pytest.mark.root
 
 SITE = Site("ext0", "wg0", PEERS)
 C1_6 = IPv6Address("2001:470:100::2")
-OWNERS = (peer("c1", f"{C1}/32", f"{C1_6}/128"), peer("c2", f"{C2}/32"))
+OWNERS = (peer(KEY, f"{C1}/32", f"{C1_6}/128"), peer(OTHER_KEY, f"{C2}/32"))
 EVERYBODY, ONLY_C2 = OWNERS, OWNERS[1:]
 Backend = Literal["nftables", "iptables"]
 

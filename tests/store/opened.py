@@ -1,5 +1,6 @@
 """A store whose clocks a test sets, and its leases."""
 
+import base64
 import contextlib
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -14,10 +15,14 @@ from igd.core.mapping import (
 )
 from igd.core.moment import Moment
 from igd.store.leases import LeaseStore
+from igd.store.reading import read
+
+KEY, OTHER_KEY = (base64.b64encode(octet * 32).decode() for octet in (b"1", b"2"))
+"""Public keys of peers."""
 
 
 def entry(port: int = 8043, expires: float = 1600.0, description: str = "", *, endless: bool = False) -> Entry:
-    mapping = PortMapping(TransportProtocol.UDP, port, Endpoint(IPv4Address("10.100.0.2"), 80), "key=", description)
+    mapping = PortMapping(TransportProtocol.UDP, port, Endpoint(IPv4Address("10.100.0.2"), 80), KEY, description)
     return Entry(mapping, Lease(expires, endless))
 
 
@@ -44,3 +49,10 @@ def opened(path: Path, now: Moment | Clocks = START) -> Iterator[LeaseStore]:
         yield store
     finally:
         store.close()
+
+
+def stored(path: Path, now: Moment = START) -> list[Entry]:
+    """Return the leases in the file, which no process uses."""
+    found = read(path, now)
+    assert not found.damage
+    return list(found.entries.values())

@@ -11,8 +11,10 @@ from igd.core.mapping import (
     Change,
 )
 from igd.core.moment import Moment
-from igd.store.leases import LeaseStore, StoreError
-from tests.store.opened import TODAY, YEAR, Clocks, entry, opened
+from igd.store.files import StoreError
+from igd.store.leases import LeaseStore
+from igd.store.schema import APPLICATION, VERSION
+from tests.store.opened import KEY, TODAY, YEAR, Clocks, entry, opened
 
 # Up to version 2, times in the file were wall time.
 
@@ -22,8 +24,8 @@ _VERSION_1 = """
         internal_port INTEGER NOT NULL, peer TEXT NOT NULL, description TEXT NOT NULL,
         expires REAL NOT NULL, endless INTEGER NOT NULL, UNIQUE (protocol, external_port)
     );
-    INSERT INTO lease VALUES (17, 8044, '10.100.0.2', 80, 'key=', 'newer', 1900000600.0, 0);
-    INSERT INTO lease VALUES (17, 8043, '10.100.0.2', 80, 'key=', 'old', 1900000600.0, 1);
+    INSERT INTO lease VALUES (17, 8044, '10.100.0.2', 80, 'KEY', 'newer', 1900000600.0, 0);
+    INSERT INTO lease VALUES (17, 8043, '10.100.0.2', 80, 'KEY', 'old', 1900000600.0, 1);
     PRAGMA user_version = 1;
 """
 _VERSION_2 = """
@@ -35,8 +37,8 @@ _VERSION_2 = """
     );
     CREATE TABLE state (began REAL NOT NULL, address TEXT NOT NULL);
     INSERT INTO state VALUES (1899996400.0, '60.60.60.1');
-    INSERT INTO lease VALUES (17, 8044, '', '10.100.0.2', 80, 'key=', 'newer', '', NULL, 1900000600.0, 0);
-    INSERT INTO lease VALUES (17, 8043, '', '10.100.0.2', 80, 'key=', 'old', '', NULL, 1900000600.0, 1);
+    INSERT INTO lease VALUES (17, 8044, '', '10.100.0.2', 80, 'KEY', 'newer', '', NULL, 1900000600.0, 0);
+    INSERT INTO lease VALUES (17, 8043, '', '10.100.0.2', 80, 'KEY', 'old', '', NULL, 1900000600.0, 1);
     PRAGMA user_version = 2;
 """
 
@@ -44,7 +46,7 @@ _VERSION_2 = """
 def written(path: Path, statements: str) -> None:
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(statements)
+        database.executescript(statements.replace("'KEY'", f"'{KEY}'"))
 
 
 @pytest.mark.parametrize("statements", [_VERSION_1, _VERSION_2], ids=["1", "2"])
@@ -71,11 +73,25 @@ def test_an_epoch_of_the_second_version_that_begins_in_the_future_begins_now(pat
         assert store.epoch_began() == 1000.0
 
 
-def test_a_conversion_that_fails_changes_nothing(path: Path) -> None:
-    written(path, _VERSION_2 + "CREATE TABLE state_2 (in_the_way);")
-    with pytest.raises(StoreError, match="state_2"):
-        LeaseStore(path, Clocks())
+def test_a_file_of_a_newer_version_is_not_changed(path: Path) -> None:
+    with opened(path) as store:
+        store.save([Change(None, entry())])
     with contextlib.closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT count(*) FROM lease").fetchone() == (2,)
-        assert database.execute("SELECT began FROM state").fetchone() == (TODAY - 3600,)
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+        database.execute(f"PRAGMA application_id = {APPLICATION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=rf"another version .*{VERSION + 1}.* install that version, or delete"):
+        LeaseStore(path, Clocks())
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("pragma", ["user_version", "application_id"])
+@pytest.mark.parametrize("number", [0, 1, 2, VERSION + 1, APPLICATION + 1, 2**31 - 1])
+def test_one_damaged_number_is_no_other_version(path: Path, pragma: str, number: int) -> None:
+    with opened(path) as store:
+        store.save([Change(None, entry())])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA {pragma} = {number}")
+    with opened(path) as store:
+        assert store.load() == [entry()]
