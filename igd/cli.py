@@ -128,8 +128,7 @@ def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network 
         config = load(default_path(instance.interface))
     except ConfigError:  # it is missing or invalid now
         config = Config()
-    addresses = addresses_in(config.store.path or instance.store_path)
-    return config.firewall.mark, tuple(map(ip_network, addresses))
+    return config.firewall.mark, tuple(map(ip_network, addresses_in(config.store.path or instance.store_path)))
 
 
 def _unread(interface: str) -> list[str]:

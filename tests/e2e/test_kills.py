@@ -137,6 +137,7 @@ def clients(lab: Lab) -> list[Client]:
     return made
 
 
+@pytest.mark.timeout(300 + 30 * KILLS)
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
 def test_kills_lose_double_and_interrupt_nothing(lab: Lab, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)

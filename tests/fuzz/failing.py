@@ -9,7 +9,8 @@ from igd.core.mapping import Change, Entry, Key
 from igd.core.moment import Moment
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
-from igd.store.leases import LeaseStore, StoreError
+from igd.store.files import StoreError
+from igd.store.leases import LeaseStore
 from tests.gateway_harness import Clock
 
 

@@ -19,7 +19,7 @@ from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, MapPort, Refusal, Reply, Request, UnmapInternal, Unmapped, UnmapPorts
 from igd.core.reserved_ports import Reservation, StaticMapping
 from tests.fuzz.failing import FailingKernel, FailingStore, Trouble
-from tests.fuzz.random_requests import ADDRESSES, PEERS, PORTS, random_request
+from tests.fuzz.random_requests import ADDRESSES, C2_KEY, C3_KEY, KEEPER_KEY, PEERS, PORTS, random_request
 from tests.gateway_harness import EXTERNAL, Clock, GatewayHarness, MemoryStore, map_port, peer
 
 QUOTA = 4
@@ -30,8 +30,8 @@ POLICY = Policy(max_mappings=QUOTA, max_lifetime=1000, default_lifetime=300)
 STATIC = StaticMapping.parse("tcp 8004 10.100.0.3 8000")
 STATIC_KEY = TransportProtocol.TCP, 8004
 
-MOVED = (PEERS[0], peer("c2", "10.100.0.3/32"), peer("c3", "fd77::3/128", "10.100.0.4/32"))
-KEEPER = peer("keeper", "10.100.0.9/32")
+MOVED = (PEERS[0], peer(C2_KEY, "10.100.0.3/32"), peer(C3_KEY, "fd77::3/128", "10.100.0.4/32"))
+KEEPER = peer(KEEPER_KEY, "10.100.0.9/32")
 """A peer whose renewals have the store save what it owes."""
 
 
@@ -49,7 +49,7 @@ class Session:
     def _opened(self) -> tuple[GatewayHarness, FailingStore]:
         c2 = replace(POLICY, static=(STATIC,), reserved=(Reservation.parse("udp 8000-8001"),), idle_after=200)
         c3 = replace(POLICY, rules=(PortRule.parse("allow 8000-8003 0.0.0.0/0 1-65535"),), routed_hosts=False)
-        policies = Policies(POLICY, {"c2": c2, "c3": c3})
+        policies = Policies(POLICY, {C2_KEY: c2, C3_KEY: c3})
         store, kernel = FailingStore(self._path, self._clock, self._trouble), FailingKernel(self._trouble)
         # The harness wants of a store no more than this one has.
         harness = GatewayHarness(policies, kernel, cast("MemoryStore", store), rate=10**9, clock=self._clock)
@@ -179,7 +179,7 @@ class Session:
             assert policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description)
             assert entry.lease.static or now < entry.lease.expires <= now + policy.max_lifetime
         address = STATIC.internal.address
-        stands = peers.still_owns("c2", address) and harness.peers.reaches(address)
+        stands = peers.still_owns(C2_KEY, address) and harness.peers.reaches(address)
         if STATIC_KEY not in harness.servers_own:
             assert stands == (STATIC_KEY in table and table[STATIC_KEY].lease.static)
 

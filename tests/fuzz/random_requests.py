@@ -1,5 +1,6 @@
 """Random requests of three peers, made so that they often meet on the same ports."""
 
+import base64
 import random
 from ipaddress import IPv4Network, ip_address
 
@@ -26,10 +27,14 @@ from igd.core.request import (
 )
 from tests.gateway_harness import peer
 
+C1_KEY, C2_KEY, C3_KEY, KEEPER_KEY = (
+    base64.b64encode(bytes(31) + octet).decode() for octet in (b"1", b"2", b"3", b"4")
+)
+
 PEERS = (
-    peer("c1", "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
-    peer("c2", "10.100.0.3/32", "10.100.0.4/32"),
-    peer("c3", "fd77::3/128", "10.100.0.5/32"),
+    peer(C1_KEY, "10.100.0.2/32", "192.168.7.0/24", "fd77::2/128"),
+    peer(C2_KEY, "10.100.0.3/32", "10.100.0.4/32"),
+    peer(C3_KEY, "fd77::3/128", "10.100.0.5/32"),
 )
 
 ADDRESSES = [
@@ -83,6 +88,6 @@ def _map(rng: random.Random, internal: Address, protocol: TransportProtocol, cla
         remotes=rng.choice([(), (), REMOTES[:1], REMOTES]) if internal.version == 4 else (),
         claim=claim,
         adds_remotes=rng.random() < 0.5,
-        count=rng.choice([1, 1, 1, 2, 3]),
-        keeps_parity=rng.random() < 0.2,
+        count=1 if same_port else rng.choice([1, 1, 1, 2, 3]),  # NAT-PMP has no port sets
+        keeps_parity=not same_port and rng.random() < 0.2,
     )
