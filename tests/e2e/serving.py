@@ -119,8 +119,9 @@ def rules(lab: Lab) -> str:
 
 
 def _one_a_line(elements: re.Match[str]) -> str:
-    """Return the elements without their timeouts; their order means nothing."""
-    return "\n".join(sorted(re.sub(r" timeout [^:]*", "", element) for element in re.split(r",\s*", elements[1])))
+    """Return the elements without their timeouts and comments; their order means nothing, and comments have commas."""
+    found = re.findall(r'(?:[^,"]|"[^"]*")+', elements[1])
+    return "\n".join(sorted(re.sub(r' timeout (?:[^:"]|"[^"]*")*', "", element).strip() for element in found))
 
 
 def operators_rules(lab: Lab) -> str:
