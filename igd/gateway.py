@@ -101,7 +101,6 @@ class Gateway:
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _reread_at: float = field(default=-math.inf, init=False)
     _rereading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    _trouble: RateLimit = field(default_factory=lambda: RateLimit(1), init=False)  # of log lines
     _waiting: collections.Counter[str] = field(default_factory=collections.Counter, init=False)
 
     # For the endpoints
@@ -114,21 +113,15 @@ class Gateway:
         owner = self.peers.last_read.owner(source)
         return owner.public_key if owner else None
 
-    def count(self, subject: str | None) -> bool:
-        """Count a packet against the rate limit of `subject`; return whether it is within the limit."""
-        within = self.rate_limit.admit(subject, self.clock())
+    def count(self, subject: str | None, cost: int = 1) -> bool:
+        """Count a packet, or what costs as much as `cost` of them; return whether it is within the rate of `subject`."""
+        within = self.rate_limit.admit(subject, self.clock(), cost)
         if not within:
             self.counters["admission", Refusal.TOO_MANY_REQUESTS.name] += 1
         return within
 
-    async def admit(self, source: Address) -> Peer | Refusal:
-        """Return the peer that sends from `source`, and count this packet against its rate limit."""
-        if not self.count(self.subject(source)):
-            return Refusal.TOO_MANY_REQUESTS
-        return await self.identify(source)
-
     async def identify(self, source: Address) -> Peer | Refusal:
-        """Return the peer that owns `source`; peers are read again for an unknown source. The caller has counted it."""
+        """Return the peer that owns `source`, whose packet was counted; peers are read again for an unknown source."""
         since = self.clock()
         found = await self._identify(source, self.peers.peers())
         cause.set(found.public_key if isinstance(found, Peer) else UNKNOWN_SOURCES)
@@ -139,20 +132,11 @@ class Gateway:
             log.debug("request from %s refused: %s", source, found.value)
         return found
 
-    def admit_more(self, peer: Peer, cost: int) -> bool:
-        """Count a request of an admitted peer as `cost` more; return False, and count nothing, above its rate."""
-        return not cost or self.rate_limit.admit(peer.public_key, self.clock(), cost)
-
-    def is_over_rate(self, peer: str | None) -> bool:
-        """Return whether `admit` would refuse this peer (None: an unknown source) for its rate now; count nothing."""
-        return self.rate_limit.is_exceeded(peer, self.clock())
-
     async def _identify(self, source: Address, reading: Awaitable[Peers]) -> Peer | Refusal:
         try:
             return (await reading).owner(source) or Refusal.NOT_A_PEER
         except OSError as error:
-            if self._trouble.admit("peers", self.clock()):
-                log.error("cannot read the peers, request from %s refused: %s", source, error)
+            log.error("cannot read the peers, request from %s refused: %s", source, error)
             return Refusal.SYSTEM_FAILURE
 
     async def _reread(self, since: float) -> Peers:

@@ -9,7 +9,7 @@ from igd.core.peers import Address, Peer, Peers
 from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
 from igd.core.rate_limit import RateLimit
-from igd.core.request import LinkStatus, ListMappings, MappingList, MapPort, Reply, Request
+from igd.core.request import LinkStatus, ListMappings, MappingList, MapPort, Refusal, Reply, Request
 from igd.core.table import HoldDown
 from igd.firewall.pretend import Pretend
 from igd.gateway import Gateway
@@ -176,9 +176,15 @@ class GatewayHarness:
         await self.maintenance.start(stored, EXTERNAL, [EXTERNAL])
         return self
 
+    async def admit(self, source: Address) -> Peer | Refusal:
+        """Count a packet and identify its sender, as an endpoint does."""
+        if not self.gateway.count(self.gateway.subject(source)):
+            return Refusal.TOO_MANY_REQUESTS
+        return await self.gateway.identify(source)
+
     async def ask(self, request: Request, source: Address = C1) -> Reply:
         """Admit and ask, as an endpoint does."""
-        admitted = await self.gateway.admit(source)
+        admitted = await self.admit(source)
         assert isinstance(admitted, Peer)
         return await self.gateway.ask(admitted, source, request)
 

@@ -45,12 +45,12 @@ from tests.gateway_harness import (
 @pytest.mark.parametrize("source", [SERVER, IPv4Address("10.100.0.9"), IPv4Address("60.60.60.1")])
 async def test_an_unknown_source_is_not_admitted(source: IPv4Address) -> None:
     harness = await GatewayHarness().start()
-    assert await harness.gateway.admit(source) == Refusal.NOT_A_PEER
+    assert await harness.admit(source) == Refusal.NOT_A_PEER
 
 
 async def test_the_rate_limit_refuses_one_peer_and_not_the_others() -> None:
     harness = await GatewayHarness(rate=2).start()
-    assert [await harness.gateway.admit(source) for source in (C1, C1_HOST, C1, C2)] == [
+    assert [await harness.admit(source) for source in (C1, C1_HOST, C1, C2)] == [
         PEERS[0],
         PEERS[0],
         Refusal.TOO_MANY_REQUESTS,
@@ -61,14 +61,14 @@ async def test_the_rate_limit_refuses_one_peer_and_not_the_others() -> None:
 async def test_a_peer_that_was_added_after_the_peers_were_read_is_admitted() -> None:
     harness = await GatewayHarness().start()
     harness.peers.remember(PEERS[1])
-    assert await harness.gateway.admit(C1) == PEERS[0]
+    assert await harness.admit(C1) == PEERS[0]
     assert harness.peers.readings == 1
 
 
 async def test_concurrent_unknown_sources_share_a_reading() -> None:
     harness = await GatewayHarness().start()
     harness.peers.remember()
-    admitted = await asyncio.gather(*(harness.gateway.admit(source) for source in (C1, C2, C1_HOST) * 3))
+    admitted = await asyncio.gather(*(harness.admit(source) for source in (C1, C2, C1_HOST) * 3))
     assert admitted == [PEERS[0], PEERS[1], PEERS[0]] * 3
 
 
@@ -83,7 +83,7 @@ async def test_unknown_sources_have_the_peers_read_five_times_a_second(monkeypat
     begin, before = harness.clock.now, harness.peers.readings
     for _ in range(10):
         harness.peers.remember(*PEERS)
-        assert await harness.gateway.admit(IPv4Address("10.100.0.9")) == Refusal.NOT_A_PEER
+        assert await harness.admit(IPv4Address("10.100.0.9")) == Refusal.NOT_A_PEER
     assert harness.peers.readings - before == 10
     assert harness.clock.now - begin == pytest.approx(9 * REREAD_SECONDS, abs=0.002)
 
@@ -93,7 +93,7 @@ async def test_unknown_sources_above_their_rate_limit_have_nothing_read() -> Non
     replies, before = [], harness.peers.readings
     for _ in range(3):
         harness.peers.remember(*PEERS)
-        replies.append(await harness.gateway.admit(IPv4Address("10.100.0.9")))
+        replies.append(await harness.admit(IPv4Address("10.100.0.9")))
     assert replies == [Refusal.NOT_A_PEER, Refusal.TOO_MANY_REQUESTS, Refusal.TOO_MANY_REQUESTS]
     assert harness.peers.readings - before == 1
 
@@ -101,7 +101,7 @@ async def test_unknown_sources_above_their_rate_limit_have_nothing_read() -> Non
 async def test_no_source_is_admitted_while_the_peers_cannot_be_read() -> None:
     harness = await GatewayHarness().start()
     harness.peers.trouble = OSError("no such device")
-    assert await harness.gateway.admit(C1) == Refusal.SYSTEM_FAILURE
+    assert await harness.admit(C1) == Refusal.SYSTEM_FAILURE
 
 
 # Opening
@@ -440,7 +440,7 @@ async def test_the_concurrent_changes_of_one_peer_are_limited() -> None:
 
 async def test_refused_admissions_are_counted() -> None:
     harness = await GatewayHarness().start()
-    await harness.gateway.admit(IPv4Address("10.100.0.99"))
+    await harness.admit(IPv4Address("10.100.0.99"))
     assert harness.gateway.counters["admission", "NOT_A_PEER"] == 1
 
 

@@ -49,7 +49,7 @@ def harness(own: Policy, others: Policy | None = None) -> GatewayHarness:
 async def ask_by(
     protocol: ControlProtocol, served: GatewayHarness, request: Request, source: IPv4Address = C1
 ) -> Reply:
-    admitted = await served.gateway.admit(source)
+    admitted = await served.admit(source)
     assert isinstance(admitted, Peer)
     return await served.gateway.ask(admitted, source, request, protocol)
 

@@ -76,7 +76,7 @@ class Discovery(UdpServer):
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         """Answer a search of a peer; count a malformed one and do not answer it."""
         peer = peer_address(source)
-        if isinstance(await self._gateway.admit(peer), Refusal):
+        if isinstance(await self._gateway.identify(peer), Refusal):
             self._count("refused")
             return
         try:

@@ -55,17 +55,14 @@ class PortControl(UdpServer):
 
     async def _response_to(self, datagram: bytes, source: Address) -> bytes | None:
         """Return the response to a datagram, None if it is dropped; raise InvalidRequest."""
-        admitted = await self._gateway.admit(source)
-        if admitted == Refusal.TOO_MANY_REQUESTS:
-            self._count("dropped")
-            return None
+        sender = await self._gateway.identify(source)
         announced = self._gateway.announced
         exchange = requests.decode(datagram, source, self._epoch(), announced, third_party=self._third_party)
         reply: Reply | None = None
-        if isinstance(admitted, Refusal):
-            reply = admitted
+        if isinstance(sender, Refusal):
+            reply = sender
         elif isinstance(exchange.request, Request):
-            reply = await self._gateway.ask(admitted, source, exchange.request, exchange.protocol)
+            reply = await self._gateway.ask(sender, source, exchange.request, exchange.protocol)
         return exchange.encode(reply, self._epoch(), self._gateway.announced)
 
     def _announce_to(self, peer: Address, datagram: bytes) -> None:

@@ -1,7 +1,7 @@
 """Sockets on the addresses of the WireGuard interface, and the tasks that respond to their datagrams.
 
-A datagram is dropped as early as that is decided: for its size, then for its peer's rate, then because the peer's
-earlier ones are not responded to yet. Nothing of its content is read before.
+A datagram is dropped as early as that is decided: for its size, then because its peer's earlier ones are not responded
+to yet, then for its peer's rate. Nothing of its content is read before.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ class UdpServer(ABC):
         self._gateway = gateway
         self._sockets = AddressSockets(self._open)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pending: Counter[str | None] = Counter()  # responses under way by the peer's public key
+        self._pending: Counter[str | None] = Counter()  # responses under way, by Gateway.subject
 
     async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
         """Serve on these addresses of the interface, and no others; return and OSError as AddressSockets.follow."""
@@ -157,25 +157,24 @@ class UdpServer(ABC):
         if len(datagram) > LARGEST:
             self._count("too large")
             return
-        peer = self._gateway.peers.last_read.owner(peer_address(source))
-        key = peer.public_key if peer else None
-        if self._gateway.is_over_rate(key) or self._pending[key] >= PENDING:
+        subject = self._gateway.subject(peer_address(source))
+        if self._pending[subject] >= PENDING or not self._gateway.count(subject):
             self._count("dropped")
             return
-        self._pending[key] += 1
+        self._pending[subject] += 1
         task = asyncio.create_task(self._respond(datagram, source, own))
         self._tasks.add(task)
-        task.add_done_callback(lambda task: self._end(task, key))
+        task.add_done_callback(lambda task: self._end(task, subject))
 
     @abstractmethod
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
-        """Have the gateway admit the sender of a datagram, read the datagram, and respond to it."""
+        """Identify the sender of a datagram, read the datagram, and respond to it."""
 
-    def _end(self, task: asyncio.Task[None], key: str | None) -> None:
+    def _end(self, task: asyncio.Task[None], subject: str | None) -> None:
         self._tasks.discard(task)
-        self._pending[key] -= 1
-        if not self._pending[key]:
-            del self._pending[key]
+        self._pending[subject] -= 1
+        if not self._pending[subject]:
+            del self._pending[subject]
 
     async def close(self) -> None:
         """Stop listening; responses under way are not sent."""

@@ -144,7 +144,7 @@ class UPnPHttp:
         if request.content_length is None and "Transfer-Encoding" not in request.headers:
             raise web.HTTPLengthRequired(text="Content-Length or chunked encoding is required\n")
         body = await request.read()
-        if not self._gateway.admit_more(peer, len(body) // REQUEST_BYTES):
+        if not self._gateway.count(peer.public_key, len(body) // REQUEST_BYTES):
             raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
         try:
             call = soap.decode(request.headers.get("SOAPAction", ""), body)

@@ -167,7 +167,7 @@ async def test_searches_above_the_rate_limit_are_not_answered(client: Client) ->
     await listen(server, C2)
     for _ in range(10):
         client.send(search(GATEWAY_1), str(C2))
-    await counted(harness, "refused", 7)
+    await counted(harness, "dropped", 7)
     for _ in range(3):
         await client.receive()
     assert client.left() == 0
@@ -258,13 +258,13 @@ async def test_an_address_that_goes_takes_its_answers_along_and_no_others(
 ) -> None:
     server = discovery_for(harness)
     await listen(server, SERVER, C2)
-    admit, going_on = harness.gateway.admit, asyncio.Event()
+    identify, going_on = harness.gateway.identify, asyncio.Event()
 
-    async def admit_later(source: Address) -> Peer | Refusal:
+    async def identify_later(source: Address) -> Peer | Refusal:
         await going_on.wait()
-        return await admit(source)
+        return await identify(source)
 
-    monkeypatch.setattr(harness.gateway, "admit", admit_later)
+    monkeypatch.setattr(harness.gateway, "identify", identify_later)
     for address in (SERVER, C2):
         client.send(search(GATEWAY_1), str(address))
     async with asyncio.timeout(HANG):

@@ -236,6 +236,6 @@ async def test_closing_resets_a_connection_that_is_not_identified_yet(monkeypatc
 async def test_udp_requests_and_connections_share_the_rate() -> None:
     harness = GatewayHarness(rate=RATE)
     async with serving(harness):
-        assert await harness.gateway.admit(C1) == PEERS[0]
+        assert await harness.admit(C1) == PEERS[0]
         assert [await is_answered(get("/"), C1) for _ in range(RATE)] == [True, True, False]
-        assert await harness.gateway.admit(C1) == Refusal.TOO_MANY_REQUESTS
+        assert await harness.admit(C1) == Refusal.TOO_MANY_REQUESTS

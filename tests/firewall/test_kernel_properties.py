@@ -249,7 +249,7 @@ async def _take(step: object, gateway: Running) -> None:
     harness = gateway.harness
     match step:
         case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() as request):
-            admitted = await harness.gateway.admit(source)
+            admitted = await harness.admit(source)
             if not isinstance(admitted, Refusal):
                 await harness.gateway.ask(admitted, source, request)
         case Unnoticed(command, asked):

@@ -99,7 +99,7 @@ class Session:
 
     async def _ask(self, source: Address, request: Request) -> Reply:
         self._harness.link_trouble = self._rng.choice([OSError("no link"), None])
-        admitted = await self._harness.gateway.admit(source)
+        admitted = await self._harness.admit(source)
         reply: Reply = admitted if isinstance(admitted, Refusal) else Refusal.NOT_A_PEER
         if isinstance(admitted, Peer):
             protocol = self._rng.choice(list(ControlProtocol))
