@@ -77,7 +77,7 @@ class LineFilter(logging.Filter):
     def report(self) -> None:
         """Log how many lines were left out."""
         with self._lock:
-            left_out = self._budget.left_out(self._clock())
+            left_out = self._budget.left_out()
         for (peer, statement), count in left_out:
             called = statement if peer is None else self._called(peer)
             text = "left out %d log lines of %s: there were more than log_lines_per_second = %d"

@@ -1,8 +1,10 @@
-"""How many log lines each subject may cause: one token bucket each, and a count of what was left out."""
+"""How many log lines each subject may cause: a rate limit, and a count of what was left out."""
 
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from igd.core.rate_limit import RateLimit
 
 Subject = TypeVar("Subject", bound=Hashable)
 
@@ -13,23 +15,18 @@ BURST_SECONDS = 2.0
 class LineBudget(Generic[Subject]):
     """Admits `per_second` lines per second for each subject, and counts the others."""
 
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._full_at: dict[Subject, float] = {}  # as in RateLimit
+    def __init__(self, per_second: int) -> None:
+        self._limit = RateLimit(per_second)
         self._left_out: Counter[Subject] = Counter()
 
-    def admit(self, subject: Subject, now: float, *, lines: float = 1, important: bool = False) -> bool:
+    def admit(self, subject: Subject, now: float, *, lines: int = 1, important: bool = False) -> bool:
         """Return whether so many lines of `subject` may be logged at `now` (seconds); count them as one if not."""
-        full_at = max(now, self._full_at.get(subject, now)) + lines / self._per_second
-        allowed = BURST_SECONDS if important else BURST_SECONDS / 2
-        if full_at - now > allowed + 0.1 / self._per_second:  # tolerates rounding
+        admitted = self._limit.admit(subject, now, lines, BURST_SECONDS if important else BURST_SECONDS / 2)
+        if not admitted:
             self._left_out[subject] += 1
-            return False
-        self._full_at[subject] = full_at
-        return True
+        return admitted
 
-    def left_out(self, now: float) -> list[tuple[Subject, int]]:
-        """Return how many lines of which subjects were left out since the last call; forget subjects that are quiet."""
-        self._full_at = {subject: full_at for subject, full_at in self._full_at.items() if full_at > now}
+    def left_out(self) -> list[tuple[Subject, int]]:
+        """Return how many lines of which subjects were left out since the last call."""
         left_out, self._left_out = self._left_out, Counter()
         return left_out.most_common()

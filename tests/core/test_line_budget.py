@@ -53,15 +53,7 @@ def test_what_was_left_out_is_reported_once() -> None:
     budget = LineBudget[str](20)
     for subject, tried in (("c1", 25), ("c2", 120), ("c3", 20)):
         admitted(budget, subject, 100.0, tried)
-    assert budget.left_out(100.0) == [("c2", 100), ("c1", 5)]
-    assert budget.left_out(100.0) == []
+    assert budget.left_out() == [("c2", 100), ("c1", 5)]
+    assert budget.left_out() == []
     assert admitted(budget, "c1", 100.5, 500) == 10
-    assert budget.left_out(500.0) == [("c1", 490)]
-
-
-def test_quiet_subjects_are_forgotten() -> None:
-    budget = LineBudget[str](20)
-    for number in range(10_000):
-        budget.admit(str(number), 100.0)
-    budget.left_out(102.1)
-    assert budget._full_at == {}
+    assert budget.left_out() == [("c1", 490)]

@@ -70,12 +70,9 @@ def test_the_cost_counts_as_events_up_to_one_second() -> None:
     assert limit.admit("b", 1.0, cost=10)
 
 
-@given(st.integers(1, 20), st.lists(st.floats(0, 0.3), max_size=100))
-def test_whether_the_limit_is_exceeded_is_known_before(rate: int, pauses: list[float]) -> None:
-    limit = RateLimit(rate)
-    now = 0.0
-    for pause in pauses:
-        now += pause
-        exceeded = limit.is_exceeded("peer", now)
-        assert limit.is_exceeded("peer", now) == exceeded, "nothing is counted"
-        assert limit.admit("peer", now) == (not exceeded)
+def test_a_longer_burst_of_the_same_key() -> None:
+    limit = RateLimit(10)
+    assert [limit.admit("peer", 0.0) for _ in range(15)].count(True) == 10
+    assert [limit.admit("peer", 0.0, burst=2.0) for _ in range(15)].count(True) == 10
+    assert not limit.admit("peer", 1.0)
+    assert limit.admit("peer", 1.0, burst=2.0)
