@@ -114,7 +114,7 @@ class Gateway:
         return owner.public_key if owner else None
 
     def count(self, subject: str | None, cost: int = 1) -> bool:
-        """Count a packet, or what costs as much as `cost` of them; return whether it is within the rate of `subject`."""
+        """Count a packet, or what costs as much as `cost` of them; return whether the rate of `subject` admits it."""
         within = self.rate_limit.admit(subject, self.clock(), cost)
         if not within:
             self.counters["admission", Refusal.TOO_MANY_REQUESTS.name] += 1
