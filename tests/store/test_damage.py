@@ -265,13 +265,11 @@ def test_of_two_rows_for_one_port_the_first_is_kept(path: Path) -> None:
         assert store.load() == [entry(1), entry(2)]
 
 
-def test_of_a_thousand_bad_rows_ten_are_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_a_thousand_bad_rows_ten_are_logged(path: Path) -> None:
     with opened(path) as store:
         store.save([Change(None, entry(port)) for port in range(1, 1001)])
     change(path, "UPDATE lease SET peer = ''")
-    with opened(path) as store:
-        assert store.load() == []
-    assert len(caplog.records) == reading.LOGGED_ROWS + 1
+    assert len(reading.read(path, START).warnings) == reading.LOGGED_ROWS
 
 
 @pytest.mark.parametrize(
