@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from igd.endpoints import http_connection
-from igd.endpoints.http_connection import LONGEST_REQUEST
+from igd.endpoints.http_connection import LONGEST_REQUEST, LONGEST_TARGET
 from igd.endpoints.upnp_http import UPnPHttp
 from igd.wire.upnp import description
 from tests.endpoints.http_client import (
@@ -132,6 +132,22 @@ async def test_aiohttp_parses_one_request_of_a_connection(monkeypatch: pytest.Mo
         octets.clear()
         assert (await exchange(request * 100)).status == 200
         assert b"".join(octets) == request + b"\r\n"
+
+
+async def test_a_long_target_is_refused_before_it_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the resource of 8,000 slashes takes 10 ms."""
+    searched: list[str] = []
+
+    async def record(router: web.UrlDispatcher, request: web.Request) -> web.UrlMappingMatchInfo:
+        searched.append(request.rel_url.raw_path)
+        return await resolve(router, request)
+
+    resolve = web.UrlDispatcher.resolve
+    monkeypatch.setattr(web.UrlDispatcher, "resolve", record)
+    assert (await exchange(get("/" * 8000))).status == 400
+    assert (await exchange(get("http://10.100.0.1" + "/." * 1000))).status == 400
+    assert searched == []
+    assert (await exchange(get("/?" + "a" * (LONGEST_TARGET - 2)))).status == 200
 
 
 async def test_more_than_any_request_has_is_not_read(server: UPnPHttp) -> None:

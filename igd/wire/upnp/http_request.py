@@ -5,6 +5,9 @@ import re
 LONGEST_HEAD = 16 * 1024
 """Octets of request line and headers; the SOAP requests of clients have some 300."""
 
+MOST_CHUNKS = 256
+"""Chunks of one body, the last one included. To read 16 KB in chunks of one octet would take 20 ms."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _REFUSED = b"\0\r\n\r\n"
@@ -15,8 +18,8 @@ _EMPTY_LINE = b"\r\n"
 such as HTTP/2's preface, it is an error. So aiohttp always responds."""
 
 _NO_CHUNK = b"-"
-"""Replaces malformed chunks: none begins like this, so aiohttp responds 400. It accepts longer extensions than we do,
-and would wait for the rest of such a chunk."""
+"""Replaces malformed chunks, and those above MOST_CHUNKS: none begins like this, so aiohttp responds 400. It accepts
+longer extensions than we do, and would wait for the rest of such a chunk."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
@@ -24,7 +27,8 @@ _LONGEST_END = 4
 _VERSION_1_1 = re.compile(rb"[^\r\n]+ HTTP/1\.1\r?\n")
 _HOST = re.compile(rb"\nhost[ \t]*:", re.IGNORECASE)
 _EXPECT_CONTINUE = re.compile(rb"(?<=\n)expect:[ \t]*100-continue[ \t]*\r?\n", re.IGNORECASE)
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*([0-9]{1,20})[ \t]*\r?\n", re.IGNORECASE)
+# possessive: each of thousands of zeros would be tried as the first digit
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*+(?=[0-9])0*+([0-9]{0,20})[ \t]*+\r?\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]*\r?\n", re.IGNORECASE)
 
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})([ \t;][^\r\n]{0,64})?\r\n")
@@ -46,6 +50,7 @@ class RequestOctets:
         self._length: int | None = None  # of the body; None: it is in chunks
         self._chunk_at = 0
         self._in_chunks = 0  # octets of the body in the chunks before that
+        self._chunks = 0  # how many these are
         self._expects_continue = False
 
     def receive(self, octets: bytes) -> bytes | None:
@@ -73,7 +78,7 @@ class RequestOctets:
         head = bytes(self._octets[:end])
         length, chunked = _LENGTH.search(head), _CHUNKED.search(head)
         if length or not chunked:
-            self._length = int(length[1]) if length and not chunked else 0  # with both, it is refused
+            self._length = int(length[1] or 0) if length and not chunked else 0  # with both, it is refused
         self._expects_continue = bool(_VERSION_1_1.match(head) and _EXPECT_CONTINUE.search(head))
 
     def _end_of_length(self, length: int) -> int | None:
@@ -86,7 +91,7 @@ class RequestOctets:
 
         No trailer ends before `searched`: a client that sends octet by octet has each searched once.
         """
-        while size := _CHUNK_SIZE.match(self._octets, self._chunk_at):
+        while self._chunks < MOST_CHUNKS and (size := _CHUNK_SIZE.match(self._octets, self._chunk_at)):
             octets = int(size[1], 16)
             if octets == 0:
                 trailer = _END_OF_HEAD.search(self._octets, max(size.end() - 2, searched))
@@ -98,7 +103,8 @@ class RequestOctets:
                 return None
             self._chunk_at = end
             self._in_chunks += octets
-        if _BEGUN_CHUNK_SIZE.fullmatch(self._octets, self._chunk_at):
+            self._chunks += 1
+        if self._chunks < MOST_CHUNKS and _BEGUN_CHUNK_SIZE.fullmatch(self._octets, self._chunk_at):
             return None
         self._octets[self._chunk_at :] = _NO_CHUNK
         return len(self._octets)

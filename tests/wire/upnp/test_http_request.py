@@ -1,11 +1,13 @@
 """One request is found in the octets of a connection, however they are divided."""
 
 import random
+import time
+import timeit
 
 import pytest
 
 from igd.wire.upnp import http_request
-from igd.wire.upnp.http_request import LONGEST_HEAD, RequestOctets
+from igd.wire.upnp.http_request import LONGEST_HEAD, MOST_CHUNKS, RequestOctets
 
 OWN = ("10.100.0.1", 2869)
 LARGEST = 100
@@ -92,6 +94,41 @@ def test_a_body_that_is_too_large_is_not_waited_for(size: int) -> None:
     in_chunks = received(CHUNKED + b"99\r\n" + b"a" * 0x99, size)
     assert in_chunks is not None
     assert in_chunks.count(b"a") > LARGEST
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_chunks_are_counted(size: int) -> None:
+    """One chunk more than may be makes the body malformed, wherever the pieces end."""
+    most = CHUNKED + b"1\r\na\r\n" * (MOST_CHUNKS - 1) + b"0\r\n\r\n"
+    assert received(most, size, MOST_CHUNKS) == most + END
+    found = received(CHUNKED + b"1\r\na\r\n" * MOST_CHUNKS, size, 2 * MOST_CHUNKS)
+    assert found is not None
+    assert found.endswith(b"a\r\n-" + END)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Length: " + b"0" * 16_000 + b"x\r\n",
+        b"Content-Length: 0" + b" " * 16_000 + b"x\r\n",
+        (b"Content-Length: " + b"0" * 300 + b"x\r\n") * 50,
+        (b"Transfer-Encoding: chunked" + b" " * 300 + b"x\r\n") * 48,
+        (b"Expect: 100-continue" + b"\t" * 300 + b"x\r\n") * 49,
+        (b"Host" + b" " * 300) * 50 + b"\r\n",
+    ],
+    ids=["zeros", "spaces", "lengths", "encodings", "expectations", "hosts"],
+)
+def test_headers_take_no_longer_than_others_to_search(header: bytes) -> None:
+    """With one backtracking expression, 16 KB of zeros took 10 ms; they take 0.1 ms."""
+    octets = b"POST / HTTP/1.1\r\n" + header + b"\r\n"
+    assert len(octets) <= LONGEST_HEAD
+    assert min(timeit.repeat(lambda: received(octets), timer=time.process_time, number=1, repeat=5)) < 0.003
+
+
+@pytest.mark.parametrize(("text", "length"), [(b"0", 0), (b"000", 0), (b"007", 7), (b"0" * 1000 + b"5", 5)])
+def test_leading_zeros_of_a_length(text: bytes, length: int) -> None:
+    whole = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + text + b"\r\n\r\n" + b"a" * length
+    assert received(whole + b"b") == whole + END
 
 
 def test_a_head_that_does_not_end_is_made_invalid() -> None:
