@@ -118,7 +118,10 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Network, ...]"]:
-    """Return the mark and the destinations of the flows that a killed daemon may have left."""
+    """Return the mark and the destinations of the flows that a killed daemon may have left.
+
+    Its mappings are in the store and, if they are static, in the configuration.
+    """
     from ipaddress import ip_network
 
     from igd.config import Config, ConfigError, default_path, load
@@ -128,7 +131,9 @@ def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network 
         config = load(default_path(instance.interface))
     except ConfigError:  # it is missing or invalid now
         config = Config()
-    return config.firewall.mark, tuple(map(ip_network, addresses_in(config.store.path or instance.store_path)))
+    static = {each.internal.address for peer in config.peers.values() for each in peer.static}
+    mapped = static.union(addresses_in(config.store.path or instance.store_path))
+    return config.firewall.mark, tuple(map(ip_network, mapped))
 
 
 def _unread(interface: str) -> list[str]:

@@ -1,10 +1,12 @@
 """The subcommands and their exit status: 0 success, 1 failure, 2 wrong usage."""
 
+import base64
 import importlib
 import json
 import os
 import socket
 import tomllib
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from igd import VERSION, cli
 from igd.firewall import kernel
 from igd.firewall.backend import FirewallError
+from igd.firewall.site import MARK
 from igd.operator import admin_client
 from igd.process.instance import Instance
 
@@ -310,6 +313,18 @@ def test_stop_cleans_up_even_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(kernel, "remove_everything", lambda name, *_: cleared.append((name, Instance(name).process())))
     assert run(monkeypatch, "stop", "wg0") == 0
     assert cleared == [("wg0", os.getpid())], "under the lock, so that a new daemon does not lose its rules"
+
+
+def test_stop_ends_the_flows_of_static_mappings_which_are_not_stored(
+    monkeypatch: pytest.MonkeyPatch, directories: Path
+) -> None:
+    key = base64.b64encode(bytes(32)).decode()
+    static = 'static = ["tcp 443 10.100.0.2 443"]'
+    (directories / "wg0.toml").write_text(f'[peers.laptop]\npublic_key = "{key}"\n{static}\n')
+    cleared: list[object] = []
+    monkeypatch.setattr(kernel, "remove_everything", lambda *arguments: cleared.extend(arguments))
+    assert run(monkeypatch, "stop", "wg0") == 0
+    assert cleared == ["wg0", MARK, (IPv4Network("10.100.0.2/32"),)]
 
 
 def test_a_failed_cleanup_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
