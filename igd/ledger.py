@@ -87,7 +87,7 @@ class Ledger:
             return
         pending = _Pending(changes, imposed)
         self.table.reserve(changes)
-        sweep = self._backend.sweep_of(changes)
+        sweep = self._backend.sweep_of(changes_of(changes, _is_in_kernel))
         if sweep is not None:
             await asyncio.shield(asyncio.wrap_future(sweep))
         self._queue.append(pending)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from igd.core.mapping import Change
 from igd.core.policies import Policies
 from igd.core.policy import Policy
 from igd.core.request import ListMappings, Mapped, MappingList, Refusal
@@ -52,6 +53,16 @@ async def test_a_handshake_resumes_them() -> None:
     await harness.maintenance.recheck_peers()
     assert open_ports(harness) == [8043, 9000]
     assert harness.all_equal()
+
+
+async def test_a_handshake_opens_them_after_the_sweep_of_their_earlier_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the sweep would end new flows."""
+    harness = await suspended()
+    opened: list[Change] = []
+    monkeypatch.setattr(harness.backend, "sweep_of", opened.extend)
+    harness.peers.shaken["c1"] = harness.clock.now
+    await harness.maintenance.recheck_peers()
+    assert opened == [Change(None, harness.table[KEY])]
 
 
 async def test_the_ports_are_kept() -> None:
