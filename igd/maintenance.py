@@ -167,7 +167,7 @@ class Maintenance:
             await asyncio.shield(self._static.open(peers))
         except FirewallError as error:
             self._retry_later(error)
-        await self._silent.recheck()
+        await asyncio.shield(self._silent.recheck())
 
     async def _end_lost(self, peers: Peers) -> None:
         holders = set(map(_holder, self._ledger.table))

@@ -19,6 +19,7 @@ from igd.core.reserved_ports import StaticMapping
 from igd.core.unicast import is_unicast
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
+from igd.log_lines import of_peer
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class StaticMappings:
             async with self._ledger.peer_lock(peer):
                 await self._ledger.commit(list(self._changes(entries)), imposed=True)
             opened = ", ".join(str(entry.mapping) for entry in entries)
-            log.info("opened, static: %s (%s)", opened, self._gateway.policies.label(peer))
+            log.info("opened, static: %s (%s)", opened, self._gateway.policies.label(peer), extra=of_peer(peer))
 
     def _changes(self, entries: list[Entry]) -> Iterator[Change]:
         """Yield the changes that open these entries of one peer, in place of what it had mapped itself."""
