@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
         return _print_error(str(error), MISUSED)
-    log_lines.limit(config.limits.log_lines_per_second, config.policies.names)
+    log_lines.limit(config.limits.log_lines_per_second, config.policies.label)
     for warning in [*([] if arguments.config else _unread(arguments.interface)), *config.warnings]:
         _log.warning(warning)
     instance = Instance(arguments.interface)

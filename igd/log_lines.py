@@ -8,7 +8,7 @@ whatever a peer finds to repeat is bounded too. Debug lines are not counted, bec
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,9 +30,9 @@ def of_peer(public_key: str, *, important: bool = True) -> dict[str, Any]:
     return {"cause": public_key, "important": important}
 
 
-def limit(lines_per_second: int, names: Mapping[str, str]) -> None:
-    """Bound the lines of all handlers that there are; `names` are those of peers, by public key."""
-    bounded = LineFilter(lines_per_second, names, time.monotonic)
+def limit(lines_per_second: int, label: Callable[[str], str]) -> None:
+    """Bound the lines of all handlers that there are; `label` returns what lines call a peer (Policies.label)."""
+    bounded = LineFilter(lines_per_second, label, time.monotonic)
     for handler in logging.getLogger().handlers:
         handler.addFilter(bounded)
 
@@ -48,13 +48,13 @@ def report_left_out() -> None:
 class LineFilter(logging.Filter):
     """Shortens and escapes lines, and leaves out those above `per_second` of one peer or statement.
 
-    A traceback counts as the lines of one second. `names` are those of peers, by public key.
+    A traceback counts as the lines of one second. `label` returns what lines call a peer, by its public key.
     """
 
-    def __init__(self, per_second: int, names: Mapping[str, str], clock: Callable[[], float]) -> None:
+    def __init__(self, per_second: int, label: Callable[[str], str], clock: Callable[[], float]) -> None:
         super().__init__()
         self._per_second = per_second
-        self._names = names
+        self._label = label
         self._budget: LineBudget[tuple[str | None, str]] = LineBudget(per_second)
         self._clock = clock
         self._lock = threading.Lock()
@@ -79,13 +79,9 @@ class LineFilter(logging.Filter):
         with self._lock:
             left_out = self._budget.left_out()
         for (peer, statement), count in left_out:
-            called = statement if peer is None else self._called(peer)
+            source = statement if peer is None else peer if peer == UNKNOWN_SOURCES else f"peer {self._label(peer)}"
             text = "left out %d log lines of %s: there were more than log_lines_per_second = %d"
-            log.warning(text, count, called, self._per_second, extra={"is_report": True})
-
-    def _called(self, peer: str) -> str:
-        """Return what other lines call a peer."""
-        return peer if peer == UNKNOWN_SOURCES else f"peer {self._names.get(peer) or peer[:8]}"
+            log.warning(text, count, source, self._per_second, extra={"is_report": True})
 
 
 def _peer(record: logging.LogRecord) -> str | None:

@@ -53,8 +53,8 @@ class StaticMappings:
             if obstacle is None:
                 found.append(Entry(mapping, STATIC))
             else:
-                name = self._gateway.policies.name_of(mapping.peer)
-                problems.append(f'static mapping "{static}" of {name} does not stand: {obstacle}')
+                peer = self._gateway.policies.label(mapping.peer)
+                problems.append(f'static mapping "{static}" of {peer} does not stand: {obstacle}')
         self._warnings.log(problems)
         return found
 

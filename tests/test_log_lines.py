@@ -11,6 +11,7 @@ import pytest
 
 from igd import log_lines
 from igd.core.mapping import Endpoint, PortMapping, Remote, TransportProtocol
+from igd.core.policies import Policies
 from igd.core.request import MapPort, UnmapPorts
 from igd.firewall.backend import FirewallError
 from igd.log_lines import LONGEST, LineFilter, cause, of_peer
@@ -33,7 +34,7 @@ class Log:
         self._stream = io.StringIO()
         self.handler = logging.StreamHandler(self._stream)
         self.handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        self.filter = LineFilter(PER_SECOND, {KEYS[2]: "laptop"}, self.clock)
+        self.filter = LineFilter(PER_SECOND, Policies(names={KEYS[2]: "laptop"}).label, self.clock)
         self.handler.addFilter(self.filter)
 
     def lines(self) -> list[str]:
@@ -180,7 +181,7 @@ def test_the_filter_stays_with_the_handlers_of_the_background(tmp_path: Path) ->
     made = logging.StreamHandler(io.StringIO())
     try:
         root.handlers[:] = [made]
-        log_lines.limit(PER_SECOND, {})
+        log_lines.limit(PER_SECOND, Policies().label)
         with pytest.MonkeyPatch.context() as patching:
             patching.setattr(background, "SYSLOG", tmp_path / "none")
             background._log_to_syslog_or_file(tmp_path / "igd.log")
