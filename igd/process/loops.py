@@ -28,6 +28,9 @@ CLOCK_SECONDS = 5.0
 """How often the wall clock is compared with the clock of leases: a reboot later than this after it was set converts
 leases correctly. As often is saved what is owed to the store."""
 
+LEFT_OUT_SECONDS = 10.0
+"""How often the log says how many lines were left out."""
+
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
 
@@ -39,20 +42,6 @@ READ_SECONDS = 2.0
 
 REPAIR_SECONDS = 0.5
 """The pause between two repairs, so that two programs that undo each other's changes do not do so at full speed."""
-
-
-LEFT_OUT_SECONDS = 10.0
-"""How often the log says how many lines were left out."""
-
-
-async def report_left_out() -> None:
-    """Log how many lines of which peer were left out, periodically and at the end."""
-    try:
-        while True:
-            await asyncio.sleep(LEFT_OUT_SECONDS)
-            log_lines.report_left_out()
-    finally:
-        log_lines.report_left_out()
 
 
 async def end_leases(maintenance: Maintenance, ledger: Ledger) -> None:
@@ -75,6 +64,16 @@ async def settle_store(ledger: Ledger) -> None:
     while True:
         await asyncio.sleep(CLOCK_SECONDS)
         await ledger.settle_store()
+
+
+async def report_left_out() -> None:
+    """Log how many lines were left out, periodically and at the end."""
+    try:
+        while True:
+            await asyncio.sleep(LEFT_OUT_SECONDS)
+            log_lines.report_left_out()
+    finally:
+        log_lines.report_left_out()
 
 
 async def recheck_peers(maintenance: Maintenance) -> None:

@@ -215,7 +215,7 @@ def has_mark(bit: int) -> EncodedRule:
     return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4), nf.NFT_CMP.NEQ)
 
 
-def verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
+def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
     """Return the expression that ends the rule with a verdict; `chain` is the attribute that says where to jump."""
     data = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT.CODE, code & 0xFFFF_FFFF), *chain)
     register = u32(nf.NFTA_IMMEDIATE.DREG, nf.NFT_REGISTERS.REG_VERDICT)
@@ -223,10 +223,10 @@ def verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
 
 
 def _jump(chain: str) -> bytes:
-    return verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
+    return _verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
 
 
-RETURN = verdict(nf.NFT_VERDICTS.NFT_RETURN)
+RETURN, DROP = _verdict(nf.NFT_VERDICTS.NFT_RETURN), _verdict(nf.NFT_VERDICTS.NF_DROP)
 IPV4 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV4])))
 IPV6 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV6])))
 _UDP = (load(L4PROTO), compare(bytes([socket.IPPROTO_UDP])))

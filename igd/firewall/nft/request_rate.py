@@ -58,6 +58,7 @@ from igd.firewall.nft.elements import INET_PROTO, INET_SERVICE, IPV4_ADDR, IPV6_
 from igd.firewall.nft.elements import port_key as served_key
 from igd.firewall.nft.expressions import (
     DPORT,
+    DROP,
     IFNAMSIZ,
     IIFNAME,
     IPV4,
@@ -74,7 +75,6 @@ from igd.firewall.nft.expressions import (
     expression,
     load,
     payload,
-    verdict,
 )
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import RATE_TABLE, RequestRate, Site, label
@@ -225,8 +225,8 @@ def _rules(site: Site) -> list[EncodedRule]:
         (*concatenation((L4PROTO, DPORT)), _NOT_SERVED, RETURN),
         (*_TCP, *_NOT_INITIAL, RETURN),
         (*_TO_OTHER_INTERFACE, RETURN),
-        (*IPV4, load(SADDR), _limit_in(MAPS[4][0]), _DROP),
-        (*IPV6, load(SADDR6), _limit_in(MAPS[6][0]), _DROP),
+        (*IPV4, load(SADDR), _limit_in(MAPS[4][0]), DROP),
+        (*IPV6, load(SADDR6), _limit_in(MAPS[6][0]), DROP),
     ]
 
 
@@ -252,4 +252,3 @@ _FIB = (
     u32(nf.NFTA_FIB.FLAGS, nf.NFT_FIB_F.DADDR | nf.NFT_FIB_F.IIF),
 )
 _TO_OTHER_INTERFACE = (expression("fib", *_FIB), compare(struct.pack("=I", _RTN_UNICAST)))
-_DROP = verdict(nf.NFT_VERDICTS.NF_DROP)

@@ -15,6 +15,7 @@ from igd.firewall import nf_tables as nf
 from igd.firewall.nfnetlink import u8, u32
 from igd.firewall.nft.elements import INTERNAL
 from igd.firewall.nft.expressions import (
+    DROP,
     OIFNAME,
     REG32_00,
     EncodedRule,
@@ -24,7 +25,6 @@ from igd.firewall.nft.expressions import (
     has_mark,
     interface,
     lookup,
-    verdict,
 )
 from igd.firewall.site import Site
 
@@ -40,7 +40,7 @@ def past_tunnel(site: Site) -> list[EncodedRule]:
 
 
 def _stray(site: Site) -> EncodedRule:
-    return (*_ORIGINAL, *_REDIRECTED, *has_mark(site.mark), *_TO_INTERNAL, _DROP)
+    return (*_ORIGINAL, *_REDIRECTED, *has_mark(site.mark), *_TO_INTERNAL, DROP)
 
 
 def _load(key: nf.NFT_CT, *direction: bytes) -> bytes:
@@ -55,4 +55,3 @@ _REDIRECTED = (
 )
 # answers come from the address that the flow was translated to
 _TO_INTERNAL = (_load(nf.NFT_CT.SRC_IP, u8(nf.NFTA_CT.DIRECTION, nf.IP_CT_DIR.REPLY)), lookup(INTERNAL))
-_DROP = verdict(nf.NFT_VERDICTS.NF_DROP)
