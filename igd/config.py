@@ -59,7 +59,7 @@ class LeaseSettings(Section):
 
 
 class LimitSettings(Section):
-    """Limits per peer."""
+    """What each peer may have or cause; `connections`: all peers together."""
 
     mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)

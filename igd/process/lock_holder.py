@@ -1,6 +1,6 @@
 """Proof that a process is the igd that holds a lock file, for root, who signals it.
 
-The file lies in a directory of the service's user, whoever controls that user can write any process id into it.
+The file lies in a directory of the service's user, and whoever controls that user can write any process id into it.
 """
 
 import os
