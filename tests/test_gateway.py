@@ -399,7 +399,7 @@ async def test_every_decision_is_counted_and_changes_are_logged(caplog: pytest.L
     }
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
         "GRANTED, TCP 8043 -> 10.100.0.2:8043",
-        "FORBIDDEN, the operator's rules do not allow this mapping",
+        "FORBIDDEN, the operator's rules, or routed_hosts, do not allow this mapping",
     ]
     assert not any("\n" in record.message for record in caplog.records), "descriptions come from peers"
 

@@ -175,7 +175,7 @@ class Refusal(enum.Enum):
     NOT_A_PEER = "no peer of this interface owns the source address"
     NOT_YOUR_ADDRESS = "the internal address does not belong to the peer, or is routed outside the tunnel"
     PROTOCOL_FORBIDDEN = "the operator's configuration does not allow the peer this protocol"
-    FORBIDDEN = "the operator's rules do not allow this mapping"
+    FORBIDDEN = "the operator's rules, or routed_hosts, do not allow this mapping"
     CONFLICT = "the external port is taken"
     STATIC = "the operator made this mapping"
     OTHER_NONCE = "the mapping was requested with another nonce"
