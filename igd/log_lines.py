@@ -2,7 +2,8 @@
 
 A line belongs to the peer whose request is decided, which `cause` holds in the request's task and its children, or to
 the one that `of_peer` names. Other lines of igd, and those of libraries, belong to the statement that logs them:
-whatever a peer finds to repeat is bounded too. Debug lines are not counted, because --verbose requests them all.
+whatever a peer finds to repeat is bounded too. Not counted are debug lines, because --verbose requests them all, and
+lines about lasting problems (ONCE), none of which is logged twice.
 """
 
 import logging
@@ -23,6 +24,10 @@ LONGEST = 300
 
 cause: ContextVar[str | None] = ContextVar("cause", default=None)
 """The public key of the peer whose request is decided, UNKNOWN_SOURCES, or None."""
+
+
+ONCE: dict[str, Any] = {"once": True}
+"""The `extra` of a line that is not repeated, and so must not be left out: it is nobody's, and not counted."""
 
 
 def of_peer(public_key: str, *, important: bool = True) -> dict[str, Any]:
@@ -62,7 +67,7 @@ class LineFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log the record; make its text one line."""
         peer = _peer(record)
-        if record.levelno > logging.DEBUG and not getattr(record, "is_report", False):
+        if record.levelno > logging.DEBUG and not _is_logged_once(record):
             lines = self._per_second if record.exc_info else 1
             counted = (peer, "" if peer else f"{record.name}, line {record.lineno}")
             with self._lock:
@@ -81,11 +86,17 @@ class LineFilter(logging.Filter):
         for (peer, statement), count in left_out:
             source = statement if peer is None else peer if peer == UNKNOWN_SOURCES else f"peer {self._label(peer)}"
             text = "left out %d log lines of %s: there were more than log_lines_per_second = %d"
-            log.warning(text, count, source, self._per_second, extra={"is_report": True})
+            log.warning(text, count, source, self._per_second, extra=ONCE)
+
+
+def _is_logged_once(record: logging.LogRecord) -> bool:
+    return getattr(record, "once", False)
 
 
 def _peer(record: logging.LogRecord) -> str | None:
     """Return the peer that caused a line; libraries log in any task."""
+    if _is_logged_once(record):
+        return None
     named: str | None = getattr(record, "cause", None)
     return named or (cause.get() if record.name.startswith("igd") else None)
 

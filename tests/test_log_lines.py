@@ -14,6 +14,7 @@ from igd.core.mapping import Endpoint, PortMapping, Remote, TransportProtocol
 from igd.core.policies import Policies
 from igd.core.request import MapPort, UnmapPorts
 from igd.firewall.backend import FirewallError
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.log_lines import LONGEST, LineFilter, cause, of_peer
 from igd.process import background
 from tests.gateway_harness import C1, C2, Clock, GatewayHarness, entry, map_port, peer
@@ -106,6 +107,20 @@ def test_lines_of_no_peer_are_counted_by_the_statement_that_logs_them(logged: Lo
     assert [line.partition(" log lines of ")[0] for line in logged.lines()] == [
         "WARNING igd.log_lines: left out 80"
     ] * 2
+
+
+def test_no_warning_about_a_lasting_problem_is_left_out(logged: Log) -> None:
+    """It comes once: many at the start, or one in the task of a peer whose lines are used up."""
+    warnings = RecurringWarnings(log)
+    begun = [f"peers.{number}: no peer has this public_key {'x' * LONGEST}" for number in range(100)]
+    cause.set(KEYS[0])
+    for _line in range(100):
+        log.info("asks")
+    logged.lines()
+    warnings.log(begun)
+    assert logged.lines() == [f"WARNING igd.test: {warning}" for warning in begun]
+    warnings.log([])
+    assert len(logged.lines()) == 100
 
 
 def test_a_librarys_line_is_not_the_peers_in_whose_task_it_comes(logged: Log) -> None:

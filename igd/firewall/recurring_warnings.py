@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from igd.log_lines import ONCE
+
 
 class RecurringWarnings:
     """Logs each warning when a check first finds it, and again when a check no longer finds it."""
@@ -19,10 +21,11 @@ class RecurringWarnings:
         current = list(dict.fromkeys(current))
         for warning in self._logged:
             if warning not in current:
-                self._logger.info(self._ended, warning.partition("; ")[0])  # without what would have helped
+                without_remedy = warning.partition("; ")[0]
+                self._logger.info(self._ended, without_remedy, extra=ONCE)
         for warning in current:
             if warning not in self._logged:
-                self._logger.warning(self._text, warning)
+                self._logger.warning(self._text, warning, extra=ONCE)
         self._logged = current
 
     @contextmanager
