@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from igd.core.mapping import TransportProtocol
 from igd.operator import admin_client
 from igd.wire.pcp import natpmp
 from igd.wire.pcp.options import Filter, Options, PortSet
+from igd.wire.upnp.devices import Service
 from tests.e2e import control
 from tests.e2e.pcp_client import connected, granted, map_port
 from tests.e2e.serving import GATEWAY, PUBLIC, REMOTE, rules, serving
@@ -24,6 +25,9 @@ TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
 DESCRIPTION = "the victim's secret"
 NONCE = b"victim nonce"
 LEASE = 7200
+
+FREE = 9999
+"""A port that neither peer holds."""
 
 FIRST = 9200
 UPNP_TCP, UPNP_UDP, NATPMP_TCP, SAME_PORT, PCP_TCP, PCP_UDP, FILTERED, PINHOLE, CLOSED, STATIC, RESERVED, ROUTED = (
@@ -92,6 +96,17 @@ class Attacked(NamedTuple):
                     piece = remote.recv(4096)
                     assert piece, "the connection has ended"
                     received += piece
+
+    def assert_tells_nothing(self, answer: bytes) -> None:
+        """Assert that an answer to the attacker has nothing of the victim; error descriptions repeat no argument."""
+        victim = self.victim
+        for secret in (DESCRIPTION, victim.address, victim.routed, victim.key, victim.address6):
+            assert not re.search(rb"(?<![0-9])" + re.escape(secret).encode() + rb"(?![0-9])", answer), (secret, answer)
+
+    def foreign_addresses(self) -> tuple[str, ...]:
+        """Return addresses of the victim, of the server, of the internet, and of no host."""
+        nobodys = (REMOTE, "127.0.0.1", "0.0.0.0", "255.255.255.255", "239.255.255.250")
+        return self.victim.address, self.victim.routed, GATEWAY, PUBLIC, *nobodys
 
 
 def parties(lab: Lab) -> dict[str, Party]:
@@ -167,3 +182,14 @@ def close_a_port(victim: Party) -> None:
     """Have the victim map and close CLOSED, which is held down for it from then on."""
     assert _natpmp(victim, natpmp.MapRequest(TCP, CLOSED, CLOSED, LEASE)) == CLOSED
     _natpmp(victim, natpmp.MapRequest(TCP, CLOSED, 0, 0))
+
+
+def invoke(
+    client: Host, source: str, service: Service, action: str, arguments: Mapping[str, object]
+) -> control.Response:
+    """Invoke an action of a service, under its newest type; arguments are named without "New"."""
+    urn = service.urn(2).encode()
+    content = control.body(action, arguments).replace(control.SERVICE.encode(), urn)
+    head = control.head(action, {"Content-Length": len(content)}).replace(control.SERVICE.encode(), urn)
+    head = head.replace(control.PATH.encode(), service.control_path.encode(), 1)
+    return control.exchange(client, head + content, source=source)
