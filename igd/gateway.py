@@ -287,8 +287,12 @@ class Gateway:
         """Await `on_new_peers`, unless they were called with these peers last."""
         async with self._following:
             if peers is not self._followed:
-                for follow in self.on_new_peers:
-                    await follow(peers)
+                requester = cause.set(None)  # what is logged here about others does not come out of its budget
+                try:
+                    for follow in self.on_new_peers:
+                        await follow(peers)
+                finally:
+                    cause.reset(requester)
                 self._followed = peers
 
     @property

@@ -23,6 +23,7 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.gateway import LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
+from igd.log_lines import cause
 from tests.gateway_harness import (
     C1,
     C1_HOST,
@@ -198,6 +199,20 @@ async def test_a_change_is_refused_while_the_peers_cannot_be_read() -> None:
     harness.peers.trouble = OSError("no such device")
     assert await harness.gateway.ask(PEERS[0], C1, map_port()) == Refusal.SYSTEM_FAILURE
     assert harness.gateway.counters["MapPort", "SYSTEM_FAILURE"] == 1
+
+
+async def test_what_is_logged_about_new_peers_is_not_the_requesters() -> None:
+    """A warning about another peer would be lost for good if the requester had used up its lines of the log."""
+    harness = await GatewayHarness().start()
+    causes: list[str | None] = []
+
+    async def follow(_peers: Peers) -> None:
+        causes.append(cause.get())
+
+    harness.gateway.on_new_peers.append(follow)
+    await harness.ask(map_port())
+    assert causes == [None]
+    assert cause.get() == PEERS[0].public_key
 
 
 async def test_new_peers_are_followed_before_a_change_is_decided_and_once() -> None:
