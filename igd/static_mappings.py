@@ -87,7 +87,7 @@ class StaticMappings:
         if not self._gateway.peers.reaches(address):
             return f"packets to {address} do not leave through the tunnel"
         if isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key):
-            return "the server, or a rule of its firewall, uses the port"
+            return "the server, a rule of its firewall, or another igd uses the port"
         return None
 
 
