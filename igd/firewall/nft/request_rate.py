@@ -34,26 +34,13 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 
 from igd.core.peers import Address, Peer
 from igd.firewall import nf_tables as nf
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import Netlink
-from igd.firewall.nfnetlink import (
-    NFNL_SUBSYS_NFTABLES,
-    NFPROTO_INET,
-    NLM_F_APPEND,
-    NLM_F_CREATE,
-    Message,
-    nested,
-    nft_message,
-    text,
-    u32,
-    u64,
-    value,
-)
+from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NLM_F_CREATE, Message, nested, text, u32, u64, value
 from igd.firewall.nft.elements import INET_PROTO, INET_SERVICE, IPV4_ADDR, IPV6_ADDR, DataType, NftSet, element
 from igd.firewall.nft.elements import port_key as served_key
 from igd.firewall.nft.expressions import (
@@ -76,6 +63,7 @@ from igd.firewall.nft.expressions import (
     load,
     payload,
 )
+from igd.firewall.nft.table_messages import Hook, TableMessages
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import RATE_TABLE, RequestRate, Site, label
 
@@ -85,12 +73,11 @@ MARGIN = 2
 """How many times the rate that igd admits reaches its sockets."""
 
 CHAIN = "input"
-PRIORITY = nf.NF_IP_PRI.FILTER - 10
+HOOK = Hook(nf.NF_INET.LOCAL_IN, nf.NF_IP_PRI.FILTER - 10, "filter")
 
 SERVED = NftSet("served", (INET_PROTO, INET_SERVICE), flags=nf.NFT_SET(0))
 MAPS = {4: ("ipv4_limits", IPV4_ADDR), 6: ("ipv6_limits", IPV6_ADDR)}
 
-_CHUNK = 500  # elements of one message: each at most 100 bytes, in a list whose length field has 16 bits
 _RTN_UNICAST = 1  # linux/rtnetlink.h
 _INITIAL, _FLAGS = 0x02, 0x17  # SYN; FIN, SYN, RST and ACK
 
@@ -105,6 +92,7 @@ class RequestRateTable:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._messages = TableMessages(table_name(site.wireguard))
         self._netlink = Netlink()
         self._failures = RecurringWarnings(log, "what peers send above their rate is dropped by igd alone: %s")
 
@@ -117,43 +105,31 @@ class RequestRateTable:
         """Make the table what the site asks for, in one transaction."""
         if self._site.request_rate is not None:
             with self._failures.catching(FirewallError):
-                self._transact([*_removal(self._site), *_creation(self._site, self._site.request_rate)])
+                self._transact([*self._messages.removal(), *self._creation(self._site.request_rate)])
 
     def remove(self) -> None:
         """Delete the table; its absence is no error."""
-        self._transact(_removal(self._site))
+        self._transact(self._messages.removal())
 
     def close(self) -> None:
         """Close the socket; the table stays."""
         self._netlink.close()
 
+    def _creation(self, rate: RequestRate) -> Iterator[Message]:
+        create = self._messages
+        yield create.table(owned=self._site.own_table)
+        yield from create.sets([SERVED.declaration(), *(_map(name, key) for name, key in MAPS.values())])
+        yield from create.elements(SERVED.name, [element(served_key(*port)) for port in rate.ports])
+        for peer in (None, *rate.peers.all):
+            yield create.message(nf.NFT_MSG.NEWOBJ, *_limit(peer, rate.per_second * MARGIN), flags=NLM_F_CREATE)
+        for version, (name, _key) in MAPS.items():
+            yield from create.elements(name, _intervals(rate.peers.ranges(version)))
+        yield create.chain(CHAIN, HOOK)
+        for rule in _rules(self._site):
+            yield create.rule(CHAIN, rule)
+
     def _transact(self, messages: Sequence[Message]) -> None:
         self._netlink.transact(NFNL_SUBSYS_NFTABLES, messages)
-
-
-def _removal(site: Site) -> list[Message]:
-    return [_message(site, nf.NFT_MSG.NEWTABLE), _message(site, nf.NFT_MSG.DELTABLE)]
-
-
-def _creation(site: Site, rate: RequestRate) -> Iterator[Message]:
-    owned = nf.NFT_TABLE_F.OWNER | nf.NFT_TABLE_F.PERSIST if site.own_table else 0
-    yield _message(site, nf.NFT_MSG.NEWTABLE, u32(nf.NFTA_TABLE.FLAGS, owned))
-    yield _message(site, nf.NFT_MSG.NEWSET, SERVED.declaration(), u32(nf.NFTA_SET.ID, 1))
-    yield from _elements(site, SERVED.name, [element(served_key(*port)) for port in rate.ports])
-    for peer in (None, *rate.peers.all):
-        yield _message(site, nf.NFT_MSG.NEWOBJ, *_limit(peer, rate.per_second * MARGIN))
-    for version, (name, key) in MAPS.items():
-        yield _message(site, nf.NFT_MSG.NEWSET, _map(name, key), u32(nf.NFTA_SET.ID, version))
-        yield from _elements(site, name, _intervals(rate.peers.ranges(version)))
-    yield _chain(site)
-    for rule in _rules(site):
-        parts = text(nf.NFTA_RULE.CHAIN, CHAIN), nested(nf.NFTA_RULE.EXPRESSIONS, *rule)
-        yield _message(site, nf.NFT_MSG.NEWRULE, *parts, flags=NLM_F_APPEND)
-
-
-def _message(site: Site, kind: nf.NFT_MSG, *parts: bytes, flags: int = 0) -> Message:
-    name = text(nf.NFTA_TABLE.NAME, table_name(site.wireguard))
-    return nft_message(kind, NFPROTO_INET, name, *parts, flags=NLM_F_CREATE | flags)
 
 
 def _limit(peer: Peer | None, per_second: int) -> tuple[bytes, ...]:
@@ -195,25 +171,6 @@ def _intervals(ranges: Sequence[tuple[Address, Peer | None]]) -> Iterator[bytes]
         if number:
             yield element(key, u32(nf.NFTA_SET_ELEM_FLAGS, nf.NFT_SET_ELEM_INTERVAL_END))
         yield element(key, text(nf.NFTA_SET_ELEM_OBJREF, limit_name(owner)))
-
-
-def _elements(site: Site, nft_set: str, added: Iterable[bytes]) -> Iterator[Message]:
-    remaining = iter(added)
-    while chunk := list(islice(remaining, _CHUNK)):
-        parts = text(nf.NFTA_SET_ELEM_LIST.SET, nft_set), nested(nf.NFTA_SET_ELEM_LIST.ELEMENTS, *chunk)
-        yield _message(site, nf.NFT_MSG.NEWSETELEM, *parts)
-
-
-def _chain(site: Site) -> Message:
-    place = u32(nf.NFTA_HOOK.HOOKNUM, nf.NF_INET.LOCAL_IN), u32(nf.NFTA_HOOK.PRIORITY, PRIORITY & 0xFFFF_FFFF)
-    return _message(
-        site,
-        nf.NFT_MSG.NEWCHAIN,
-        text(nf.NFTA_CHAIN.NAME, CHAIN),
-        nested(nf.NFTA_CHAIN.HOOK, *place),
-        u32(nf.NFTA_CHAIN.POLICY, nf.NFT_VERDICTS.NF_ACCEPT),
-        text(nf.NFTA_CHAIN.TYPE, "filter"),
-    )
 
 
 def _rules(site: Site) -> list[EncodedRule]:
