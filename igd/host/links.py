@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute, NetlinkError
-from pyroute2.netlink import NETLINK_ROUTE
+from pyroute2.netlink import NETLINK_ROUTE, NLM_F_REQUEST
 from pyroute2.netlink.rtnl import (
+    RTM_GETLINK,
+    RTM_GETROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV6_IFADDR,
@@ -33,6 +35,11 @@ _GROUPS = RTMGRP_LINK | _ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | _RU
 _UP = 0x1  # IFF_UP: administratively up
 _RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
 _UNUSABLE = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
+
+_GET_LINK = (RTM_GETLINK, NLM_F_REQUEST)
+_GET_ROUTE = (RTM_GETROUTE, NLM_F_REQUEST)
+"""Requests for one object. pyroute2's own command "get" asks for an acknowledgement after the answer, which pyroute2
+then keeps for ever: 100 octets for each request, in the place of a receive buffer of 256 KB."""
 
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 """What the kernel says without a route, and for routes of the types unreachable, prohibit and blackhole."""
@@ -142,7 +149,7 @@ class Links:
         address and is forwarded. `oif` (index): a packet that the host sends through this interface. `flags`: of
         rtmsg(7). OSError has the kernel's error number, for example ENETUNREACH.
         """
-        (route, *_) = await self._dump("route", "get", dst=str(destination), **packet)
+        (route, *_) = await self._dump("route", _GET_ROUTE, dst=str(destination), **packet)
         source = route.get("prefsrc")
         return Route(route.get("oif") or 0, IPv4Address(source) if source and destination.version == 4 else None)
 
@@ -182,16 +189,16 @@ class Links:
         if not name:
             return None
         try:
-            return (await self._dump("link", "get", ifname=name))[0]
+            return (await self._dump("link", _GET_LINK, ifname=name))[0]
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
 
-    async def _dump(self, what: str, command: str = "dump", **filters: int | str) -> list[Any]:
+    async def _dump(self, what: str, command: str | tuple[int, int] = "dump", **filters: int | str) -> list[Any]:
         try:
             answers = await getattr(self._netlink, what)(command, **filters)
-            return list(answers) if command == "get" else [message async for message in answers]
+            return [message async for message in answers] if command == "dump" else list(answers)
         except NetlinkError as error:  # not a subclass of OSError
             raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
 

@@ -4,6 +4,8 @@ import asyncio
 import socket
 import subprocess
 import time
+import tracemalloc
+from asyncio import selector_events
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface
 
@@ -208,3 +210,17 @@ async def test_the_status_of_an_absent_link(links: Links) -> None:
 async def test_an_error_of_the_kernel_is_an_oserror(links: Links) -> None:
     with pytest.raises(OSError, match="link"):
         await links.state("a name that is too long")
+
+
+async def test_no_datagram_of_the_kernel_is_kept(links: Links) -> None:
+    await links.state("wan")
+    received = tracemalloc.Filter(inclusive=True, filename_pattern=selector_events.__file__)
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            await links.state("wan")
+            await links.route(ip_address("127.0.0.1"))
+        kept = tracemalloc.take_snapshot().filter_traces([received])
+    finally:
+        tracemalloc.stop()
+    assert len(kept.traces) < 50, "an acknowledgement for each request, which nobody reads"
