@@ -1,5 +1,6 @@
 """Shared by all tests: the lab, a lock of iptables' for each worker, the hypothesis profile, and the need for root."""
 
+import logging
 import os
 
 import pytest
@@ -20,6 +21,13 @@ ROOT_FIXTURES = {"root", "alone"}
 def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let iptables' programs and igd use a lock of this worker's: for the machine's own they would wait, or fail."""
     os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("run") / "xtables.lock")
+
+
+@pytest.fixture(autouse=True)
+def own_log_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the filters that a test adds to the log's handlers away after it: they leave out lines of later tests."""
+    for handler in logging.getLogger().handlers:
+        monkeypatch.setattr(handler, "filters", [])
 
 
 def pytest_configure(config: pytest.Config) -> None:
