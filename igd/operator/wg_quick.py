@@ -9,6 +9,9 @@ _COMMENTED_OUT = re.compile(r"\[(peer|interface)\]", re.IGNORECASE)
 _ANY_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 """A key of WireGuard's, perhaps a secret one: a comment that holds one is not used."""
 
+LONGEST_COMMENT = 256
+"""Characters of a comment that may name a peer: the expressions for longer ones would take seconds."""
+
 _TITLES = (
     re.compile(r"#*\s*BEGIN_PEER\s+(.+)"),  # Nyr's and hwdsl2's wireguard-install
     re.compile(r"##+\s*begin\s+(.+?)\s*##+"),  # PiVPN
@@ -40,9 +43,14 @@ def configured_peers(text: str) -> list[ConfiguredPeer]:
     The name is in the comments directly above [Peer], or between [Peer] and the first setting. That of a set-up program
     comes before any other comment.
     """
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [_shortened(line.strip()) for line in text.split("\n")]  # as wg-quick divides it, and not at U+2028
     starts = [number for number, line in enumerate(lines) if _setting(line).casefold() == "[peer]"]
     return [ConfiguredPeer(_public_key(lines, start), _name(lines, start)) for start in starts]
+
+
+def _shortened(line: str) -> str:
+    """Return the line, or an empty comment in place of one that is too long to name a peer."""
+    return "#" if line.startswith("#") and len(line) > LONGEST_COMMENT else line
 
 
 def _setting(line: str) -> str:

@@ -1,8 +1,10 @@
 """Comments in wg-quick's file name peers, as set-up programs and people write them; nothing secret becomes a name."""
 
+import timeit
+
 import pytest
 
-from igd.operator.wg_quick import ConfiguredPeer, configured_peers
+from igd.operator.wg_quick import LONGEST_COMMENT, ConfiguredPeer, configured_peers
 
 KEY = "GLiBCyzMu7qF7JbIWShcKmJ4d3rcVnEUQDZV6LYKYDw="
 OTHER = "w9Vd1mYw8f0oA7Gk9N5wYc5bq0sS8r6Y6m9tqM0Jp1E="
@@ -88,3 +90,28 @@ def test_a_peer_without_a_key() -> None:
         ConfiguredPeer("", "laptop"),
         ConfiguredPeer("", "b"),
     ]
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r"])
+def test_a_name_cannot_begin_a_section(end: str) -> None:
+    """wg-quick's lines end in line feeds: what else ends a line for Python is part of a comment."""
+    comment = end.join(["# Client: laptop", "[Peer]", f"PublicKey = {OTHER}"])
+    assert [peer.public_key for peer in configured_peers(f"{comment}\n[Peer]\n{PEER}")] == [KEY]
+    assert configured_peers(f"# laptop\r\n[Peer]\r\nPublicKey = {KEY}\r\n") == [ConfiguredPeer(KEY, "laptop")]
+
+
+@pytest.mark.parametrize(
+    "comment",
+    ["## begin " + " " * 20_000 + "x", "# a / " + "/ " * 10_000, "#" * 20_000, "#" + " / " * 10_000 + "Updated"],
+    ids=["spaces", "slashes", "hashes", "fields"],
+)
+def test_a_long_comment_names_nobody(comment: str) -> None:
+    """The first one would take hours to compare with the comments of set-up programs."""
+    assert configured_peers(f"{comment}\n# laptop\n[Peer]\n{PEER}") == [ConfiguredPeer(KEY, "laptop")]
+    assert configured_peers(f"{comment}\n[Peer]\n{PEER}") == [ConfiguredPeer(KEY, "")]
+
+
+def test_the_longest_comment_is_compared_in_no_time() -> None:
+    comment = ("## begin " + " " * 300)[: LONGEST_COMMENT - 1] + "x"
+    assert len(comment) == LONGEST_COMMENT
+    assert min(timeit.repeat(lambda: configured_peers(f"{comment}\n[Peer]\n"), number=1, repeat=3)) < 1
