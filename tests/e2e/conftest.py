@@ -10,12 +10,17 @@ from tests.lab import Lab
 from tests.lab.fixtures import needs
 
 
-@pytest.fixture(scope="module", params=[("c1", True), ("c2", False)], ids=["c1 attacks c2", "c2 attacks c1"])
+@pytest.fixture(
+    scope="module", params=[("c1", True, "nftables"), ("c2", False, "iptables")], ids=["c1 attacks c2", "c2 attacks c1"]
+)
 def scene(root: None, request: pytest.FixtureRequest) -> Iterator[Attacked]:
-    """One peer attacks the other: the one with the wide network with THIRD_PARTY, the other one without."""
-    needs("nft", "conntrack")
-    attacker, third_party = request.param
-    with Lab() as lab, two_peers.attacked(lab, attacker, third_party=third_party) as attacked:
+    """One peer attacks the other: the one with the wide network with THIRD_PARTY, the other one without.
+
+    The first with nftables, the second with iptables-legacy.
+    """
+    needs("nft", "conntrack", "iptables-legacy")
+    attacker, third_party, backend = request.param
+    with Lab() as lab, two_peers.attacked(lab, attacker, backend, third_party=third_party) as attacked:
         yield attacked
 
 

@@ -129,11 +129,12 @@ def parties(lab: Lab) -> dict[str, Party]:
 
 
 @contextmanager
-def attacked(lab: Lab, attacker: str, *, third_party: bool) -> Iterator[Attacked]:
+def attacked(lab: Lab, attacker: str, backend: str, *, third_party: bool) -> Iterator[Attacked]:
     """Run igd, and let the other peer hold mappings of every kind; rate limits are not what is tested."""
     by_name = parties(lab)
     victim = by_name["c2" if attacker == "c1" else "c1"]
     config = (
+        f'[firewall]\nbackend = "{backend}"\n'
         f"[limits]\nrequests_per_second = 10000\n[port_control]\nthird_party = {str(third_party).lower()}\n"
         f'[peers.victim]\npublic_key = "{victim.key}"\n'
         f'static = ["tcp {STATIC} {victim.address} {STATIC}"]\nreserve = ["tcp {RESERVED}"]\n'
