@@ -131,11 +131,11 @@ class Config(Section):
         """The rules and limits for peers without a section; ValueError if two lists of rules are set."""
         rules = rules_of(self.rules, self.allow)
         return Policy(
-            ANY_UNPRIVILEGED if rules is None else rules,
-            self.leases.max,
-            self.leases.default,
-            self.limits.mappings_per_peer,
-            self.leases.min,
+            rules=ANY_UNPRIVILEGED if rules is None else rules,
+            min_lifetime=self.leases.min,
+            max_lifetime=self.leases.max,
+            default_lifetime=self.leases.default,
+            max_mappings=self.limits.mappings_per_peer,
             routed_hosts=self.routed_hosts,
             idle_after=self.idle_after,
         )

@@ -68,17 +68,17 @@ class PeerSettings(Section):
         rules = rules_of(self.rules, self.allow)
         shortest, longest, usual = self._lifetimes(default)
         return Policy(
-            default.rules if rules is None else rules,
-            longest,
-            usual,
-            self.max_mappings or default.max_mappings,
-            shortest,
-            default.protocols if self.protocols is None else frozenset(self.protocols),
-            default.routed_hosts if self.routed_hosts is None else self.routed_hosts,
-            self.reserve,
-            self.static,
-            self.masquerade_inbound,
-            default.idle_after if self.idle_after is None else self.idle_after,
+            rules=default.rules if rules is None else rules,
+            min_lifetime=shortest,
+            max_lifetime=longest,
+            default_lifetime=usual,
+            max_mappings=self.max_mappings or default.max_mappings,
+            protocols=default.protocols if self.protocols is None else frozenset(self.protocols),
+            routed_hosts=default.routed_hosts if self.routed_hosts is None else self.routed_hosts,
+            reserved=self.reserve,
+            static=self.static,
+            masquerade_inbound=self.masquerade_inbound,
+            idle_after=default.idle_after if self.idle_after is None else self.idle_after,
         )
 
     def _lifetimes(self, default: Policy) -> tuple[int, int, int]:

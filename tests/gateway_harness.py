@@ -219,7 +219,12 @@ def entry(port: int, expires: float = 2000.0, *, endless: bool = False, internal
 
 def policy(*rules: str, max_lifetime: int = WEEK, default_lifetime: int = WEEK, quota: int = 64) -> Policy:
     """Return a policy with these rules; lifetimes in seconds."""
-    return Policy(tuple(map(PortRule.parse, rules)), max_lifetime, default_lifetime, quota)
+    return Policy(
+        tuple(map(PortRule.parse, rules)),
+        max_lifetime=max_lifetime,
+        default_lifetime=default_lifetime,
+        max_mappings=quota,
+    )
 
 
 async def ports(harness: GatewayHarness, source: IPv4Address = C1) -> list[int]:

@@ -91,7 +91,7 @@ def test_an_empty_file_means_the_defaults(path: Path) -> None:
     path.touch()
     config = load(path)
     assert config == Config()
-    assert config.policy == Policy(ANY_UNPRIVILEGED, 604800, 604800, 64)
+    assert config.policy == Policy(ANY_UNPRIVILEGED, max_lifetime=604800, default_lifetime=604800, max_mappings=64)
     assert (config.http_port, config.limits.requests_per_second, config.firewall.backend) == (HTTP_PORT, 200, "auto")
 
 

@@ -83,7 +83,13 @@ async def test_the_web_page_is_of_no_protocol() -> None:
 
 
 async def test_rules_quota_and_leases_are_those_of_the_peer() -> None:
-    narrow = Policy((PortRule.parse("allow 3000-3001 0.0.0.0/0 0-65535"),), 3600, 1800, 1, 300)
+    narrow = Policy(
+        (PortRule.parse("allow 3000-3001 0.0.0.0/0 0-65535"),),
+        min_lifetime=300,
+        max_lifetime=3600,
+        default_lifetime=1800,
+        max_mappings=1,
+    )
     served = await harness(narrow).start()
     assert await served.ask(map_port(8043)) is Refusal.FORBIDDEN
     short = await served.ask(map_port(3000, lifetime=1))

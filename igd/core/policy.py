@@ -6,7 +6,7 @@ import random
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from igd.core.mapping import ControlProtocol, Endpoint, Lease, TransportProtocol, parse_ports, ports_text
@@ -105,10 +105,11 @@ class Policy:
     """
 
     rules: tuple[PortRule, ...] = ANY_UNPRIVILEGED
+    _: KW_ONLY
+    min_lifetime: int = 1
     max_lifetime: int = 604800
     default_lifetime: int = 604800
     max_mappings: int = 64
-    min_lifetime: int = 1
     protocols: frozenset[ControlProtocol] = frozenset(ControlProtocol)
     routed_hosts: bool = True
     reserved: tuple[Reservation, ...] = ()
