@@ -1,6 +1,5 @@
 """Types of values in the configuration file: how they are read from TOML, checked, and written again."""
 
-import base64
 import json
 import re
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from igd.core.mapping import ControlProtocol
+from igd.core.peers import is_public_key
 from igd.core.policy import PortRule
 from igd.core.reserved_ports import Reservation, StaticMapping
 from igd.host.stun_server import StunServer
@@ -155,11 +155,7 @@ PeerName = Annotated[str, AfterValidator(peer_name)]
 
 def public_key(value: str) -> str:
     """Return a public key of WireGuard in base64; ValueError if it is none."""
-    try:
-        octets = base64.b64decode(value, validate=True)
-    except ValueError:
-        octets = b""
-    if len(octets) != 32 or base64.b64encode(octets).decode() != value:
+    if not is_public_key(value):
         raise ValueError("must be the peer's public key as `wg show INTERFACE peers` prints it: 44 characters")
     return value
 

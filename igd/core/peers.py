@@ -1,5 +1,6 @@
 """Which peer owns an address: longest prefix match over WireGuard's allowed-ips, as in the kernel."""
 
+import base64
 import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -19,6 +20,18 @@ _UNOWNED = tuple(
     map(ipaddress.ip_network, ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "::/128", "::1/128", "ff00::/8"))
 )
 """The unspecified, loopback and multicast addresses, which nobody owns."""
+
+
+_KEY_OCTETS = 32
+
+
+def is_public_key(text: str) -> bool:
+    """Return whether the text is a public key of WireGuard, in base64 as `wg` prints it."""
+    try:
+        octets = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return len(octets) == _KEY_OCTETS and base64.b64encode(octets).decode() == text
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from igd import config_file, toml
 from igd.config import Config, parse
-from igd.config_values import MAX_NAME_LENGTH, public_key
+from igd.config_values import MAX_NAME_LENGTH
+from igd.core.peers import is_public_key
 from igd.operator.wg_quick import configured_peers
 
 
@@ -33,7 +34,7 @@ def named(text: str, config: Config) -> Named:
         if key in known:
             continue
         known.add(key)
-        if not _is_key(key):
+        if not is_public_key(key):
             notes.append(f"a section [Peer]{f' ({peer.name})' if peer.name else ''} has no valid PublicKey")
         elif not peer.name:
             notes.append(f"no comment above the [Peer] of {key} names it")
@@ -42,14 +43,6 @@ def named(text: str, config: Config) -> Named:
             used.add(name.casefold())
             sections += ["", *toml.section(("peers", name), {"public_key": key})]
     return Named(sections[1:], notes)
-
-
-def _is_key(text: str) -> bool:
-    try:
-        public_key(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _unique(name: str, used: Iterable[str]) -> str:

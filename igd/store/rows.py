@@ -1,6 +1,5 @@
 """Entries and hold-downs as rows of the lease file, and whether a row that was read is one."""
 
-import base64
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -8,10 +7,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from igd.core.mapping import Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.peers import is_public_key
 from igd.core.table import HOLD_DOWN, MAX_REMOTES, HoldDown
 
 _NONCE_OCTETS = 0, 12
-_KEY_OCTETS = 32
 
 
 def key_columns(entry: Entry) -> tuple[int, int, str]:
@@ -84,10 +83,10 @@ def text(value: object) -> str:
 @functools.lru_cache(1024)
 def public_key(value: object) -> str:
     """Return the public key of a peer."""
-    octets = base64.b64decode(text(value), validate=True)
-    if len(octets) != _KEY_OCTETS or base64.b64encode(octets).decode() != value:
+    key = text(value)
+    if not is_public_key(key):
         raise ValueError("not a public key")
-    return str(value)
+    return key
 
 
 def _flag(value: object) -> bool:
