@@ -229,7 +229,7 @@ class Maintenance:
         return None
 
     def _retry_later(self, error: Exception) -> None:
-        log.error("mappings not closed or renewed, retrying: %s", error)
+        log.error("mappings not opened, closed or renewed, retrying: %s", error)
         self._ledger.retry_later()
 
 
