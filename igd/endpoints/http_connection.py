@@ -155,6 +155,9 @@ class Responder(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response."""
+        if isinstance(resp, web.HTTPException):
+            # its frames refer to it: without this, the request's body stays until the garbage is collected
+            resp.__traceback__ = None
         self._finish(request, resp)
         return await super().finish_response(request, resp, start_time)
 

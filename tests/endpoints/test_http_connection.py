@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from ipaddress import ip_interface
 
@@ -158,3 +159,18 @@ async def test_more_than_any_request_has_is_not_read(server: UPnPHttp) -> None:
                 writer.write(bytes(LONGEST_REQUEST))
                 await writer.drain()
     await connections_are(server, 0)
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"<" * 20_000, 413), (b"<a><b></a>", 400)])
+async def test_a_refused_request_does_not_wait_for_the_garbage_collector(
+    server: UPnPHttp, body: bytes, status: int
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        answer = await exchange(head("AddPortMapping", f"Content-Length: {len(body)}") + body)
+        assert answer.status == status
+        await connections_are(server, 0)
+        assert not [each for each in gc.get_objects() if isinstance(each, web.Request)]
+    finally:
+        gc.enable()
