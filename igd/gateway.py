@@ -124,9 +124,11 @@ class Gateway:
         """Return the peer that owns `source`, whose packet was counted; peers are read again for an unknown source."""
         since = self.clock()
         found = await self._identify(source, self.peers.peers())
-        cause.set(found.public_key if isinstance(found, Peer) else UNKNOWN_SOURCES)
+        cause.set(UNKNOWN_SOURCES)
         if found is Refusal.NOT_A_PEER:
             found = await self._identify(source, self._reread(since))
+        if isinstance(found, Peer):
+            cause.set(found.public_key)
         if isinstance(found, Refusal):
             self.counters["admission", found.name] += 1
             log.debug("request from %s refused: %s", source, found.value)

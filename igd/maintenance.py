@@ -165,9 +165,9 @@ class Maintenance:
             await self._end_lost(peers)
         try:
             await asyncio.shield(self._static.open(peers))
+            await asyncio.shield(self._silent.recheck())
         except FirewallError as error:
             self._retry_later(error)
-        await asyncio.shield(self._silent.recheck())
 
     async def _end_lost(self, peers: Peers) -> None:
         holders = set(map(_holder, self._ledger.table))

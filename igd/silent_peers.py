@@ -1,10 +1,14 @@
 """Mappings of silent peers are suspended: the kernel does not hold them, and their ports are kept for them."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from igd.core.mapping import Change, Entry
+from igd.core.mapping import Change, Entry, PortMapping
+from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
+
+log = logging.getLogger(__name__)
 
 Impose = Callable[[Iterable[Entry], Callable[[Entry], Change | None], str], Awaitable[bool]]
 
@@ -21,9 +25,13 @@ class SilentPeers:
         policies = gateway.policies
         self._is_off = not any(policy.idle_after for policy in (policies.default, *policies.by_peer.values()))
         self._started = gateway.clock()
+        self._warnings = RecurringWarnings(log)
 
     async def recheck(self) -> None:
-        """Suspend the mappings of peers that have become silent, and resume those of peers that are back; OSError."""
+        """Suspend the mappings of peers that have become silent, and resume those of peers that are back.
+
+        Raise OSError or FirewallError if that is not known.
+        """
         if self._is_off:
             return
         handshakes = await self._gateway.peers.handshakes()
@@ -35,10 +43,29 @@ class SilentPeers:
 
         silent = {entry.mapping.peer for entry in self._gateway.ledger.table if is_silent(entry.mapping.peer)}
 
-        def change(entry: Entry) -> Change | None:
-            suspended = entry.mapping.peer in silent
-            return None if entry.suspended == suspended else Change(entry, replace(entry, suspended=suspended))
+        await self._impose(
+            [each for each in self._gateway.ledger.table if not each.suspended and each.mapping.peer in silent],
+            lambda entry: None if entry.suspended else Change(entry, replace(entry, suspended=True)),
+            "suspended, the peer is silent",
+        )
+        back = [each for each in self._gateway.ledger.table if each.suspended and each.mapping.peer not in silent]
+        taken = {entry.mapping.key for entry in back if self._is_taken(entry)}
+        self._warnings.log(
+            f"{self._gateway.policies.label(entry.mapping.peer)} is back, and its mapping {entry.mapping} stays"
+            " suspended: the server, a rule of its firewall, or another igd uses the port"
+            for entry in back
+            if entry.mapping.key in taken
+        )
+        await self._impose(
+            [each for each in back if each.mapping.key not in taken],
+            lambda entry: (
+                Change(entry, replace(entry, suspended=False))
+                if entry.suspended and entry.mapping.key not in taken
+                else None
+            ),
+            "resumed, the peer is back",
+        )
 
-        entries = [entry for entry in self._gateway.ledger.table if change(entry)]
-        await self._impose((each for each in entries if each.suspended), change, "resumed, the peer is back")
-        await self._impose((each for each in entries if not each.suspended), change, "suspended, the peer is silent")
+    def _is_taken(self, entry: Entry) -> bool:
+        """Return whether something else uses the port by now: the kernel did not hold it."""
+        return isinstance(entry.mapping, PortMapping) and self._gateway.taken(*entry.mapping.key)

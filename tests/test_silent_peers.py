@@ -80,6 +80,20 @@ async def test_a_request_of_the_peer_opens_its_port_at_once() -> None:
     assert harness.all_equal()
 
 
+async def test_a_port_that_something_else_uses_by_now_stays_suspended(caplog: pytest.LogCaptureFixture) -> None:
+    harness = await suspended()
+    harness.servers_own.add(KEY)
+    harness.peers.shaken["c1"] = harness.clock.now
+    for _ in range(2):
+        await harness.maintenance.recheck_peers()
+    assert open_ports(harness) == [9000]
+    assert caplog.text.count("stays suspended") == 1
+    harness.servers_own.clear()
+    await harness.maintenance.recheck_peers()
+    assert open_ports(harness) == [8043, 9000]
+    assert harness.all_equal()
+
+
 async def test_the_lease_ends_all_the_same() -> None:
     harness = await suspended()
     harness.clock.now = 2000.0
