@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol, TypeVar, TypeVarTuple
 
-from igd.core.mapping import Change, Entry, Key, changes_of
+from igd.core.mapping import Change, Entry, Key, abridged, changes_of
 from igd.core.table import HoldDown, Table
 from igd.firewall.backend import Backend, FirewallError
+from igd.log_lines import ONCE
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ Ts = TypeVarTuple("Ts")
 
 RETRY_SECONDS = 1.0
 """Seconds before a failed change of the kernel is tried again."""
+
+SHOWN = 8
+"""How many mappings the line names that could not be saved as closed."""
 
 
 class Store(Protocol):
@@ -70,7 +74,7 @@ class Ledger:
         self._writing = asyncio.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="firewall")
         self._owed: dict[Key, Change] = {}  # made, but not yet in the store
-        self._cannot_save = False  # and that was logged
+        self._not_saved: OSError | None = None  # why nothing can be saved, which was logged
         self._dirty = False  # the kernel may differ from the table
         self._retry_at: float | None = None
 
@@ -160,13 +164,26 @@ class Ledger:
         """Call a function in the worker thread, and so never in the middle of a change."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence while leases cannot be saved."""
+        sentence = (
+            "leases cannot be saved: new mappings are refused until they can, and a crash or a stop before that may"
+            " reopen ports that are closed now"
+        )
+        return [] if self._not_saved is None else [f"{sentence}: {self._not_saved}"]
+
     async def close(self) -> None:
-        """Remove everything of ours from the kernel; the store keeps the leases. FirewallError."""
+        """Remove everything of ours from the kernel; the store keeps the leases. FirewallError.
+
+        What is owed to the store is saved, or logged: the next start opens what the store has.
+        """
         async with self._writing:
             try:
                 await self.in_worker(self._backend.remove_all)
             finally:
                 await self.in_worker(self._settle)
+                self._report_owed()
                 await self.in_worker(self._backend.close)
                 self._worker.shutdown()
 
@@ -273,18 +290,27 @@ class Ledger:
         self._log_success()
 
     def _log_failure(self, error: OSError) -> None:
-        if not self._cannot_save:
-            self._cannot_save = True
-            log.error(
-                "leases cannot be saved: new mappings are refused until they can, and a crash before that may reopen"
-                " ports that are closed now: %s",
-                error,
-            )
+        is_new = self._not_saved is None
+        self._not_saved = error
+        if is_new:
+            log.error("%s", *self.warnings)
 
     def _log_success(self) -> None:
-        if self._cannot_save and not self._owed:
-            self._cannot_save = False
+        if self._not_saved is not None and not self._owed:
+            self._not_saved = None
             log.info("leases can be saved again, and all are saved")
+
+    def _report_owed(self) -> None:
+        """Log which mappings are closed, but not in the store.
+
+        One that has expired is not opened again; but an endless one is, for a while.
+        """
+        now = self._clock()
+        closed = [change.before for change in self._owed.values() if change.before and change.after is None]
+        reopening = [str(entry.mapping) for entry in closed if entry.lease.endless or entry.lease.expires > now]
+        if reopening:
+            text = "the next start opens again what was closed, because that could not be saved: %s; %s"
+            log.error(text, abridged(reopening, SHOWN), self._not_saved, extra=ONCE)
 
     # The whole state of the kernel
 

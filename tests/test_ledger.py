@@ -433,6 +433,40 @@ async def test_of_each_mapping_only_the_last_state_is_owed_to_a_full_disk(
         await harness.ask(map_port(1025))
 
 
+async def test_a_stop_names_the_closed_ports_that_a_full_disk_will_open_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Not those that are open, whose renewal was not saved, and not those that have expired."""
+    harness = Failing()
+    await harness.start(entry(1025, expires=1010.0), *(entry(port) for port in range(3000, 3010)))
+    for port in (1024, 1026, 1027):
+        await harness.ask(map_port(port))
+    harness.disk.ahead = [NO] * 1000
+    harness.clock.now = 1010.0
+    await harness.maintenance.wake()
+    await harness.ask(UnmapPorts(TransportProtocol.TCP, range(1024, 1025)))
+    await harness.ask(map_port(1026, lifetime=600))
+    await harness.ask(UnmapPorts(TransportProtocol.TCP, range(3000, 3010)))
+    caplog.clear()
+    await harness.ledger.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert line.startswith("the next start opens again what was closed, because that could not be saved: TCP 1024 -> ")
+    assert line.endswith(" and 3 more; disk full")
+    assert not any(f"TCP {port} " in line for port in (1025, 1026, 1027))
+
+
+@pytest.mark.parametrize("room", ["always", "at the stop"])
+async def test_a_stop_that_saves_all_warns_of_nothing(caplog: pytest.LogCaptureFixture, room: str) -> None:
+    harness = Failing()
+    await harness.start()
+    await harness.ask(map_port(1024))
+    harness.disk.ahead = [NO] if room == "at the stop" else []
+    await harness.ask(CLOSE)
+    assert bool(harness.ledger.warnings) == (room == "at the stop")
+    caplog.clear()
+    await harness.ledger.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert harness.ledger.warnings == []
+
+
 async def test_a_port_that_is_closed_on_a_full_disk_and_mapped_again_later_is_saved_once() -> None:
     harness = Failing()
     await harness.start()

@@ -70,6 +70,22 @@ def test_a_disk_that_becomes_full_closes_and_renews_and_opens_nothing(lab: Lab) 
     assert len(lines) == 2, lines
 
 
+@pytest.mark.usefixtures("small_disk")
+def test_a_stop_names_the_ports_that_the_next_start_opens_again(lab: Lab) -> None:
+    process = start(lab)
+    for port in ("8043", "8044"):
+        upnpc(lab.c1, "-a", C1, port, port, "tcp", "300")
+    with full(lab):
+        _fill_the_journal(lab)
+        assert control.ask(lab.c1, "DeletePortMapping", control.key(8043)) == 200
+        assert process.stop() == 0
+        with serving(lab):
+            assert ("TCP", 8043) in ports(lab)
+    (line,) = [line for line in process.lines if "opens again what was closed" in line]
+    assert f"TCP 8043 -> {C1}:8043; " in line
+    assert "8044" not in line
+
+
 def _fill_the_journal(lab: Lab) -> None:
     """Map ports until one is refused: the last block of the journal may have room."""
     ports = itertools.count(9010)
