@@ -82,8 +82,9 @@ class Gateway:
 
     `clock` is `boottime`, in seconds. `taken` returns whether another rule translates an external port already, or the
     server itself listens on it; such ports are not mapped. If the kernel or the store fails, the request is refused.
-    `announced` is the external address as clients see it, `counters` counts by request and outcome. `on_new_peers` are
-    awaited one after another when the peers have changed, before any change is decided.
+    `announced` is the external address as clients see it, `counters` counts by request and outcome, `dropped` counts
+    what was sent above a limit, by `subject` and as a text. `on_new_peers` are awaited one after another when the peers
+    have changed, before any change is decided.
     """
 
     policies: Policies
@@ -96,6 +97,7 @@ class Gateway:
     taken: Callable[[TransportProtocol, int], bool]
     announced: IPv4Address | None = field(default=None, init=False)
     counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
+    dropped: collections.Counter[tuple[str | None, str]] = field(default_factory=collections.Counter, init=False)
     on_new_peers: list[Callable[[Peers], Awaitable[None]]] = field(default_factory=list, init=False)
     _followed: Peers | None = field(default=None, init=False)
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -118,6 +120,7 @@ class Gateway:
         within = self.rate_limit.admit(subject, self.clock(), cost)
         if not within:
             self.counters["admission", Refusal.TOO_MANY_REQUESTS.name] += 1
+            self.dropped[subject, f"requests above requests_per_second = {self.rate_limit.per_second:g}"] += 1
         return within
 
     async def identify(self, source: Address) -> Peer | Refusal:

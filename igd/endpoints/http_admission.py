@@ -42,6 +42,7 @@ class HttpAdmission:
         if not self._gateway.count(subject):
             self._refuse(sock, "too many requests")
         elif not self._places.is_open_to(subject):
+            self._gateway.dropped[subject, "connections above connections_per_peer or connections"] += 1
             self._refuse(sock, "too many connections")
         else:
             connection = Connection(sock, lambda ended: self._places.release(subject, ended))

@@ -25,6 +25,8 @@ PENDING = 64
 """The most responses to one peer that a server has under way at once. Further datagrams of the peer are dropped, as UDP
 may; clients send again. All unknown sources count as one peer."""
 
+_WITHOUT_PLACE = f"datagrams while {PENDING} responses were under way"
+
 LARGEST = 2048
 """The largest datagram that is looked at, in octets. A PCP request has at most 1,100 (RFC 6887 §7), and a search fits
 into one packet of at most 1,500."""
@@ -158,13 +160,19 @@ class UdpServer(ABC):
             self._count("too large")
             return
         subject = self._gateway.subject(peer_address(source))
-        if self._pending[subject] >= PENDING or not self._gateway.count(subject):
+        if not self._admit(subject):
             self._count("dropped")
             return
         self._pending[subject] += 1
         task = asyncio.create_task(self._respond(datagram, source, own))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._end(task, subject))
+
+    def _admit(self, subject: str | None) -> bool:
+        if self._pending[subject] >= PENDING:
+            self._gateway.dropped[subject, _WITHOUT_PLACE] += 1
+            return False
+        return self._gateway.count(subject)
 
     @abstractmethod
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:

@@ -133,6 +133,7 @@ class Daemon:
             loops.end_leases(maintenance, firewall.ledger),
             loops.settle_store(firewall.ledger),
             loops.report_left_out(),
+            loops.report_dropped(self._parts.gateway),
             loops.recheck_peers(maintenance),
             loops.announce(self._parts.endpoints),
             self._parts.endpoints.retry(),

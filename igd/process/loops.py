@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 
 from igd import log_lines
 from igd.firewall.backend import FirewallError
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.watch import Watch
+from igd.gateway import Gateway
 from igd.host.clock import boottime
 from igd.host.readable import wait_until_readable
 from igd.ledger import Ledger
+from igd.log_lines import ONCE, UNKNOWN_SOURCES
 from igd.maintenance import Maintenance
 from igd.process.endpoints import Endpoints
 from igd.wire.upnp import ssdp
@@ -30,6 +33,9 @@ leases correctly. As often is saved what is owed to the store."""
 
 LEFT_OUT_SECONDS = 10.0
 """How often the log says how many lines were left out."""
+
+DROPPED_SECONDS = 60.0
+"""How often the log says which peers sent more than their limits."""
 
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
@@ -74,6 +80,20 @@ async def report_left_out() -> None:
             log_lines.report_left_out()
     finally:
         log_lines.report_left_out()
+
+
+async def report_dropped(gateway: Gateway) -> None:
+    """Log which peers sent more than their limits, one line a minute for each; these lines are in nobody's budget."""
+    while True:
+        await asyncio.sleep(DROPPED_SECONDS)
+        dropped, gateway.dropped = gateway.dropped, Counter()
+        by_subject: defaultdict[str | None, list[str]] = defaultdict(list)
+        for (subject, what), count in dropped.most_common():
+            by_subject[subject].append(f"{count} {what}")
+        for subject, counts in by_subject.items():
+            source = UNKNOWN_SOURCES if subject is None else f"peer {gateway.policies.label(subject)}"
+            text = "%s sent more than allowed in the last minute, and igd dropped %s"
+            log.warning(text, source, ", ".join(counts), extra=ONCE)
 
 
 async def recheck_peers(maintenance: Maintenance) -> None:

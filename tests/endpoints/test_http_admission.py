@@ -173,6 +173,7 @@ async def test_a_peer_has_its_places_whatever_addresses_it_uses(sources: list[IP
         assert await is_reset(sources[2])
         assert (await exchange(get("/"), source=other)).status == 200
         assert harness.gateway.counters["http", "too many connections"] == 1
+        assert list(harness.gateway.dropped.values()) == [1]
         await held.aclose()
         await connections_are(server, 0)
         assert await is_answered(get("/"), sources[2])

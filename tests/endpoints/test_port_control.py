@@ -915,6 +915,7 @@ async def test_requests_beyond_the_rate_limit_are_dropped(c1: Client, c2: Client
             await c1.receive()
         assert c1.unread() == []
         assert len(harness.table) == 3
+        assert harness.gateway.dropped == {("c1", "requests above requests_per_second = 3"): 7}
         assert (await c2.map(pmp(5000, 6000))).result == 0, "another peer is not limited"
 
 
@@ -937,6 +938,8 @@ async def test_requests_under_way_are_limited_by_peer(
             for client in (c1, c1, c1, c1, behind_c1, behind_c1, c2):
                 client.send(client_codec.encode(AddressRequest()))
             await counted(harness, "dropped", 3)
+            assert list(harness.gateway.dropped.values()) == [3]
+            assert {subject for subject, _ in harness.gateway.dropped} == {"c1"}
             opened.set()
             for client in (c1, c1, c1, c2):
                 await client.receive()

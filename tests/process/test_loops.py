@@ -12,9 +12,11 @@ from typing import Literal, cast
 import pytest
 
 from igd.core.mapping import Entry, TransportProtocol
+from igd.core.policies import Policies
 from igd.firewall.backend import FirewallError
 from igd.firewall.pretend import Pretend
 from igd.firewall.watch import ForeignChanges, Watch
+from igd.log_lines import LineFilter
 from igd.process import loops
 from tests.gateway_harness import GatewayHarness, MemoryStore, entry
 
@@ -90,6 +92,35 @@ async def test_a_time_that_could_not_be_recorded_is_recorded_later(
     await asyncio.wait({task})
     (record,) = (each for each in caplog.records if each.levelno >= logging.WARNING)  # others come with --verbose
     assert record.getMessage().endswith(": disk full")
+    await harness.ledger.close()
+
+
+async def test_who_sends_more_than_allowed_is_logged_once_a_minute_outside_its_budget(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loops, "DROPPED_SECONDS", 0.0)
+    harness = await GatewayHarness(Policies(names={"c1": "laptop"}), rate=5).start()
+    gateway = harness.gateway
+    for subject, packets in (("c1", 30), (None, 10), ("c2", 5)):
+        for _ in range(packets):
+            gateway.count(subject)
+    gateway.dropped["c1", "connections above another limit"] += 2
+    task = asyncio.create_task(loops.report_dropped(gateway))
+    async with asyncio.timeout(60):
+        while gateway.dropped:  # noqa: ASYNC110 - a counter has no event
+            await asyncio.sleep(0)
+    assert not task.done()
+    assert gateway.dropped == {}
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    sent = "sent more than allowed in the last minute, and igd dropped"
+    assert [record.getMessage() for record in warnings] == [
+        f"peer laptop {sent} 25 requests above requests_per_second = 5, 2 connections above another limit",
+        f"unknown sources {sent} 5 requests above requests_per_second = 5",
+    ]
+    bounded = LineFilter(1, gateway.policies.label, harness.clock)
+    assert all(bounded.filter(record) for record in warnings)
+    task.cancel()
+    await asyncio.wait({task})
     await harness.ledger.close()
 
 
