@@ -114,7 +114,7 @@ class UPnPHttp:
         """Name the product in a response, which closes the connection, and count the errors of HTTP."""
         response.headers["Server"] = self._server
         response.force_close()
-        if response.status >= 400 and response.status != 500:  # the gateway counts UPnP errors
+        if response.status >= 400 and response.status != 500:  # UPnP errors are counted by their code
             self._gateway.counters["http", str(response.status)] += 1
             log.debug("%s: %s %s: %s", request.remote, request.method, request.rel_url, response.status)
 
@@ -131,6 +131,7 @@ class UPnPHttp:
             try:
                 status, body = 200, await self._invoke(service, request)
             except soap.UPnPError as error:
+                self._gateway.counters["upnp error", str(error.code)] += 1
                 log.debug("%s: UPnP error %s: %s", request.remote, error.code, error.description)
                 status, body = 500, soap.encode_error(error)
             return web.Response(status=status, body=body, headers={"Content-Type": xml.CONTENT_TYPE, "EXT": ""})
@@ -149,6 +150,7 @@ class UPnPHttp:
         try:
             call = soap.decode(request.headers.get("SOAPAction", ""), body)
         except Malformed as malformed:
+            log.debug("%s: malformed control request: %s", request.remote, malformed.reason)
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
         invocation = actions.decode(service, call, Parties(source, self._root))
         reply: Reply | None = None

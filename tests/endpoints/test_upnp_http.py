@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import logging
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, ip_interface
 
@@ -101,6 +102,7 @@ async def test_an_action_that_needs_no_gateway_is_answered() -> None:
         ({"NewExternalPort": "80"}, 606),
         ({"NewExternalPort": "65537"}, 601),
         ({"NewProtocol": "SCTP"}, 601),
+        ({"NewInternalPort": "x"}, 402),
         ({"NewExternalPort": "2000"}, 718),
     ],
 )
@@ -109,6 +111,7 @@ async def test_a_refusal_is_a_fault_with_its_code(harness: GatewayHarness, chang
     before = harness.table
     assert error_code(await exchange(call("AddPortMapping", ADD | change))) == code
     assert harness.table == before
+    assert harness.gateway.counters["upnp error", str(code)] == 1
 
 
 async def test_an_action_of_another_service_is_unknown() -> None:
@@ -190,6 +193,13 @@ async def test_malformed_and_unknown_requests_are_refused(
     answer = await exchange(request_)
     assert answer.status == status
     assert harness.table == {}
+    assert harness.gateway.counters == {("http", str(status)): 1}
+
+
+async def test_why_a_control_request_is_malformed_is_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "igd.endpoints.upnp_http")
+    assert (await exchange(head("AddPortMapping", "Content-Length: 5") + b"<a/>\n")).status == 400
+    assert f"{C1}: malformed control request: not an Envelope with one Body" in caplog.messages
 
 
 async def test_405_names_the_allowed_method() -> None:
