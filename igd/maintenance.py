@@ -50,6 +50,11 @@ class Maintenance:
         self._silent = SilentPeers(gateway, self._impose)
         gateway.on_new_peers.append(self._end_lost)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each static mapping that does not stand, and one while leases cannot be saved."""
+        return [*self._static.problems, *self._ledger.warnings]
+
     async def start(
         self, stored: Iterable[Entry], announced: IPv4Address | None, matched: Iterable[IPv4Address]
     ) -> None:

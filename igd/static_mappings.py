@@ -29,7 +29,8 @@ DESCRIPTION = "static"
 class StaticMappings:
     """Opens the static mappings of a gateway as soon as they can stand.
 
-    What can no longer stand is closed with its peer's other mappings (igd.maintenance).
+    What can no longer stand is closed with its peer's other mappings (igd.maintenance). `problems` has a sentence for
+    each that did not stand when this was last looked at.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -41,6 +42,7 @@ class StaticMappings:
             for static, mapping in ((each, _mapping(key, each)) for each in policy.static)
         }
         self._warnings = RecurringWarnings(log)
+        self.problems: list[str] = []
 
     def standing(self, peers: Peers) -> list[Entry]:
         """Return the entries that are not in the table and can stand; log which others cannot, and why."""
@@ -56,6 +58,7 @@ class StaticMappings:
                 peer = self._gateway.policies.label(mapping.peer)
                 problems.append(f'static mapping "{static}" of {peer} does not stand: {obstacle}')
         self._warnings.log(problems)
+        self.problems = problems
         return found
 
     async def open(self, peers: Peers) -> None:

@@ -122,9 +122,12 @@ async def test_it_follows_the_peer(caplog: pytest.LogCaptureFixture) -> None:
     harness.peers.all = ()
     await harness.start()
     await harness.maintenance.recheck_peers()
-    assert caplog.text.count('static mapping "tcp 8043 10.100.0.2 8043" of laptop does not stand') == 1
+    sentence = 'static mapping "tcp 8043 10.100.0.2 8043" of laptop does not stand'
+    assert caplog.text.count(sentence) == 1
+    assert [warning.partition(":")[0] for warning in harness.maintenance.warnings] == [sentence]
     harness.peers.all = PEERS
     await harness.maintenance.recheck_peers()
+    assert harness.maintenance.warnings == []
     assert harness.table == harness.backend.entries == {KEY: STANDS}
     harness.peers.all = ()
     await harness.maintenance.recheck_peers()

@@ -128,10 +128,11 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     stack.push_async_callback(endpoints.close)
     await endpoints.listen_on(host.wireguard.addresses)
     endpoints.announce(lost=epoch.lost)
-    admin_socket = AdminSocket(gateway, lambda: _status(host, firewall, gateway, endpoints), instance.runtime_directory)
+    parts = Parts(host, firewall, gateway, maintenance, epoch, endpoints)
+    admin_socket = AdminSocket(gateway, lambda: _status(parts), instance.runtime_directory)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()
-    return Parts(host, firewall, gateway, maintenance, epoch, endpoints)
+    return parts
 
 
 async def _read_host(instance: Instance, config: Config, links: Links, index: int) -> HostParts:
@@ -213,11 +214,12 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
     )
 
 
-def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoints: Endpoints) -> dict[str, Any]:
+def _status(parts: Parts) -> dict[str, Any]:
     """Return what `igd status --json` prints.
 
     `uptime` is in seconds; `peers` counts mappings by peer, `decisions` counts by request and outcome.
     """
+    host, firewall, gateway = parts.host, parts.firewall, parts.gateway
     return {
         "version": VERSION,
         "pid": os.getpid(),
@@ -225,10 +227,10 @@ def _status(host: HostParts, firewall: FirewallParts, gateway: Gateway, endpoint
         "external_interface": firewall.site.external or None,
         "external_address": None if gateway.announced is None else str(gateway.announced),
         "matched_addresses": list(map(str, firewall.ledger.addresses)),
-        "warnings": host.warnings,
+        "warnings": [*host.warnings, *parts.maintenance.warnings],
         "nat": host.stun.verdict.text if host.stun and host.stun.verdict else None,
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
-        "urls": endpoints.urls(),
+        "urls": parts.endpoints.urls(),
         "uuid": str(host.root),
         "uptime": host.uptime(),
         "mappings": len(firewall.ledger.table),

@@ -1,6 +1,7 @@
 """The disk of the leases is full: igd starts, closes and renews, refuses what is new, and saves all later."""
 
 import itertools
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
 from tests.e2e import control, stored
 from tests.e2e.pcp_client import exchange, map_port, refused
-from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, ports, serving, start, upnpc
+from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, igd, ports, serving, start, upnpc
 from tests.lab import Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 from tests.wire.pcp import client_codec
@@ -60,6 +61,7 @@ def test_a_disk_that_becomes_full_closes_and_renews_and_opens_nothing(lab: Lab) 
             _assert_new_ones_are_refused(lab)
             assert ports(lab) == [port for port in before if port != ("TCP", 8043)]
             assert saved(lab) == len(before)
+            assert re.search("(?m)^warning +leases cannot be saved: ", igd(lab, "status", "wg0").stdout)
         until(lambda: saved(lab) == len(before) - 1)
         process.signal(signal.SIGKILL)
         process.wait()

@@ -61,8 +61,11 @@ def test_a_static_mapping_comes_and_goes_with_its_peer(lab: Lab) -> None:
         lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", "10.100.0.77/32")
         until(lambda: held(lab) == [])
         process.wait_for(f'static mapping "tcp 8043 {C1} 8043" of laptop does not stand')
+        warning = rf'(?m)^warning +static mapping "tcp 8043 {C1} 8043" of laptop does not stand: '
+        assert re.search(warning, igd(lab, "status", "wg0").stdout)
         lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", f"{C1}/32")
         until(lambda: held(lab) == [("TCP", 8043)])
+        until(lambda: not re.search(warning, igd(lab, "status", "wg0").stdout))
 
 
 def test_a_static_mapping_survives_a_kill_without_a_gap(lab: Lab) -> None:
