@@ -13,6 +13,8 @@ from typing import NamedTuple
 _WG_QUICK = re.compile(r"\s*\[(interface|peer)\]", re.IGNORECASE)
 _RULE = re.compile(r"\s*((?:allow|deny)\s+\d.*?)[\s,]*")
 _SETTING = re.compile(r"\s*([A-Za-z0-9_-]+)\s*([=:])\s*(.*?)\s*")
+_PEER = re.compile(r"\[\s*peers\s*\.\s*([^#]+?)(\.leases)?\s*\]?\s*(?:#.*)?")
+_QUOTES = "\"' "
 _YES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
 _CURLY = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "})
 
@@ -116,6 +118,8 @@ def _written(line: str) -> str | None:
     """Return what was probably meant by a line that is not TOML; None if that is unknown, or if the line is TOML."""
     if line.startswith((";", "//")):
         return f"# {line.lstrip(';/ ')}"
+    if header := _PEER.fullmatch(line.translate(_CURLY)):
+        return None if _is_toml(line) else f"[peers.{_string(header[1].strip(_QUOTES))}{header[2] or ''}]"
     found = _SETTING.fullmatch(line.translate(_CURLY))
     if found is None or not found[3] or found[3][0] in "[{" or _is_toml(line):
         return None
@@ -141,6 +145,7 @@ def _string(text: str) -> str:
 
 _ELSEWHERE = {
     ("peers.NAME", "mappings_per_peer"): "; write max_mappings",
+    ("peers.NAME", "limits"): "; write max_mappings",
     ("peers.NAME", "reserved"): "; write reserve",
     ("peers.NAME", "third_party"): "; write routed_hosts",
     ("limits", "max_mappings"): "; write mappings_per_peer",
@@ -152,7 +157,9 @@ def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
     """Return why the key at `location`, (..., SECTION, KEY), is an error, and what to write instead."""
     key, here = location[-1], section_name(location[:-1])
     known = tuple(keys.sections[here]) if here else keys.top
-    if isinstance(value, dict) and (path := _meant_path(location, value)):
+    near = difflib.get_close_matches(key.casefold().replace("-", "_"), known, n=1)
+    is_setting = bool(near) or key in keys.top
+    if isinstance(value, dict) and (path := _meant_path(location, value, is_setting=is_setting)):
         return f"unknown key; write [{path}]"
     if _of_wg_quick(here, key):
         return f"this {'key' if here else 'section'} {_OF_WG_QUICK}"
@@ -160,13 +167,17 @@ def unknown_key(location: tuple[str, ...], value: object, keys: Keys) -> str:
         return f"unknown key{remedy}"
     if remedy := _of_miniupnpd(key, _YES.get(str(value).casefold(), str(value)), keys):
         return f"a setting of miniupnpd: {remedy}"
-    near = difflib.get_close_matches(key.casefold().replace("-", "_"), known, n=1)
     return f"unknown key; {f'did you mean {near[0]}? Allowed' if near else 'allowed'} are {', '.join(known)}"
 
 
-def _meant_path(location: tuple[str, ...], value: dict[str, object]) -> str | None:
-    """Return the section that was meant by [peer.NAME], or by a name with a dot: [peers.my.laptop]."""
+def _meant_path(location: tuple[str, ...], value: dict[str, object], *, is_setting: bool) -> str | None:
+    """Return the section that was meant by [peer.NAME], or by a name with a dot: [peers.my.laptop].
+
+    `is_setting`: the last part may also be the name of a setting.
+    """
     if section_name(location[:-1]) == "peers.NAME":
+        if is_setting and "public_key" not in value:
+            return None
         return f'peers."{location[1]}.{location[2]}"'
     names = [name for name, member in value.items() if isinstance(member, dict)]
     return f"peers.{names[0]}" if location == ("peer",) and names else None
@@ -176,6 +187,8 @@ def _in_another_section(key: str, keys: Keys) -> str | None:
     prefix, _, member = key.partition(".")
     if member in keys.sections.get(prefix, ()):
         return f"; write {member} in a section [{prefix}]"
+    if key in keys.sections:
+        return f" in a section; write it outside, as [{key}]"
     if key in keys.top:
         return f" in a section; write {key} above the first [section]"
     section = next((name for name, members in keys.sections.items() if key in members), None)

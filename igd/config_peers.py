@@ -120,11 +120,14 @@ def policies(default: Policy, peers: Mapping[str, PeerSettings]) -> Policies:
     return Policies(default, by_peer, {peer.public_key: name for name, peer in peers.items()})
 
 
+_IF_PRIVATE = "if it is the peer's private key, replace it, and delete it here"
+
+
 def without_peer(named: Policies, interface: str, peers: Peers) -> list[str]:
     """Return a sentence for each section whose key no peer of the interface has."""
     present = {peer.public_key for peer in peers.all}
     return [
-        f"{_section(name)}: no peer of {interface} has this public_key; the section has no effect"
+        f"{_section(name)}: no peer of {interface} has this public_key; the section has no effect; {_IF_PRIVATE}"
         for key, name in named.names.items()
         if key not in present
     ]

@@ -156,7 +156,10 @@ PeerName = Annotated[str, AfterValidator(peer_name)]
 def public_key(value: str) -> str:
     """Return a public key of WireGuard in base64; ValueError if it is none."""
     if not is_public_key(value):
-        raise ValueError("must be the peer's public key as `wg show INTERFACE peers` prints it: 44 characters")
+        wrong = "these are not the base64 of a key, copy it again" if len(value) == 44 else f"not {len(value)}"
+        raise ValueError(
+            f"must be the peer's public key as `wg show INTERFACE peers` prints it: 44 characters, {wrong}"
+        )
     return value
 
 

@@ -99,6 +99,17 @@ def test_lifetimes_that_are_not_set_give_way_to_those_that_are(text: str, lifeti
         (laptop("mappings_per_peer = 5"), "peers.laptop.mappings_per_peer: unknown key; write max_mappings"),
         (laptop("third_party = true"), "peers.laptop.third_party: unknown key; write routed_hosts"),
         (laptop("nonsense = 5"), "peers.laptop.nonsense: unknown key; allowed are public_key, rules, allow, max_map"),
+        (
+            laptop("lease = { max = 60 }"),
+            "peers.laptop.lease: unknown key; did you mean leases? Allowed are public_key",
+        ),
+        (laptop("[peers.laptop.Lease]\nmax = 60"), "peers.laptop.Lease: unknown key; did you mean leases?"),
+        (laptop("limits = { connections = 5 }"), "peers.laptop.limits: unknown key; write max_mappings"),
+        (
+            laptop("port_control = { enabled = false }"),
+            "peers.laptop.port_control: unknown key in a section; write it out",
+        ),
+        (f'[peers.my.ruler]\npublic_key = "{KEY}"', 'peers.my.ruler: unknown key; write [peers."my.ruler"]'),
         (laptop("leases = { low = 5 }"), "peers.laptop.leases.low: unknown key; allowed are min, max, default"),
         (laptop("leases = { max = 5 }"), "peers.laptop.leases.max: 5: must be greater than or equal to 60"),
         (
@@ -139,7 +150,8 @@ def test_a_key_that_is_none_is_not_repeated(key: str) -> None:
     """It may be a private key that was pasted in part."""
     with pytest.raises(ConfigError) as caught:
         parse(f"[peers.laptop]\npublic_key = {json.dumps(key)}\n", PATH)
-    expected = "must be the peer's public key as `wg show INTERFACE peers` prints it: 44 characters"
+    wrong = "these are not the base64 of a key, copy it again" if len(key) == 44 else f"not {len(key)}"
+    expected = f"must be the peer's public key as `wg show INTERFACE peers` prints it: 44 characters, {wrong}"
     assert str(caught.value) == f"wg0.toml: peers.laptop.public_key: {expected}"
 
 
@@ -171,9 +183,10 @@ def test_the_key_of_the_interface_is_an_error() -> None:
 
 def test_a_section_without_a_peer_is_a_warning() -> None:
     policies = parse(laptop("", phone=""), PATH).policies
-    assert without_peer(policies, "wg0", Peers([Peer(KEY, ())], [])) == [
-        "peers.phone: no peer of wg0 has this public_key; the section has no effect"
-    ]
+    (warning,) = without_peer(policies, "wg0", Peers([Peer(KEY, ())], []))
+    assert warning.startswith("peers.phone: no peer of wg0 has this public_key; the section has no effect; ")
+    assert warning.endswith("if it is the peer's private key, replace it, and delete it here")
+    assert OTHER not in warning
 
 
 ranges = st.tuples(st.integers(1, 60), st.integers(0, 15)).map(lambda pair: f"{pair[0]}-{sum(pair)}")
