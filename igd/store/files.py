@@ -127,6 +127,11 @@ class Present:
         return now is not None and now.identity == self.identity and now.size >= self.size
 
 
+def aside(path: Path) -> Path:
+    """Return the name under which a damaged file is kept."""
+    return _asides(path)[0]
+
+
 def _new(path: Path) -> Path:
     return path.with_name(f"{path.name}.new")
 
@@ -150,7 +155,7 @@ def _make_room(path: Path) -> None:
 
 def _install(path: Path) -> None:
     """Put aside what is at `path`, and move the new file there. After a crash in between, call it again."""
-    _move(path, _asides(path)[0])
+    _move(path, aside(path))
     _new(path).replace(path)
 
 

@@ -66,7 +66,8 @@ class LeaseStore:
         for warning in found.warnings:
             log.warning("%s", warning)
         if found.damage:
-            log.error("%s is damaged (%s): %d leases could be read", path, found.damage, len(found.entries))
+            text = "%s is damaged (%s): %d leases could be read; it becomes %s once there is a new file"
+            log.error(text, path, found.damage, len(found.entries), files.aside(path))
             self._state.began = moment.boottime
         self._recorded = moment
         self._owes_state = False  # the state in the file is an older one
@@ -221,7 +222,8 @@ class LeaseStore:
             found.recorded = None  # what is in memory is newer
             self._open(found)
             if replaced or found.damage:
-                log.error("%s was written again: %s", self._path, found.damage or "it was removed")
+                old = f"; what was there is now {files.aside(self._path)}" if found.exists else ""
+                log.error("%s was written again: %s%s", self._path, found.damage or "it was removed", old)
         except StoreError as error:
             self._failure, self._reopen_at = error, self._now().boottime + REOPEN_SECONDS
             raise

@@ -74,7 +74,8 @@ def read(path: Path, now: Moment) -> Found:
     Then it is not a file, may not be read or written, is in use, or was written by a newer version or another program.
     """
     if not _has_content(path):
-        return Found(exists=False)
+        empty = [f"{path} is empty: igd begins without leases"] if path.exists() else []
+        return Found(exists=False, warnings=empty)
     damage = ""
     deadline = time.monotonic() + READ_SECONDS
     for way in WAYS:
@@ -226,7 +227,9 @@ class _Reader:
         """Leave out a row that is not as it was saved."""
         self._damage = self._damage or f"{kind}: {error}"
         if len(self._warnings) < LOGGED_ROWS:
-            self._warnings.append(f"{self._path}: not a {kind} that was saved, and dropped ({error}): {row}")
+            self._warnings.append(
+                f"{self._path}: not a {kind} that was saved, and dropped ({error}): {_in_words(kind, row)}"
+            )
 
     def _fetch(self, query: str) -> Iterator[Row]:
         """Return the rows up to the first that cannot be read."""
@@ -273,6 +276,13 @@ class _Reader:
 
 def _text(octets: bytes) -> str:
     return octets.decode(errors="surrogateescape")
+
+
+def _in_words(kind: str, row: Row) -> str:
+    """Return the start of each value of a row, with its column's name if the row has this version's columns."""
+    columns = schema.columns(kind.replace("-", "_"))
+    names = [f"{name.replace('_', ' ')} " for name in columns] if len(columns) == len(row) else [""] * len(row)
+    return ", ".join(f"{name}{value!r:.60}" for name, value in zip(names, row, strict=True))
 
 
 def _from_version_1(protocol: object, port: object, *rest: object) -> Row:

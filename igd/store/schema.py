@@ -1,5 +1,6 @@
 """The tables of the lease file, and the state that is in it beside leases and hold-downs."""
 
+import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ TABLES = {
     """,
 }
 SAVE_HOLD_DOWN = "INSERT OR REPLACE INTO hold_down VALUES (?, ?, ?, ?)"
+
+
+def columns(table: str) -> list[str]:
+    """Return the names of the columns of a table."""
+    return re.findall(r"(?m)^        ([a-z_]+) [A-Z]+ ?", TABLES[table])
 
 
 @dataclass(slots=True)

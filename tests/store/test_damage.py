@@ -236,7 +236,8 @@ def test_a_row_that_is_no_lease_is_logged_and_dropped(
         assert store.is_new, "mappings were lost"
         assert store.epoch_began() == 1060.0
     assert "not a lease that was saved" in caplog.text
-    assert "is damaged" in caplog.text
+    (line,) = [each for each in caplog.messages if f"{path} is damaged (" in each]
+    assert line.endswith(f": 2 leases could be read; it becomes {aside(path)} once there is a new file")
     assert aside(path).exists()
     assert stored(path, later) == [entry(1), entry(3)]
 
@@ -263,6 +264,28 @@ def test_of_two_rows_for_one_port_the_first_is_kept(path: Path) -> None:
     )
     with opened(path) as store:
         assert store.load() == [entry(1), entry(2)]
+
+
+def test_a_dropped_row_is_in_words_which_are_short(path: Path) -> None:
+    with opened(path) as store:
+        store.save([Change(None, entry(8043, description="d" * 1000))])
+    change(path, "UPDATE lease SET internal_port = 0", "INSERT INTO hold_down VALUES (17, 0, 'p', 1.0)")
+    lease, hold_down = reading.read(path, START).warnings
+    assert "(not a port): protocol 17, external port 8043, pinhole '', internal address '10.100.0.2', in" in lease
+    assert len(lease) < len(str(path)) + 500
+    assert hold_down.endswith("(not a port): protocol 17, external port 0, peer 'p', until 1.0")
+
+
+def test_an_empty_file_is_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(path):
+        pass
+    assert caplog.messages == [], "a first start"
+    for journal in path.parent.glob("*-wal"):
+        journal.unlink()
+    path.write_bytes(b"")
+    with opened(path) as store:
+        assert store.is_new
+    assert caplog.messages == [f"{path} is empty: igd begins without leases"]
 
 
 def test_of_a_thousand_bad_rows_ten_are_logged(path: Path) -> None:

@@ -67,12 +67,14 @@ def test_what_is_lost_is_written_again(path: Path, lose: Callable[[Path], None],
         assert store.load() == expected
 
 
-def test_what_another_program_put_there_is_put_aside(path: Path) -> None:
+def test_what_another_program_put_there_is_put_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(path) as store:
         path.unlink()
         path.write_bytes(b"junk")
         store.save([Change(None, entry(1))])
-    assert path.with_name("leases.sqlite.damaged").read_bytes() == b"junk"
+    aside = path.with_name("leases.sqlite.damaged")
+    assert aside.read_bytes() == b"junk"
+    assert caplog.messages[-1].endswith(f"; what was there is now {aside}")
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
