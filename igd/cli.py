@@ -107,13 +107,21 @@ def _stop(arguments: argparse.Namespace) -> int:
     from igd.firewall.backend import FirewallError
 
     instance = Instance(arguments.interface)
+    name = instance.interface
     try:
-        if not instance.stop(STOP_SECONDS):
-            _print(f"igd was not running for {instance.interface}")
+        ended = instance.stop(STOP_SECONDS)
         with instance.lock():
-            kernel.remove_everything(instance.interface, *_mark_and_destinations(instance))
+            kernel.remove_everything(name, *_mark_and_destinations(instance))
+    except PermissionError:
+        return _print_error(f"only root and its own user may stop the igd of {name}: sudo igd stop {name}", FAILED)
     except (OSError, FirewallError) as error:
-        return _print_error(f"{instance.interface}: {error}", FAILED)
+        return _print_error(f"{name}: {error}", FAILED)
+    if ended == "killed":
+        return _print(
+            f"igd did not end in {STOP_SECONDS:g} s, and was killed; what it left in the firewall was removed"
+        )
+    if not ended:
+        return _print(f"igd was not running for {name}; what a killed one may have left in the firewall was removed")
     return OK
 
 

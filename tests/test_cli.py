@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import socket
+import tempfile
 import tomllib
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -308,11 +309,46 @@ def test_mappings_are_listed_as_text_and_as_json(
     assert requested == [(directories / "run", admin_client.MAPPINGS)] * 2
 
 
-def test_stop_cleans_up_even_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_cleans_up_even_without_a_daemon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cleared: list[tuple[str, int | None]] = []
     monkeypatch.setattr(kernel, "remove_everything", lambda name, *_: cleared.append((name, Instance(name).process())))
     assert run(monkeypatch, "stop", "wg0") == 0
     assert cleared == [("wg0", os.getpid())], "under the lock, so that a new daemon does not lose its rules"
+    expected = "igd was not running for wg0; what a killed one may have left in the firewall was removed\n"
+    assert capsys.readouterr() == (expected, "")
+
+
+@pytest.mark.parametrize(("ended", "printed"), [("stopped", ""), ("killed", "left in the firewall was removed\n")])
+def test_stop_prints_that_it_had_to_kill(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: str, printed: str
+) -> None:
+    monkeypatch.setattr(Instance, "stop", lambda *_: ended)
+    monkeypatch.setattr(kernel, "remove_everything", lambda *_: None)
+    assert run(monkeypatch, "stop", "wg0") == 0
+    output = capsys.readouterr().out
+    assert output.endswith(printed)
+    assert bool(output) == bool(printed)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("existing", [True, False], ids=["lock of a daemon", "no directory"])
+def test_another_user_is_told_who_may_stop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, existing: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{directory}/run")
+        if existing:
+            with Instance("wg0").lock():
+                pass
+        os.seteuid(64000)
+        try:
+            assert run(monkeypatch, "stop", "wg0") == cli.FAILED
+        finally:
+            os.seteuid(0)
+    assert capsys.readouterr() == ("", "igd: only root and its own user may stop the igd of wg0: sudo igd stop wg0\n")
 
 
 def test_stop_ends_the_flows_of_static_mappings_which_are_not_stored(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal
 
 from igd.process import lock_holder
 
@@ -87,28 +87,28 @@ class Instance:
         with file:
             yield file if _is_held(file) else None
 
-    def stop(self, timeout: float) -> bool:
-        """Terminate the daemon, kill it after `timeout` seconds, wait for its end. Return whether it was running.
+    def stop(self, timeout: float) -> Literal["", "stopped", "killed"]:
+        """Terminate the daemon, kill it after `timeout` seconds, and return how it ended; "" if it was not running.
 
         Raise OSError, and signal nothing, if the process that the lock file names is not proven to be the daemon.
         """
         with self._held() as file:
             if file is None:
-                return False
+                return ""
             process = _named(file)
             try:
                 pidfd = os.pidfd_open(process)
             except OSError as error:
                 self._require_released(file, process, str(error))
-                return True
+                return "stopped"
             with os.fdopen(pidfd, "rb", buffering=0), suppress(ProcessLookupError):
                 # the process that was opened before it was examined is the one that is signalled
                 self._require_holder(file, process)
                 for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
                     signal.pidfd_send_signal(pidfd, number)
                     if select.select([pidfd], [], [], seconds)[0]:
-                        break
-            return True
+                        return "killed" if number == signal.SIGKILL else "stopped"
+            return "stopped"
 
     def _require_holder(self, file: BinaryIO, process: int) -> None:
         """Raise OSError if this process is not the daemon, and the lock is still held."""
