@@ -48,7 +48,7 @@ def test_a_pinhole_is_open_until_it_is_deleted(backend: str) -> None:
                     assert len(_marked_flows(lab)) == 1
                     granted(map_port(lab.c1, 8043, protocol, source=C1_IPV6, lifetime=0))
                     # Not that the talk is over: a late packet of c1's is one that goes out, as all of c1's may.
-                    assert _marked_flows(lab) == []
+                    until(lambda: _marked_flows(lab) == [])
                 assert swallows(lab.srv, lab.net, C1_IPV6, 8043, word)
         assert rules(lab) == before
 

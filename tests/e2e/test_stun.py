@@ -173,11 +173,13 @@ def test_a_resolver_that_does_not_answer_keeps_nobody_from_stopping() -> None:
 
 
 def test_a_new_address_of_the_nat_is_noticed_and_told() -> None:
-    with behind_nat("1:1") as (lab, nat), coturn(lab.net), serving(lab, STUN, IMPATIENT) as process:
-        process.wait_for(f"external address: {OUTSIDE}$")
-        upnpc(lab.c1, "-r", "8043", "tcp")
+    with behind_nat("1:1") as (lab, nat), coturn(lab.net):
+        with serving(lab, STUN) as process:
+            process.wait_for(f"external address: {OUTSIDE}$")
+            upnpc(lab.c1, "-r", "8043", "tcp")
         stored.change(lab, "UPDATE state SET began = began - 3600")
-        with listening(lab.c1) as ear, answering(lab.c1, 8043):
+        with serving(lab, STUN, IMPATIENT) as process, listening(lab.c1) as ear, answering(lab.c1, 8043):
+            process.wait_for(f"external address: {OUTSIDE}$")
             nat.run("ip", "address", "add", f"{OTHER_OUTSIDE}/24", "dev", "outside")
             nat.run("iptables-nft-restore", input=nat_rules("1:1", OTHER_OUTSIDE))
             process.wait_for(f"external address: {OTHER_OUTSIDE}$")
@@ -191,10 +193,10 @@ def test_a_restart_with_the_same_address_keeps_the_epoch() -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with start(lab, STUN) as process:
                 process.wait_for(f"external address: {OUTSIDE}$")
-                if number == signal.SIGTERM:
-                    stored.change(lab, "UPDATE state SET began = began - 3600")
                 process.signal(number)
                 process.wait()
+            if number == signal.SIGTERM:
+                stored.change(lab, "UPDATE state SET began = began - 3600")
         with listening(lab.c1) as ear, serving(lab, STUN):
             assert _epoch(ear.receive(has_address(OUTSIDE))) >= 3600
 

@@ -82,7 +82,10 @@ def test_the_operator_sees_what_clients_did(served: Lab) -> None:
         "internal_address": C1,
         "internal_port": 8600,
         "remotes": [],
+        "static": False,
+        "suspended": False,
         "peer": key,
+        "name": None,
         "description": "for the operator",
     }
     table = igd(served, "list", "wg0").stdout
