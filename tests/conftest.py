@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,10 +25,14 @@ def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_log_filters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the filters that a test adds to the log's handlers away after it: they leave out lines of later tests."""
-    for handler in logging.getLogger().handlers:
+def own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a test does to the log: its level, and filters of its handlers, decide what later tests capture."""
+    root = logging.getLogger()
+    level = root.level
+    for handler in root.handlers:
         monkeypatch.setattr(handler, "filters", [])
+    yield
+    root.setLevel(level)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.firewalls import FIREWALLS, Firewall, loaded
 from tests.e2e.serving import PUBLIC, REMOTE, rules, serving, upnpc
-from tests.lab import Lab, Process, answering, ask, call, put, swallows, swallows_more, until
+from tests.lab import PATIENCE, CommandFailed, Lab, Process, answering, ask, call, put, swallows, swallows_more, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import Protocol
 
@@ -53,10 +53,23 @@ class Fail2ban:
         self._lab, self._process = lab, process
 
     def ban(self, address: str) -> None:
-        """Log an attack from this address, and return when it is banned."""
-        self._lab.srv.run("sh", "-c", f"echo 'attack from {address}' >> {ATTACKS}")
-        self._process.wait_for(rf"NOTICE +\[attacks\] Ban {address}")
+        """Log an attack from this address, and return when it is banned.
+
+        fail2ban can miss a line that comes while it looks at the file for the first time, so the attack is repeated.
+        """
+        self._attack(address)
+        try:
+            self._await_ban(address, PATIENCE / 4)
+        except CommandFailed:
+            self._attack(address)
+            self._await_ban(address, PATIENCE)
         until(lambda: address in rules(self._lab))  # it is logged before it is carried out
+
+    def _attack(self, address: str) -> None:
+        self._lab.srv.run("sh", "-c", f"echo 'attack from {address}' >> {ATTACKS}")
+
+    def _await_ban(self, address: str, timeout: float) -> None:
+        self._process.wait_for(rf"NOTICE +\[attacks\] Ban {address}", timeout)
 
     def unban(self, address: str) -> None:
         """Lift the ban on this address."""
