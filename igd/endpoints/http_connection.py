@@ -156,8 +156,8 @@ class Responder(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response."""
         if isinstance(resp, web.HTTPException):
-            # its frames refer to it: without this, the request's body stays until the garbage is collected
-            resp.__traceback__ = None
+            # its frames and its cause's refer to it: without this, the request's body stays until garbage is collected
+            resp.__traceback__ = resp.__cause__ = resp.__context__ = None
         self._finish(request, resp)
         return await super().finish_response(request, resp, start_time)
 
