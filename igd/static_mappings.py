@@ -68,9 +68,11 @@ class StaticMappings:
             by_peer[entry.mapping.peer].append(entry)
         for peer, entries in by_peer.items():
             async with self._ledger.peer_lock(peer):
-                await self._ledger.commit(list(self._changes(entries)), imposed=True)
-            opened = ", ".join(str(entry.mapping) for entry in entries)
-            log.info("opened, static: %s (%s)", opened, self._gateway.policies.label(peer), extra=of_peer(peer))
+                changes = list(self._changes(entries))
+                await self._ledger.commit(changes, imposed=True)
+            opened = ", ".join(str(change.after.mapping) for change in changes if change.after)
+            if opened:
+                log.info("opened, static: %s (%s)", opened, self._gateway.policies.label(peer), extra=of_peer(peer))
 
     def _changes(self, entries: list[Entry]) -> Iterator[Change]:
         """Yield the changes that open these entries of one peer, in place of what it had mapped itself."""

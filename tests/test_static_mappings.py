@@ -1,5 +1,6 @@
 """Static mappings stand while their peer owns the address; their peer may request them, and nobody closes them."""
 
+import logging
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -8,6 +9,7 @@ import pytest
 from igd.core.mapping import (
     BY_INTERNAL_ENDPOINT,
     STATIC,
+    Change,
     Claim,
     Endpoint,
     Entry,
@@ -170,3 +172,17 @@ async def test_a_failure_of_the_kernel_is_retried() -> None:
     assert harness.table == {}
     await harness.maintenance.recheck_peers()
     assert harness.table == harness.backend.entries == {KEY: STANDS}
+
+
+async def test_a_port_that_another_peer_still_holds_is_not_opened_nor_said_to_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    harness = harness_of()
+    harness.peers.all = (peer("c2", "10.100.0.3/32"),)
+    await harness.start()
+    await harness.ledger.commit([Change(None, entry(8043, internal=C2))])
+    harness.peers.all = PEERS
+    await harness.maintenance.recheck_peers()
+    assert harness.table == {KEY: entry(8043, internal=C2)}
+    assert "opened, static" not in caplog.text
