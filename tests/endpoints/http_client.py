@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import html
 from collections.abc import AsyncIterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_interface
 from typing import NamedTuple
 from uuid import UUID
 
 from igd.endpoints.upnp_http import Listening, UPnPHttp
-from igd.wire.upnp import soap
+from igd.wire.upnp import description, soap
 from tests.gateway_harness import C1, SERVER, GatewayHarness
 
 ROOT = UUID("0d5f4e7c-5b2e-4c35-9b0d-2f6f2f1c0001")
@@ -17,6 +17,7 @@ WIC = "urn:schemas-upnp-org:service:WANIPConnection:1"
 CONTROL = "/control/WANIPConn1"
 PORT = 2869
 PRODUCT = "Linux UPnP/1.1 igd/0.1"
+HUGE = bytes(64 * 1024 * 1024)
 HANG = 60
 """Seconds that only a hang exceeds, on any machine."""
 
@@ -37,6 +38,17 @@ def http_for(
     per_peer: int = 32,
 ) -> UPnPHttp:
     return UPnPHttp(Listening("lo", PORT, connections, per_peer), harness.gateway, ROOT, documents or {}, PRODUCT)
+
+
+@contextlib.asynccontextmanager
+async def serving(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
+    """Serve the documents, and HUGE at /huge, on the server's address."""
+    documents = description.documents(description.Identity(ROOT, "here", "0.1", "/"))
+    server = http_for(harness, documents | {"/huge": HUGE})
+    await server.listen_on([ip_interface(SERVER)])
+    yield server
+    await server.close()
+    await harness.ledger.close()
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
-from ipaddress import ip_interface
 
 import pytest
 from aiohttp import web
@@ -12,22 +11,18 @@ from aiohttp import web
 from igd.endpoints import http_connection
 from igd.endpoints.http_connection import LONGEST_REQUEST, LONGEST_TARGET
 from igd.endpoints.upnp_http import UPnPHttp
-from igd.wire.upnp import description
 from tests.endpoints.http_client import (
     HANG,
-    ROOT,
     call,
     connected,
     connections_are,
     exchange,
     get,
     head,
-    http_for,
     parsed,
+    serving,
 )
-from tests.gateway_harness import SERVER, GatewayHarness
-
-HUGE = bytes(64 * 1024 * 1024)
+from tests.gateway_harness import GatewayHarness
 
 
 @pytest.fixture
@@ -37,12 +32,8 @@ async def harness() -> GatewayHarness:
 
 @pytest.fixture
 async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    documents = description.documents(description.Identity(ROOT, "here", "0.1", "/"))
-    server = http_for(harness, documents | {"/huge": HUGE})
-    await server.listen_on([ip_interface(SERVER)])
-    yield server
-    await server.close()
-    await harness.ledger.close()
+    async with serving(harness) as server:
+        yield server
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]

@@ -30,11 +30,11 @@ from tests.endpoints.http_client import (
     head,
     http_for,
     parsed,
+    serving,
 )
 from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, map_port
 
 STRANGER = IPv4Address("10.100.0.9")
-HUGE = bytes(64 * 1024 * 1024)
 
 ADD = {
     "NewRemoteHost": "",
@@ -55,12 +55,8 @@ async def harness() -> GatewayHarness:
 
 @pytest.fixture
 async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    documents = description.documents(description.Identity(ROOT, "here", "0.1", "/"))
-    server = http_for(harness, documents | {"/huge": HUGE})
-    await server.listen_on([ip_interface(SERVER)])
-    yield server
-    await server.close()
-    await harness.ledger.close()
+    async with serving(harness) as server:
+        yield server
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
