@@ -25,13 +25,19 @@ def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a test does to the log: its level, and filters of its handlers, decide what later tests capture."""
+def own_log() -> Iterator[None]:
+    """Undo what a test does to the log: its level, and filters of its handlers, decide what later tests capture.
+
+    Without another fixture, so that it is set up before them and has the last word.
+    """
     root = logging.getLogger()
     level = root.level
-    for handler in root.handlers:
-        monkeypatch.setattr(handler, "filters", [])
+    filters = [(handler, handler.filters) for handler in root.handlers]
+    for handler, _ in filters:
+        handler.filters = []
     yield
+    for handler, before in filters:
+        handler.filters = before
     root.setLevel(level)
 
 

@@ -166,7 +166,7 @@ def test_no_text_is_more_than_a_line(logged: Log, text: str, escaped: str) -> No
     assert logged.lines() == [f"INFO igd.test: asks for {escaped}"]
 
 
-def test_only_what_peers_cause_is_cut(logged: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_peers_cause_is_cut(logged: Log) -> None:
     long = "監" * 1000
     log.warning("to paste: %s", long)
     assert logged.lines() == [f"WARNING igd.test: to paste: {long}"]
@@ -176,14 +176,13 @@ def test_only_what_peers_cause_is_cut(logged: Log, monkeypatch: pytest.MonkeyPat
     assert LONGEST - 3 <= len(line.removeprefix("WARNING igd.test: ").encode()) <= LONGEST
     assert line.endswith("監...")
     cause.set(None)
-    monkeypatch.setattr(log, "level", logging.DEBUG)
-    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+    logging.getLogger().setLevel(logging.DEBUG)
     log.debug("malformed: %s", long)
     assert len(logged.lines()[0].encode()) < LONGEST + 30
 
 
-def test_debug_lines_are_not_counted(logged: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "level", logging.DEBUG)
+def test_debug_lines_are_not_counted(logged: Log) -> None:
+    logging.getLogger().setLevel(logging.DEBUG)
     cause.set(KEYS[0])
     for number in range(1000):
         log.debug("request %s", number)
