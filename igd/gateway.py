@@ -22,16 +22,25 @@ from igd.core.request import (
     GetExternalAddress,
     GetLinkStatus,
     GetMapping,
+    GetMappingAt,
+    GetPeerState,
+    GetPinholeTimeout,
+    GetPinholeTraffic,
     LinkStatus,
     ListMappings,
     Mapped,
     MappingList,
     MapPort,
+    PeerState,
+    PinholeTimeout,
+    PinholeTraffic,
     Refusal,
+    RenewPinhole,
     Reply,
     Request,
     UnmapInternal,
     Unmapped,
+    UnmapPinhole,
     UnmapPorts,
 )
 from igd.core.unicast import is_unicast
@@ -50,7 +59,7 @@ REREAD_SECONDS = 0.2
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
 
-ChangeRequest = MapPort | UnmapPorts | UnmapInternal
+ChangeRequest = MapPort | UnmapPorts | UnmapInternal | RenewPinhole | UnmapPinhole
 
 
 class PeerSource(Protocol):
@@ -81,7 +90,8 @@ class Gateway:
     """Answers the requests of all protocols; changes of one peer are made one after another.
 
     `clock` is `boottime`, in seconds. `taken` returns whether another rule translates an external port already, or the
-    server itself listens on it; such ports are not mapped. If the kernel or the store fails, the request is refused.
+    server itself listens on it; such ports are not mapped. `idle_seconds` returns how long connection tracking keeps a
+    flow without packets (OSError, ValueError). If the kernel or the store fails, the request is refused.
     `announced` is the external address as clients see it, `counters` counts by request and outcome, `dropped` counts
     what was sent above a limit, by `subject` and as a text. `on_new_peers` are awaited one after another when the peers
     have changed, before any change is decided.
@@ -95,6 +105,7 @@ class Gateway:
     clock: Callable[[], float]
     rng: random.Random
     taken: Callable[[TransportProtocol, int], bool]
+    idle_seconds: Callable[[TransportProtocol], int]
     announced: IPv4Address | None = field(default=None, init=False)
     counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
     dropped: collections.Counter[tuple[str | None, str]] = field(default_factory=collections.Counter, init=False)
@@ -189,24 +200,48 @@ class Gateway:
 
     async def _decide(self, peer: Peer, source: Address, request: Request) -> Reply:
         match request:
-            case MapPort() | UnmapPorts() | UnmapInternal():
+            case MapPort() | UnmapPorts() | UnmapInternal() | RenewPinhole() | UnmapPinhole():
                 # a client that disconnects must not leave table, kernel and store inconsistent
                 return await asyncio.shield(self._change(peer, source, request))
-            case GetMapping(protocol, port, remotes):
-                entry = self.ledger.table.find(peer.public_key, (protocol, port))
-                return self._mapped(entry) if entry and entry.mapping.remotes == remotes else Refusal.NO_SUCH_MAPPING
-            case ListMappings():
-                own = self.ledger.table.of_peer(peer.public_key)
-                return MappingList(tuple(self._mapped(each) for each in own if isinstance(each.mapping, PortMapping)))
             case GetExternalAddress():
                 address = self.announced if self.ledger.addresses else None  # without them nothing can be mapped
                 return ExternalAddress(address) if address else Refusal.NO_EXTERNAL_ADDRESS
-            case GetLinkStatus():
-                try:
+            case GetLinkStatus() | GetPinholeTraffic() | GetPinholeTimeout():
+                return await self._read_host(peer, request)
+            case _:
+                return self._read_table(peer.public_key, request)
+
+    def _read_table(self, peer: str, request: GetMapping | GetMappingAt | ListMappings | GetPeerState) -> Reply:
+        table = self.ledger.table
+        match request:
+            case GetMapping(protocol, port, remotes):
+                entry = table.find(peer, (protocol, port))
+                return self._mapped(entry) if entry and entry.mapping.remotes == remotes else Refusal.NO_SUCH_MAPPING
+            case GetMappingAt(index):
+                entry = table.port_mapping_at(peer, index)
+                return self._mapped(entry) if entry else Refusal.NO_SUCH_MAPPING
+            case ListMappings():
+                own = (each for each in table.of_peer(peer) if isinstance(each.mapping, PortMapping))
+                return MappingList(tuple(map(self._mapped, own)))
+            case GetPeerState():
+                allowed = self.policies.of(peer).allows_pinholes()
+                return PeerState(table.port_mappings(peer), table.update_id(peer), allowed)
+
+    async def _read_host(self, peer: Peer, request: GetLinkStatus | GetPinholeTraffic | GetPinholeTimeout) -> Reply:
+        try:
+            match request:
+                case GetLinkStatus():
                     return await self.link()
-                except OSError as error:
-                    log.error("cannot read the state of the external interface: %s", error)
-                    return Refusal.SYSTEM_FAILURE
+                case GetPinholeTimeout(protocol):
+                    return PinholeTimeout(self.idle_seconds(protocol))
+                case GetPinholeTraffic(unique_id):
+                    entry = self.ledger.table.find_pinhole(peer.public_key, unique_id)
+                    if entry is None:
+                        return Refusal.NO_SUCH_MAPPING
+                    return PinholeTraffic(0 if entry.suspended else await self.ledger.packets(entry.mapping))
+        except (FirewallError, OSError, ValueError) as error:
+            log.error("%s cannot be answered: %s", type(request).__name__, error)
+            return Refusal.SYSTEM_FAILURE
 
     async def _change(self, peer: Peer, source: Address, request: ChangeRequest) -> Reply:
         """Make a change in the peer's turn. The queue is limited, so that no peer delays the others for long."""
@@ -222,6 +257,8 @@ class Gateway:
                         return await self._unmap(peer, request)
                     case UnmapInternal():
                         return await self._unmap_internal(peer, source, request)
+                    case RenewPinhole() | UnmapPinhole():
+                        return await self._change_pinhole(peer, request)
         except (FirewallError, OSError) as error:
             log.error("%s refused: %s", request, error)
             return Refusal.SYSTEM_FAILURE
@@ -264,6 +301,8 @@ class Gateway:
         peers, key = await self.peers.peers(), peer.public_key
         if not (peers.may_map(key, source, internal) and is_unicast(internal) and self.peers.reaches(internal)):
             return Refusal.NOT_YOUR_ADDRESS
+        if internal.version == 6 and not self.policies.of(key).allows_pinholes():
+            return Refusal.NO_PINHOLES
         if not self.policies.of(key).routed_hosts and peers.is_routed_host(internal):
             return Refusal.FORBIDDEN
         if internal.version == 4 and not self.ledger.addresses:
@@ -281,6 +320,22 @@ class Gateway:
             return Refusal.NOT_YOUR_ADDRESS
         changes = self.ledger.table.plan_unmap_internal(peer.public_key, request)
         return changes if isinstance(changes, Refusal) else await self._close(changes)
+
+    async def _change_pinhole(self, peer: Peer, request: RenewPinhole | UnmapPinhole) -> Reply:
+        """Renew or close a pinhole. A lease that NAT-PMP's or PCP's requests may hold is not shortened."""
+        held = self.ledger.table.find_pinhole(peer.public_key, request.unique_id)
+        if held is None:
+            return Refusal.NO_SUCH_MAPPING
+        if held.lease.static:
+            return Refusal.STATIC
+        if isinstance(request, UnmapPinhole):
+            return await self._close([Change(held, None)])
+        lease = self.policies.of(peer.public_key).lease(request.lifetime, self.clock())
+        if held.mapping.claim.by_internal:
+            lease = max(lease, held.lease, key=lambda each: (each.endless, each.expires))
+        renewed = Entry(held.mapping, lease)
+        await self.ledger.commit([Change(held, renewed)])
+        return self._mapped(renewed)
 
     async def _close(self, changes: Sequence[Change]) -> Unmapped:
         await self.ledger.commit(changes)

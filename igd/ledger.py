@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol, TypeVar, TypeVarTuple
 
-from igd.core.mapping import Change, Entry, Key, abridged, changes_of
+from igd.core.mapping import AnyMapping, Change, Entry, Key, abridged, changes_of
 from igd.core.table import HoldDown, Table
 from igd.firewall.backend import Backend, FirewallError
 from igd.log_lines import ONCE
@@ -56,7 +56,8 @@ class Ledger:
     A change is made in all three or in none. After a failure the kernel's state is replaced by the table's, at once or,
     if that fails too, before the next change. Kernel and disk may block and are used from one worker thread. Changes
     that arrive meanwhile go into one transaction; if it fails, each is tried alone, so that no peer is refused because
-    of another's change. `clock` is `boottime`, the clock of leases, in seconds.
+    of another's change. `clock` is `boottime`, the clock of leases, in seconds. `on_accepted` is called with what the
+    table has accepted.
 
     If only the store fails, what closes or renews a mapping is done nevertheless, and owed to the store: it is saved
     after the next change that can be saved, or by `settle_store`. Of each mapping only the last state is owed.
@@ -66,6 +67,7 @@ class Ledger:
         self.table = Table()
         self.addresses: tuple[IPv4Address, ...] = ()
         self.on_change: list[Callable[[], None]] = []
+        self.on_accepted: list[Callable[[Sequence[Change]], None]] = []
         self._backend = backend
         self._store = store
         self._clock = clock
@@ -105,7 +107,7 @@ class Ledger:
 
     async def take_over(self, keep: Iterable[Entry], drop: Iterable[Entry], addresses: Iterable[IPv4Address]) -> None:
         """Start with the entries to `keep`, delete those to `drop` from the store, and replace the kernel's state."""
-        self.table.accept((Change(None, entry) for entry in keep), self._clock())
+        self._accept([Change(None, entry) for entry in keep])
         self.addresses = tuple(addresses)
         await self.in_worker(self._save_or_owe, [Change(entry, None) for entry in drop])
         self.table.resume_hold_downs(await self.in_worker(self._store.hold_downs), self._clock())
@@ -148,6 +150,10 @@ class Ledger:
                 log.error("mapped flows may be dropped, retrying: %s", error)
                 self.retry_later()
                 return False
+
+    async def packets(self, mapping: AnyMapping) -> int:
+        """Return how many packets the internet has sent through an open mapping since it was opened; FirewallError."""
+        return await self.in_worker(self._backend.packets, mapping)
 
     async def repair_if_dirty(self) -> None:
         """Make the kernel equal to the table if an earlier failure left it different."""
@@ -211,7 +217,7 @@ class Ledger:
             await self._after_failure(batch, error)
         else:
             for pending in batch:
-                self.table.accept(pending.changes, self._clock())
+                self._accept(pending.changes)
                 pending.done = True
             self._notify()
 
@@ -329,6 +335,11 @@ class Ledger:
         )
         self._dirty = False
         self._notify()
+
+    def _accept(self, changes: Sequence[Change]) -> None:
+        self.table.accept(changes, self._clock())
+        for listener in self.on_accepted:
+            listener(changes)
 
     def _notify(self) -> None:
         for listener in self.on_change:

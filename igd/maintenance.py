@@ -61,7 +61,8 @@ class Maintenance:
         """Resume the stored mappings that are still allowed, and open the static ones; FirewallError or OSError."""
         self._gateway.announced = announced
         peers = await self._peers.peers()
-        static = self._static.standing(peers)
+        stored = list(stored)
+        static = self._static.standing(peers, stored)
         replaced = {entry.mapping.key for entry in static}
         keep: list[Entry] = []
         drop: dict[str, list[Entry]] = {}  # by reason

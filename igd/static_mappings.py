@@ -2,7 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from igd.core.mapping import (
     BY_INTERNAL_ENDPOINT,
@@ -44,16 +45,23 @@ class StaticMappings:
         self._warnings = RecurringWarnings(log)
         self.problems: list[str] = []
 
-    def standing(self, peers: Peers) -> list[Entry]:
-        """Return the entries that are not in the table and can stand; log which others cannot, and why."""
+    def standing(self, peers: Peers, stored: Iterable[Entry] = ()) -> list[Entry]:
+        """Return the entries that are not in the table and can stand; log which others cannot, and why.
+
+        `stored` entries are about to be in the table.
+        """
         found, problems = [], []
+        unique_ids: dict[int, Key] = {
+            entry.mapping.unique_id: entry.mapping.key for entry in stored if isinstance(entry.mapping, Pinhole)
+        }
         for key, (static, mapping) in self._wanted.items():
             held = self._ledger.table.find(mapping.peer, key)
             if held is not None and held.lease.static:
                 continue
-            obstacle = self._obstacle(mapping, peers)
-            if obstacle is None:
-                found.append(Entry(mapping, STATIC))
+            placed = self._with_unique_id(mapping, held, unique_ids)
+            obstacle = self._obstacle(mapping, peers) if placed else "all UniqueIDs of pinholes are in use"
+            if placed and obstacle is None:
+                found.append(Entry(placed, STATIC))
             else:
                 peer = self._gateway.policies.label(mapping.peer)
                 problems.append(f'static mapping "{static}" of {peer} does not stand: {obstacle}')
@@ -82,6 +90,21 @@ class StaticMappings:
             held = table.find(entry.mapping.peer, key)
             if held is not None or not table.holds(key):
                 yield Change(held, entry)
+
+    def _with_unique_id(self, mapping: AnyMapping, held: Entry | None, used: dict[int, Key]) -> AnyMapping | None:
+        """Return the mapping, a pinhole with the UniqueID of the one that it replaces, or a free one; None if none is.
+
+        `used` are chosen already, for these keys.
+        """
+        if not isinstance(mapping, Pinhole):
+            return mapping
+        present = held.mapping.unique_id if held and isinstance(held.mapping, Pinhole) else None
+        own = (each for each, key in used.items() if key == mapping.key)
+        free = present or next(own, None) or self._ledger.table.free_unique_id(self._gateway.rng, used)
+        if free is None:
+            return None
+        used[free] = mapping.key
+        return replace(mapping, unique_id=free)
 
     def _obstacle(self, mapping: AnyMapping, peers: Peers) -> str | None:
         address = mapping.internal.address

@@ -157,6 +157,7 @@ class GatewayHarness:
             clock=self.clock,
             rng=random.Random(1),
             taken=self.taken,
+            idle_seconds={TransportProtocol.TCP: 432_000, TransportProtocol.UDP: 120}.__getitem__,
         )
         self.maintenance = Maintenance(self.gateway)
 

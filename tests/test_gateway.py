@@ -22,6 +22,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
+from igd.core.table import UNIQUE_IDS
 from igd.gateway import LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
 from igd.log_lines import cause
 from tests.gateway_harness import (
@@ -358,7 +359,11 @@ async def test_a_peer_gets_a_pinhole_to_its_own_address_from_any_of_its_addresse
     harness.peers.all = (peer("c1", f"{C1}/32", f"{INSIDE}/128"), PEERS[1])
     await harness.start()
     granted = await harness.ask(pinhole(), source)
-    assert granted == Mapped(Pinhole(TransportProtocol.TCP, Endpoint(INSIDE, 8043), "c1"), 300)
+    assert isinstance(granted, Mapped)
+    assert isinstance(granted.mapping, Pinhole)
+    unique_id = granted.mapping.unique_id
+    assert unique_id in UNIQUE_IDS
+    assert granted == Mapped(Pinhole(TransportProtocol.TCP, Endpoint(INSIDE, 8043), "c1", unique_id=unique_id), 300)
     assert harness.all_equal()
     assert await ports(harness) == [], "a pinhole is not a port mapping"
     assert [mapped.mapping for mapped in harness.gateway.mappings()] == [granted.mapping]

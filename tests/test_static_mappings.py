@@ -32,6 +32,7 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.core.reserved_ports import StaticMapping
+from igd.core.table import UNIQUE_IDS
 from igd.firewall.backend import FirewallError
 from tests.gateway_harness import C1, C2, KEY, PEERS, GatewayHarness, entry, map_port, peer
 
@@ -62,7 +63,10 @@ async def test_a_pinhole_stands_too() -> None:
     harness.peers.all = (peer("c1", f"{IPV6}/128"),)
     await harness.start()
     hole = Pinhole(UDP, Endpoint(IPv6Address(IPV6), 4000), "c1", "static", claim=BY_INTERNAL_ENDPOINT)
-    assert list(harness.table.values()) == [Entry(hole, STATIC)]
+    ((_, entry),) = harness.table.items()
+    assert isinstance(entry.mapping, Pinhole)
+    assert entry == Entry(replace(hole, unique_id=entry.mapping.unique_id), STATIC)
+    assert entry.mapping.unique_id in UNIQUE_IDS
 
 
 async def test_it_takes_the_place_of_a_stored_mapping() -> None:

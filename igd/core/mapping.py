@@ -77,8 +77,13 @@ def abridged(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + more
 
 
-Key = tuple[TransportProtocol, int] | tuple[TransportProtocol, int, IPv6Address]
-"""What identifies a mapping on this server: protocol and external port, and for a pinhole its address."""
+PinholeKey = tuple[TransportProtocol, int, IPv6Address] | tuple[TransportProtocol, int, IPv6Address, Remote]
+
+Key = tuple[TransportProtocol, int] | PinholeKey
+"""What identifies a mapping on this server: protocol and external port, and for a pinhole its address.
+
+Where UPnP requested a pinhole for one remote only, the remote is part of the key.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -148,7 +153,8 @@ class PortMapping:
 class Pinhole:
     """An internal IPv6 endpoint that the internet may reach through the server's firewall; fields as of PortMapping.
 
-    Nothing is translated: the endpoint has the same address and port outside as inside.
+    Nothing is translated: the endpoint has the same address and port outside as inside. `unique_id` (1 to 65535) is
+    UPnP's UniqueID, which no two pinholes share; 0 before it is chosen.
     """
 
     protocol: TransportProtocol
@@ -157,6 +163,7 @@ class Pinhole:
     description: str = ""
     remotes: tuple[Remote, ...] = ()
     claim: Claim = BY_EXTERNAL_PORT
+    unique_id: int = 0
 
     @property
     def external_port(self) -> int:
@@ -164,10 +171,17 @@ class Pinhole:
         return self.internal.port
 
     @property
-    def key(self) -> tuple[TransportProtocol, int, IPv6Address]:
-        """The protocol and the endpoint; no two pinholes share them."""
+    def key(self) -> PinholeKey:
+        """The protocol and the endpoint, and the remote of a request by UPnP; no two pinholes share them.
+
+        Requests of PCP name a pinhole by its endpoint, whatever they filter. To UPnP, pinholes for different remotes
+        are different ones (WANIPv6FirewallControl:1 §2.5.3).
+        """
         assert isinstance(self.internal.address, IPv6Address), "a pinhole is for IPv6"
-        return self.protocol, self.internal.port, self.internal.address
+        endpoint = self.protocol, self.internal.port, self.internal.address
+        if self.claim.by_internal or not self.remotes:
+            return endpoint
+        return *endpoint, self.remotes[0]
 
     def __str__(self) -> str:
         return f"{self.protocol.name} {self.internal}{from_remotes(self.remotes)}"

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from igd.core.mapping import AnyMapping, Change, Claim, Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.policy import Policy
@@ -30,6 +30,7 @@ class Planner:
     peer: str
     request: MapPort
     now: float
+    unique_ids: set[int] = field(default_factory=set)  # chosen for pinholes of this plan
 
     def plan(self) -> Change | Refusal:
         """Return the change that maps the first port of the request."""
@@ -91,7 +92,15 @@ class Planner:
             return Refusal.CONFLICT
         if (protocol, internal.port) in NEVER_MAPPED or not self._allows(internal.port):
             return Refusal.FORBIDDEN
-        return self._plan_mapping(Pinhole(protocol, internal, *self._attributes))
+        pinhole = Pinhole(protocol, internal, *self._attributes)
+        held = self.table.find(self.peer, pinhole.key)
+        if held is not None and isinstance(held.mapping, Pinhole):
+            return self._plan_mapping(replace(pinhole, unique_id=held.mapping.unique_id))
+        unique_id = self.table.free_unique_id(self.rng, self.unique_ids)
+        if unique_id is None:
+            return Refusal.NO_FREE_PORT
+        self.unique_ids.add(unique_id)
+        return self._plan_mapping(replace(pinhole, unique_id=unique_id))
 
     def _plan_renewal(self, port: int) -> Change | Refusal:
         if not self.request.any_port and self.request.external_port != port:

@@ -57,6 +57,22 @@ class PortRule:
             and (self.description is None or self.description.search(description) is not None)
         )
 
+    def has_same_port(self) -> bool:
+        """Return whether the rule is about mappings whose external port is the internal one, as those of pinholes."""
+        return len(self.for_same_port().external) > 0
+
+    def overrides(self, other: "PortRule") -> bool:
+        """Return whether this rule, which comes first, decides on all pinholes that `other` is about."""
+        first, stop = other.for_same_port().external.start, other.for_same_port().external.stop
+        own = self.for_same_port().external
+        return (
+            self.description is None
+            and own.start <= first
+            and stop <= own.stop
+            and other.network.network_address in self.network
+            and other.network.prefixlen >= self.network.prefixlen
+        )
+
     def for_same_port(self) -> "PortRule":
         """Return the rule for mappings whose internal port is the external one and is not chosen yet (0)."""
         first, stop = max(self.external.start, self.internal.start), min(self.external.stop, self.internal.stop)
@@ -130,6 +146,14 @@ class Policy:
         """Return whether this external port may lead to `internal`."""
         return self.reserves(protocol, external_port) or _first_match(
             self._applicable(internal, description), external_port
+        )
+
+    def allows_pinholes(self) -> bool:
+        """Return whether some pinhole is allowed: by a rule for IPv6 that no earlier one overrides as a whole."""
+        rules = [rule for rule in self.rules if rule.network.version == 6]
+        return any(
+            rule.allow and rule.has_same_port() and not any(each.overrides(rule) for each in rules[:index])
+            for index, rule in enumerate(rules)
         )
 
     def lease(self, lifetime: int, now: float) -> Lease:

@@ -96,12 +96,40 @@ class UnmapInternal:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewPinhole:
+    """Give the peer's pinhole with this UniqueID a lease of `lifetime` seconds, unless another protocol's is longer."""
+
+    unique_id: int
+    lifetime: int
+
+    def __str__(self) -> str:
+        return f"renew pinhole {self.unique_id} for {self.lifetime} s"
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapPinhole:
+    """Close the peer's pinhole with this UniqueID."""
+
+    unique_id: int
+
+    def __str__(self) -> str:
+        return f"close pinhole {self.unique_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class GetMapping:
     """Read the peer's mapping of this external port that admits exactly these remotes (none: all sources)."""
 
     protocol: TransportProtocol
     external_port: int
     remotes: tuple[Remote, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GetMappingAt:
+    """Read the peer's port mapping at this index (from 0), oldest first."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +147,40 @@ class GetLinkStatus:
     """Read the state and the counters of the external interface."""
 
 
-Request = MapPort | UnmapPorts | UnmapInternal | GetMapping | ListMappings | GetExternalAddress | GetLinkStatus
+@dataclass(frozen=True, slots=True)
+class GetPinholeTraffic:
+    """Read what the internet has sent through the peer's pinhole with this UniqueID."""
+
+    unique_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetPinholeTimeout:
+    """Read for how long a flow that the peer opened may be silent before the server's firewall forgets it."""
+
+    protocol: TransportProtocol
+
+
+@dataclass(frozen=True, slots=True)
+class GetPeerState:
+    """Read the state of the peer's mappings as a whole."""
+
+
+Request = (
+    MapPort
+    | UnmapPorts
+    | UnmapInternal
+    | RenewPinhole
+    | UnmapPinhole
+    | GetMapping
+    | GetMappingAt
+    | ListMappings
+    | GetExternalAddress
+    | GetLinkStatus
+    | GetPinholeTraffic
+    | GetPinholeTimeout
+    | GetPeerState
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +230,32 @@ class LinkStatus:
     uptime: int
 
 
+@dataclass(frozen=True, slots=True)
+class PinholeTraffic:
+    """Packets from the internet that have passed through a pinhole since it was opened."""
+
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinholeTimeout:
+    """Seconds."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """How many port mappings the peer has, how often they have changed, and whether it may open any pinhole.
+
+    `update_id` counts since the start, from 0 to 2**32 - 1 and again from 0.
+    """
+
+    port_mappings: int
+    update_id: int
+    pinholes_allowed: bool
+
+
 class Refusal(enum.Enum):
     """The reply that refuses a request, by reason; each codec maps the reasons to its own result codes."""
 
@@ -176,16 +263,27 @@ class Refusal(enum.Enum):
     NOT_YOUR_ADDRESS = "the internal address does not belong to the peer, or is routed outside the tunnel"
     PROTOCOL_FORBIDDEN = "the operator's configuration does not allow the peer this protocol"
     FORBIDDEN = "the operator's rules, or routed_hosts, do not allow this mapping"
+    NO_PINHOLES = "the operator's rules allow the peer no pinhole"
     CONFLICT = "the external port is taken"
     STATIC = "the operator made this mapping"
     OTHER_NONCE = "the mapping was requested with another nonce"
     TOO_MANY_REMOTES = "the mapping, or all of the peer together, would admit too many remotes"
     QUOTA = "the peer holds the maximum number of mappings"
-    NO_FREE_PORT = "no external port is free"
+    NO_FREE_PORT = "no external port, or no UniqueID of a pinhole, is free"
     TOO_MANY_REQUESTS = "the peer sends too many requests"
     NO_SUCH_MAPPING = "the peer has no such mapping"
     NO_EXTERNAL_ADDRESS = "the server has no external address"
     SYSTEM_FAILURE = "the server could not carry out the request"
 
 
-Reply = Mapped | Unmapped | MappingList | ExternalAddress | LinkStatus | Refusal
+Reply = (
+    Mapped
+    | Unmapped
+    | MappingList
+    | ExternalAddress
+    | LinkStatus
+    | PinholeTraffic
+    | PinholeTimeout
+    | PeerState
+    | Refusal
+)

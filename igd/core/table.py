@@ -1,12 +1,15 @@
 """All mappings and their leases, and what a request would change."""
 
 import heapq
+import itertools
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
+from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, TransportProtocol
+from igd.core.oldest_first import OldestFirst
 from igd.core.request import Refusal, UnmapInternal, UnmapPorts
 
 HOLD_DOWN = 120.0
@@ -18,6 +21,10 @@ MAX_HELD_DOWN = 64
 
 MAX_REMOTES = 16
 """How many remotes one mapping may admit."""
+
+
+UNIQUE_IDS = range(1, 2**16)
+"""UniqueIDs of pinholes (WANIPv6FirewallControl:1 §2.3.9, ui2). 0 is left out: clients take it for none."""
 
 
 class HoldDown(NamedTuple):
@@ -39,6 +46,9 @@ class Table:
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._by_peer: dict[str, dict[Key, Entry]] = {}
+        self._port_mappings: dict[str, OldestFirst[Key]] = {}  # of each peer that has any
+        self._update_ids: Counter[str] = Counter()
+        self._pinholes: dict[int, Key] = {}  # by UniqueID; those of planned changes as well
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
         self._by_internal: dict[
@@ -65,6 +75,41 @@ class Table:
     def find(self, public_key: str, key: Key) -> Entry | None:
         """Return the peer's entry with this key; None if it has none, even if another peer holds the key."""
         return self._by_peer.get(public_key, {}).get(key)
+
+    def port_mapping_at(self, public_key: str, index: int) -> Entry | None:
+        """Return the peer's port mapping at this index (from 0), oldest first; None beyond the last."""
+        own = self._port_mappings.get(public_key, ())
+        return self._entries[own[index]] if index < len(own) else None
+
+    def port_mappings(self, public_key: str) -> int:
+        """Return how many port mappings the peer has."""
+        return len(self._port_mappings.get(public_key, ()))
+
+    def update_id(self, public_key: str) -> int:
+        """Return how often the peer's port mappings have changed since the start; 0 follows 2**32 - 1.
+
+        SystemUpdateID (WANIPConnection:2 §2.3.28) counts every change, that of a lease as well.
+        """
+        return self._update_ids[public_key] % 2**32
+
+    def find_pinhole(self, public_key: str, unique_id: int) -> Entry | None:
+        """Return the peer's pinhole with this UniqueID, or None."""
+        key = self._pinholes.get(unique_id)
+        return None if key is None else self.find(public_key, key)
+
+    def has_unique_id(self, unique_id: int) -> bool:
+        """Return whether a pinhole has this UniqueID, or will have it after a planned change."""
+        return unique_id in self._pinholes
+
+    def free_unique_id(self, rng: random.Random, chosen: Container[int] = ()) -> int | None:
+        """Return a UniqueID that no pinhole has and that is not in `chosen`, by chance; None if there is none.
+
+        By chance, so that a client that still has the UniqueID of a closed pinhole does not soon name another with it.
+        """
+        first = rng.choice(UNIQUE_IDS)
+        after, before = range(first, UNIQUE_IDS.stop), range(UNIQUE_IDS.start, first)
+        free = (each for each in itertools.chain(after, before) if each not in self._pinholes and each not in chosen)
+        return next(free, None)
 
     def find_internal(self, public_key: str, protocol: TransportProtocol, internal: Endpoint) -> Entry | None:
         """Return the peer's entry that is claimed by this internal endpoint, or None."""
@@ -190,15 +235,18 @@ class Table:
             heapq.heappop(self._expiries)
         return None
 
-    def reserve(self, changes: Iterable[Change]) -> None:
-        """Withhold the keys of these planned changes from other requests."""
+    def reserve(self, changes: Sequence[Change]) -> None:
+        """Withhold the keys of these planned changes, and their UniqueIDs, from other requests."""
         keys = {change.key for change in changes}
         assert keys.isdisjoint(self._reserved), "the key of another planned change"
         self._reserved |= keys
+        self._pinholes.update(_new_pinholes(changes))
 
-    def release(self, changes: Iterable[Change]) -> None:
+    def release(self, changes: Sequence[Change]) -> None:
         """Drop these planned changes."""
         self._reserved -= {change.key for change in changes}
+        for unique_id in _new_pinholes(changes):
+            del self._pinholes[unique_id]
 
     def accept(self, changes: Iterable[Change], now: float) -> None:
         """Apply planned changes; each `before` must equal the entry in the table."""
@@ -207,6 +255,8 @@ class Table:
             self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "the change was planned on another state of the table"
             self._count_remotes(change)
+            if len(key) == 2:  # a port mapping
+                self._update_ids[change.peer] += 1
             if change.before is not None and self._by_internal.get(_internal(change.before.mapping)) == key:
                 del self._by_internal[_internal(change.before.mapping)]
             if change.after is None:
@@ -226,18 +276,28 @@ class Table:
         self._end_hold_down(key)
         self._entries[key] = entry
         self._by_peer.setdefault(entry.mapping.peer, {})[key] = entry
+        if isinstance(entry.mapping, Pinhole):
+            self._pinholes[entry.mapping.unique_id] = key
+        else:
+            self._port_mappings.setdefault(entry.mapping.peer, OldestFirst()).add(key)
         if entry.mapping.claim.by_internal:
             self._by_internal[_internal(entry.mapping)] = key
         heapq.heappush(self._expiries, (entry.lease.expires, key))
 
     def _remove(self, key: Key, now: float) -> None:
-        peer = self._entries.pop(key).mapping.peer
+        mapping = self._entries.pop(key).mapping
+        peer = mapping.peer
         of_peer = self._by_peer[peer]
         del of_peer[key]
         if not of_peer:
             del self._by_peer[peer]
-        if len(key) == 2:  # a port mapping
-            self._hold_down(key, peer, now + HOLD_DOWN, now)
+        if isinstance(mapping, Pinhole):
+            del self._pinholes[mapping.unique_id]
+            return
+        self._port_mappings[peer].remove(key)
+        if not self._port_mappings[peer]:
+            del self._port_mappings[peer]
+        self._hold_down(mapping.key, peer, now + HOLD_DOWN, now)
 
     def resume_hold_downs(self, held_down: Iterable[HoldDown], now: float) -> None:
         """Resume the hold-downs of an earlier run, in the order in which they end, before any port is closed."""
@@ -260,6 +320,12 @@ class Table:
             del self._held_down_by_peer[peer][key]
             if not self._held_down_by_peer[peer]:
                 del self._held_down_by_peer[peer]
+
+
+def _new_pinholes(changes: Iterable[Change]) -> dict[int, Key]:
+    """Return the UniqueIDs, and the keys, of the pinholes that these changes open."""
+    opened = (change.after.mapping for change in changes if change.after and not change.before)
+    return {each.unique_id: each.key for each in opened if isinstance(each, Pinhole)}
 
 
 def _internal(mapping: AnyMapping) -> tuple[str, TransportProtocol, Endpoint]:

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Change, Entry
+from igd.core.mapping import AnyMapping, Change, Entry
 
 
 class FirewallError(Exception):
@@ -51,6 +51,9 @@ class Backend(MappingBackend, Protocol):
 
     def follow_peers(self) -> None:
         """Limit the rates of the site's present peers; a failure is logged."""
+
+    def packets(self, mapping: AnyMapping) -> int:
+        """Return how many packets the internet has sent through an open mapping since it was opened; FirewallError."""
 
     def ensure_forward(self) -> bool:
         """Ensure that the operator's forward chains accept mapped flows, after they were changed.

@@ -34,6 +34,7 @@ from igd.firewall.nfnetlink import (
     u8,
     u32,
 )
+from igd.firewall.open_pinholes import OpenPinholes, admits
 from igd.firewall.site import PCP_ANYCAST, PCP_SERVER_PORT
 
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
@@ -71,10 +72,14 @@ class Flow(NamedTuple):
 
 
 class Conntrack:
-    """Ends flows in the network namespace of the thread that created it; `mark` is the mark bit of mapped flows."""
+    """Ends flows in the network namespace of the thread that created it; `mark` is the mark bit of mapped flows.
 
-    def __init__(self, mark: int) -> None:
+    The flows of a closed pinhole stay if one of `pinholes` lets them through.
+    """
+
+    def __init__(self, mark: int, pinholes: OpenPinholes | None = None) -> None:
         self._mark = mark
+        self._pinholes = pinholes or OpenPinholes()
         self._netlink = Netlink()
         self._dumping = Netlink()  # flows are deleted while a dump is read
         self._deletes_by_filter = True  # until the kernel refuses it
@@ -91,7 +96,9 @@ class Conntrack:
         Flows into other networks belong to other instances, which use the same mark.
         """
         mappings = [entry.mapping for entry in keep]
-        kept = {(int(one.protocol), one.external_port, one.internal): one.remotes for one in mappings}
+        kept: dict[tuple[int, int, Endpoint], list[tuple[Remote, ...]]] = {}
+        for one in mappings:
+            kept.setdefault((int(one.protocol), one.external_port, one.internal), []).append(one.remotes)
         own = tuple(networks)
 
         def stale(payload: bytes) -> bool:
@@ -101,8 +108,8 @@ class Conntrack:
             protocol, orig_dst, reply_src = flow.translation
             if not any(reply_src.address in network for network in own):
                 return False
-            remotes = kept.get((protocol, orig_dst.port, reply_src))
-            return remotes is None or not _admit(remotes, flow.source)
+            admitted = kept.get((protocol, orig_dst.port, reply_src), ())
+            return not any(admits(remotes, flow.source) for remotes in admitted)
 
         self._end(socket.AF_UNSPEC, _with_mark(self._mark), stale)
 
@@ -155,7 +162,7 @@ class Conntrack:
         destinations = {_to(each) + marked for each in ended}
         have = _have(ended)
         criteria = destinations.pop() if len(destinations) == 1 else marked
-        self._end(socket.AF_INET6, criteria, lambda payload: have(payload) and self._is_marked(parse(payload)))
+        self._end(socket.AF_INET6, criteria, lambda payload: have(payload) and self._is_ended(parse(payload)))
 
     def _end(self, family: int, criteria: bytes, is_ended: Callable[[bytes], bool]) -> None:
         """Dump the flows that match the criteria, and delete those for which `is_ended` holds as they come."""
@@ -171,6 +178,13 @@ class Conntrack:
         for error in refusals:
             if error.errno != errno.ENOENT:  # ENOENT: the flow ended in between
                 raise error
+
+    def _is_ended(self, flow: Flow | None) -> bool:
+        """Return whether a flow to a closed pinhole's endpoint is to be ended: no other pinhole lets it through."""
+        if flow is None or not self._is_marked(flow):
+            return False
+        protocol, orig_dst, _reply_src = flow.translation
+        return not self._pinholes.admit(protocol, orig_dst, flow.source)
 
     def _is_marked(self, flow: Flow | None) -> bool:
         return flow is not None and flow.mark & self._mark == self._mark
@@ -302,13 +316,6 @@ def _destinations(mapping: AnyMapping, external: Iterable[IPv4Address]) -> list[
     if isinstance(mapping, Pinhole):
         return [mapping.internal]
     return [Endpoint(address, mapping.external_port) for address in external]
-
-
-def _admit(remotes: Collection[Remote], source: Endpoint) -> bool:
-    """Return whether a mapping with these remotes admits the source."""
-    return not remotes or any(
-        source.address in remote.network and remote.port in (0, source.port) for remote in remotes
-    )
 
 
 def _with_translation(translation: Translation) -> bytes:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
-from igd.core.mapping import Change, Endpoint, Entry, Remote
+from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Remote
 from igd.firewall import detect
 from igd.firewall.backend import Backend, MappingBackend
 from igd.firewall.conntrack import Conntrack, Translation, endings, translations
@@ -14,8 +14,11 @@ from igd.firewall.forward.forward import Forward
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.nfnetlink import NFPROTO_INET
+from igd.firewall.nft import request_rate, traffic
 from igd.firewall.nft.nftables import Nftables
-from igd.firewall.nft.request_rate import RequestRateTable, table_name
+from igd.firewall.nft.request_rate import RequestRateTable
+from igd.firewall.nft.traffic import TrafficTable
+from igd.firewall.open_pinholes import OpenPinholes
 from igd.firewall.operator_rules.xtables import nft_tables
 from igd.firewall.pretend import Pretend
 from igd.firewall.site import Site, label
@@ -37,10 +40,12 @@ class Kernel:
     def __init__(self, mappings: MappingBackend, site: Site) -> None:
         self.mappings = mappings
         self.forward = Forward(site)
+        self._pinholes = OpenPinholes()
         self._conntrack = Conntrack(site.mark)
-        self._sweeping = Conntrack(site.mark)  # used by the thread of the sweeps
+        self._sweeping = Conntrack(site.mark, self._pinholes)  # used by the thread of the sweeps
         self._sweeps = Sweeps(self._sweeping.end)
         self._request_rate = RequestRateTable(site)
+        self._traffic = TrafficTable(site)
         self._site = site
         self._addresses: tuple[IPv4Address, ...] = ()
 
@@ -54,16 +59,20 @@ class Kernel:
         entries = list(entries)
         self.forward.ensure()
         self.mappings.replace_all(self._addresses, entries, now)
+        self._pinholes.replace(entries)
         self._conntrack.flush_stale(entries, self._site.peers)
         self._conntrack.end(endings((), [entry.mapping for entry in entries], self._addresses))
         if self._site.anycast:
             self._conntrack.end_anycast()
         self._request_rate.replace()
+        self._traffic.replace(entry.mapping for entry in entries)
 
     def apply(self, changes: Sequence[Change], now: float) -> None:
         """Carry out `changes`; then sweep the flows of lost mappings, and those that keep packets from new ones."""
         self._sweeps.require_room()
         self.mappings.apply(changes, now)
+        self._pinholes.change(changes)
+        self._traffic.apply(changes)
         moved = _moved(changes)
         lost = [change.before.mapping for change in moved if change.before]
         self._sweeps.add(endings(lost, [change.after.mapping for change in moved if change.after], self._addresses))
@@ -76,6 +85,10 @@ class Kernel:
     def follow_peers(self) -> None:
         """Limit the rates of the site's present peers; a failure is logged."""
         self._request_rate.replace()
+
+    def packets(self, mapping: AnyMapping) -> int:
+        """Return how many packets the internet has sent through this mapping; FirewallError."""
+        return self._traffic.packets(mapping)
 
     def ensure_forward(self) -> bool:
         """Ensure that forward chains accept mapped flows; return whether rules of ours were edited."""
@@ -90,6 +103,7 @@ class Kernel:
             stack.callback(self.mappings.remove_all)
             if nft_tables() is not None:
                 stack.callback(self._request_rate.remove)
+                stack.callback(self._traffic.remove)
 
     def close(self) -> None:
         """Close the sockets; the kernel's state stays as it is."""
@@ -98,12 +112,13 @@ class Kernel:
         self._sweeping.close()
         self._conntrack.close()
         self._request_rate.close()
+        self._traffic.close()
 
     @property
     def ports(self) -> tuple[int, ...]:
         """The addresses of the netlink sockets that edit our tables in nftables."""
         own = (self.mappings.port,) if isinstance(self.mappings, Nftables) else ()
-        return *own, self._request_rate.port
+        return *own, self._request_rate.port, self._traffic.port
 
 
 def _moved(changes: Iterable[Change]) -> list[Change]:
@@ -135,7 +150,7 @@ def build(choice: detect.Backend, site: Site, legacy: LegacyWatch) -> Backend:
 
 def watch(backend: Backend, site: Site) -> Watch:
     """Return a watch for other programs' changes of nftables; NetlinkError."""
-    ours = [(NFPROTO_INET, name(site.wireguard)) for name in (label, table_name)]
+    ours = [(NFPROTO_INET, name(site.wireguard)) for name in (label, request_rate.table_name, traffic.table_name)]
     if not isinstance(backend, Kernel):
         return Watch(ours, (), ())
     return Watch(ours, backend.forward.tables, backend.ports)

@@ -114,6 +114,19 @@ class Netlink:
             return False
         return True
 
+    def get(self, message: Message) -> list[bytes]:
+        """Return the payloads that the kernel answers to a get request for one object; NetlinkError if it has none."""
+        (number,) = self._send([message], [NLM_F_ACK])
+        found = []
+        for answer in self._answers(number):
+            if answer.kind == NLMSG_ERROR:
+                refused, explanation = refusal(answer)
+                if refused:
+                    raise NetlinkError(refused, explanation)
+                break
+            found.append(answer.payload)
+        return found
+
     def dump(self, message: Message) -> list[bytes]:
         """Return the payloads of a dump; repeat it when a concurrent change interrupts it."""
         for _attempt in range(_DUMP_ATTEMPTS):

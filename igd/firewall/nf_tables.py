@@ -82,7 +82,7 @@ class NFTA_SET(IntEnum):
 
     TABLE, NAME, FLAGS = 1, 2, 3
     KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN = 4, 5, 6, 7
-    ID = 10
+    ID, EXPR = 10, 17
 
 
 class NFT_SET(IntFlag):
@@ -100,10 +100,16 @@ class NFTA_SET_ELEM_LIST(IntEnum):
 class NFTA_SET_ELEM(IntEnum):
     """Attributes of an element: enum nft_set_elem_attributes."""
 
-    KEY, DATA, TIMEOUT, USERDATA = 1, 2, 4, 6
+    KEY, DATA, TIMEOUT, USERDATA, EXPR = 1, 2, 4, 6, 7
 
 
 # Expressions
+
+
+class NFTA_COUNTER(IntEnum):
+    """Attributes of counter: enum nft_counter_attributes."""
+
+    BYTES, PACKETS = 1, 2
 
 
 class NFTA_EXPR(IntEnum):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Change, Entry, Key
+from igd.core.mapping import AnyMapping, Change, Entry, Key
 from igd.firewall.backend import FirewallError
 
 
@@ -38,6 +38,10 @@ class Pretend:
 
     def follow_peers(self) -> None:
         """Do nothing: no packets are limited."""
+
+    def packets(self, mapping: AnyMapping) -> int:  # noqa: ARG002 - the signature is Backend's
+        """Return 0: nothing passes."""
+        return 0
 
     def ensure_forward(self) -> bool:
         """Do nothing, and return False: no forward chain can drop anything."""

@@ -26,8 +26,10 @@ PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9")
 OURS = "igd_"
 """The prefix of the tables and chains of every instance."""
 
-RATE_TABLE = "/rate"
-"""What the name of each instance's second table adds to its label. "ra" is no number, so no label ends in it."""
+RATE_TABLE, TRAFFIC_TABLE = "/rate", "/traffic"
+"""What the names of each instance's other tables add to its label. "ra" and "tr" are no numbers: no label ends so."""
+
+WITHOUT_MAPPINGS = (RATE_TABLE, TRAFFIC_TABLE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

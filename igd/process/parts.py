@@ -24,7 +24,7 @@ from igd.firewall.site import RequestRate, Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.firewall.watch import Watch
 from igd.gateway import Gateway
-from igd.host import clock
+from igd.host import clock, flow_timeouts
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.own_ports import OwnPorts
@@ -211,6 +211,7 @@ def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallPart
         clock=clock.boottime,
         rng=random.SystemRandom(),
         taken=taken,
+        idle_seconds=flow_timeouts.idle_seconds,
     )
 
 

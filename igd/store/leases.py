@@ -19,11 +19,12 @@ from igd.store.reading import Found
 log = logging.getLogger(__name__)
 
 _SAVE = """
-    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (protocol, external_port, pinhole) DO UPDATE SET
         internal_address = excluded.internal_address, internal_port = excluded.internal_port,
         peer = excluded.peer, description = excluded.description, remotes = excluded.remotes,
-        nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless
+        nonce = excluded.nonce, expires = excluded.expires, endless = excluded.endless,
+        unique_id = excluded.unique_id
 """
 _DELETE = "DELETE FROM lease WHERE protocol = ? AND external_port = ? AND pinhole = ?"
 

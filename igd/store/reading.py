@@ -1,19 +1,20 @@
 """Reads a lease file, whatever is in it: of this or an older version, of this boot or an earlier one, or damaged."""
 
 import contextlib
+import itertools
 import math
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from igd.core.mapping import Entry, Key
+from igd.core.mapping import Entry, Key, Pinhole
 from igd.core.moment import Moment, passed, shift
-from igd.core.table import HoldDown
+from igd.core.table import UNIQUE_IDS, HoldDown
 from igd.store import rows, schema
 from igd.store.files import StoreError, connect, is_of_the_disk, sqlite_code
 
@@ -139,7 +140,7 @@ class _Reader:
         since, state = self._state(version)
         move = self._move(version, since)
         entries = self._entries(version, move)
-        hold_downs = self._hold_downs(move or 0.0) if version == schema.VERSION else []
+        hold_downs = self._hold_downs(move or 0.0) if version > 2 else []
         is_current = is_marked and since and since.boot == self._now.boot and move == 0 and not self._damage
         return Found(
             entries, hold_downs, state, self._damage, recorded=since if is_current else None, warnings=self._warnings
@@ -205,11 +206,13 @@ class _Reader:
     def _entries(self, version: int, move: float | None) -> dict[Key, Entry]:
         entries: dict[Key, Entry] = {}
         latest = self._now.boottime + UNDATED_SECONDS if move is None else math.inf
+        unique_ids: set[int] = set()
         for row in self._leases():
             try:
-                entry = rows.read_lease(_from_version_1(*row) if version == 1 else row, move or 0.0, latest)
-                if entries.setdefault(entry.mapping.key, entry) is not entry:
+                entry = rows.read_lease(_of_this_version(version, row), move or 0.0, latest)
+                if entry.mapping.key in entries:
                     raise ValueError("the port of another row")  # noqa: TRY301 - one more thing that is wrong with it
+                entries[entry.mapping.key] = _with_unique_id(entry, unique_ids)
             except (ValueError, TypeError) as error:
                 self._drop("lease", row, error)
         return entries
@@ -285,6 +288,24 @@ def _in_words(kind: str, row: Row) -> str:
     return ", ".join(f"{name}{value!r:.60}" for name, value in zip(names, row, strict=True))
 
 
-def _from_version_1(protocol: object, port: object, *rest: object) -> Row:
-    *destination, expires, endless = rest
-    return (protocol, port, "", *destination, "", None, expires, endless)
+def _of_this_version(version: int, row: Row) -> Row:
+    """Return a row with the columns of this version."""
+    if version == 1:
+        protocol, port, *destination, expires, endless = row
+        row = (protocol, port, "", *destination, "", None, expires, endless)
+    return (*row, 0) if version < 4 else row
+
+
+def _with_unique_id(entry: Entry, used: set[int]) -> Entry:
+    """Return the entry, a pinhole with a UniqueID that no other has; those of older files have none."""
+    mapping = entry.mapping
+    if not isinstance(mapping, Pinhole):
+        return entry
+    if mapping.unique_id in used:
+        raise ValueError("the UniqueID of another row")
+    after, before = range(len(used) + 1, UNIQUE_IDS.stop), range(UNIQUE_IDS.start, len(used) + 1)
+    unique_id = mapping.unique_id or next((each for each in itertools.chain(after, before) if each not in used), None)
+    if unique_id is None:
+        raise ValueError("all UniqueIDs are in use")
+    used.add(unique_id)
+    return replace(entry, mapping=replace(mapping, unique_id=unique_id))

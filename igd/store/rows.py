@@ -8,7 +8,7 @@ from typing import Any
 
 from igd.core.mapping import Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.peers import is_public_key
-from igd.core.table import HOLD_DOWN, MAX_REMOTES, HoldDown
+from igd.core.table import HOLD_DOWN, MAX_REMOTES, UNIQUE_IDS, HoldDown
 
 _NONCE_OCTETS = 0, 12
 
@@ -16,8 +16,10 @@ _NONCE_OCTETS = 0, 12
 def key_columns(entry: Entry) -> tuple[int, int, str]:
     """Return the columns that identify an entry."""
     mapping = entry.mapping
-    pinhole = str(mapping.internal.address) if isinstance(mapping, Pinhole) else ""
-    return mapping.protocol, mapping.external_port, pinhole
+    if isinstance(mapping, PortMapping):
+        return mapping.protocol, mapping.external_port, ""
+    _, _, address, *remote = mapping.key
+    return mapping.protocol, mapping.external_port, " ".join([str(address), *map(_remote_text, remote)])
 
 
 def lease_row(entry: Entry) -> tuple[int | str | float | bytes | None, ...]:
@@ -29,10 +31,11 @@ def lease_row(entry: Entry) -> tuple[int | str | float | bytes | None, ...]:
         mapping.internal.port,
         mapping.peer,
         mapping.description,
-        "\n".join(f"{remote.network} {remote.port}" for remote in mapping.remotes),
+        "\n".join(map(_remote_text, mapping.remotes)),
         mapping.claim.nonce if mapping.claim.by_internal else None,
         entry.lease.expires,
         entry.lease.endless,
+        mapping.unique_id if isinstance(mapping, Pinhole) else 0,
     )
 
 
@@ -41,12 +44,12 @@ def read_lease(row: Sequence[Any], move: float, latest: float) -> Entry:
 
     Its lease ends `move` seconds later than the row says, and at `latest`.
     """
-    protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless = row
+    protocol, external_port, pinhole, address, port, peer, description, remotes, nonce, expires, endless, number = row
     lease = Lease(min(seconds(expires) + move, latest), _flag(endless))
     internal = Endpoint((_ipv6 if text(pinhole) else _ipv4)(text(address)), _port(port))
     about = public_key(peer), text(description), _remotes(text(remotes), internal.address.version), _claim(nonce)
     mapping = (
-        Pinhole(TransportProtocol(protocol), internal, *about)
+        Pinhole(TransportProtocol(protocol), internal, *about, _unique_id(number))
         if pinhole
         else PortMapping(TransportProtocol(protocol), _port(external_port), internal, *about)
     )
@@ -119,6 +122,17 @@ def _remotes(lines: str, version: int) -> tuple[Remote, ...]:
     if len(remotes) > MAX_REMOTES or any(remote.network.version != version for remote in remotes):
         raise ValueError("not the remotes of a mapping")
     return remotes
+
+
+def _unique_id(value: object) -> int:
+    """Return the UniqueID of a pinhole; 0 in a file that is older than they."""
+    if type(value) is not int or (value != 0 and value not in UNIQUE_IDS):
+        raise ValueError("not a UniqueID")
+    return value
+
+
+def _remote_text(remote: Remote) -> str:
+    return f"{remote.network} {remote.port}"
 
 
 def _remote(line: str) -> Remote:

@@ -11,7 +11,7 @@ from igd.core.moment import Moment
 from igd.core.table import HoldDown
 from igd.store import rows
 
-VERSION = 3
+VERSION = 4
 APPLICATION = 0x69676400 + VERSION
 """The file's application_id: "igd" and the version again, so that a damaged version is not one of a newer igd."""
 
@@ -25,7 +25,7 @@ TABLES = {
     CREATE TABLE lease (
         protocol INTEGER NOT NULL,
         external_port INTEGER NOT NULL,
-        pinhole TEXT NOT NULL,  -- the IPv6 address, or empty: a port mapping
+        pinhole TEXT NOT NULL,  -- the IPv6 address, and UPnP's remote; empty: a port mapping
         internal_address TEXT NOT NULL,
         internal_port INTEGER NOT NULL,
         peer TEXT NOT NULL,
@@ -34,6 +34,7 @@ TABLES = {
         nonce BLOB,  -- the claim: the nonce, empty without one; NULL: by external port only
         expires REAL NOT NULL,  -- boottime
         endless INTEGER NOT NULL,
+        unique_id INTEGER NOT NULL,  -- of a pinhole; 0: a port mapping
         UNIQUE (protocol, external_port, pinhole)
     )
     """,
@@ -92,7 +93,8 @@ def fill(
         for name, create in TABLES.items():
             database.execute(f"DROP TABLE IF EXISTS {name}")
             database.execute(create)
-        database.executemany("INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(rows.lease_row, entries))
+        leases = map(rows.lease_row, entries)
+        database.executemany("INSERT INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", leases)
         database.executemany(SAVE_HOLD_DOWN, ((*key, peer, until) for key, peer, until in hold_downs))
         record(database, state, now)
         database.execute(f"PRAGMA user_version = {VERSION}")

@@ -670,8 +670,12 @@ def test_a_port_set_of_pinholes_has_the_internal_ports() -> None:
     request = replace(port_set(4, 7001, 5000, parity=True), internal=Endpoint(C1_IPV6, 5000))
     plans = harness.planner("c1", request, NOW).plan_port_set()
     assert isinstance(plans, list)
-    assert [plan.after and plan.after.mapping for plan in plans] == [
-        Pinhole(TCP, Endpoint(C1_IPV6, port), "c1", "", (), GUARDED) for port in range(5000, 5004)
+    planned = [plan.after.mapping for plan in plans if plan.after]
+    unique_ids = [each.unique_id for each in planned if isinstance(each, Pinhole)]
+    assert len(set(unique_ids)) == 4
+    assert planned == [
+        Pinhole(TCP, Endpoint(C1_IPV6, port), "c1", "", (), GUARDED, unique_id)
+        for port, unique_id in zip(range(5000, 5004), unique_ids, strict=True)
     ]
     harness.table.accept(plans[:2], NOW)
     assert harness.port_set(request) == [5000, 5001, 5002, 5003]

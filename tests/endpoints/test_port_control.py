@@ -757,7 +757,9 @@ async def test_pcp_over_ipv6_opens_a_pinhole(harness: GatewayHarness, c1_ipv6: C
     assert await c1_ipv6.granted(request) == Response(HOUR, EPOCH, Map(NONCE, TCP, 5000, 5000, C1_IPV6))
     expected = Pinhole(TCP, Endpoint(C1_IPV6, 5000), "c1", "PCP", (), CLAIM)
     assert harness.table == {expected.key: harness.table[expected.key]}
-    assert harness.table[expected.key].mapping == expected
+    opened = harness.table[expected.key].mapping
+    assert isinstance(opened, Pinhole)
+    assert replace(opened, unique_id=0) == expected
     assert await c1_ipv6.result(replace(request, options=Options(prefer_failure=True))) == 11
     assert await c1_ipv6.result(mapping(5000, client=C1_IPV6, nonce=OTHER)) == pcp.Result.NOT_AUTHORIZED
     filtered = mapping(5000, client=C1_IPV6, filters=(Filter(64, 0, C2_IPV6),))

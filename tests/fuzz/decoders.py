@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import assert_never
 from uuid import UUID
 
 from aiohttp import HttpVersion11
@@ -28,15 +27,24 @@ from igd.core.request import (
     GetExternalAddress,
     GetLinkStatus,
     GetMapping,
+    GetMappingAt,
+    GetPeerState,
+    GetPinholeTimeout,
+    GetPinholeTraffic,
     ListMappings,
     Mapped,
     MappingList,
     MapPort,
+    PeerState,
+    PinholeTimeout,
+    PinholeTraffic,
     Refusal,
+    RenewPinhole,
     Reply,
     Request,
     UnmapInternal,
     Unmapped,
+    UnmapPinhole,
     UnmapPorts,
 )
 from igd.endpoints.upnp_http import _is_address
@@ -125,6 +133,19 @@ EXTERNAL = IPv4Address("60.60.60.1")
 _EPOCH = 77
 
 
+_PINHOLE = Mapped(Pinhole(TransportProtocol.TCP, Endpoint(C1_IPV6, 80), "peer", "d", unique_id=9), 300)
+_FIXED: dict[type[Request], Reply] = {
+    RenewPinhole: _PINHOLE,
+    UnmapPinhole: Unmapped((_PINHOLE.mapping,)),
+    GetPinholeTraffic: PinholeTraffic(7),
+    GetPinholeTimeout: PinholeTimeout(120),
+    GetPeerState: PeerState(2, 7, pinholes_allowed=True),
+    GetMappingAt: Mapped(PortMapping(TransportProtocol.TCP, 8043, Endpoint(C1, 80), "peer", "d"), 300),
+    GetExternalAddress: ExternalAddress(EXTERNAL),
+    GetLinkStatus: LINK,
+}
+
+
 def _reply(request: Request) -> Reply:
     match request:
         case MapPort(protocol, internal, port):
@@ -135,12 +156,8 @@ def _reply(request: Request) -> Reply:
             return _mapped(protocol, Endpoint(C1, 80), port)
         case ListMappings():
             return MappingList(tuple(_mapped(protocol, Endpoint(C1, 80), 8043) for protocol in TransportProtocol))
-        case GetExternalAddress():
-            return ExternalAddress(EXTERNAL)
-        case GetLinkStatus():
-            return LINK
         case _:
-            assert_never(request)
+            return _FIXED[type(request)]
 
 
 def _mapped(protocol: TransportProtocol, internal: Endpoint, port: int, asked: MapPort | None = None) -> Mapped:

@@ -54,7 +54,7 @@ def lease(number: int) -> Entry:
         case 2:
             outside = Endpoint(IPv6Address("2001:db8::2"), number)
             remotes6 = (Remote(IPv6Network("2001:db8:1::/48")),)
-            return Entry(Pinhole(protocol, outside, peer, "web", remotes6, BY_INTERNAL_ENDPOINT), until)
+            return Entry(Pinhole(protocol, outside, peer, "web", remotes6, BY_INTERNAL_ENDPOINT, number), until)
         case _:
             return Entry(PortMapping(protocol, number, inside, peer, "x" * number), until)
 

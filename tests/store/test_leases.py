@@ -26,6 +26,7 @@ from igd.core.mapping import (
     Remote,
     TransportProtocol,
 )
+from igd.core.table import UNIQUE_IDS
 from igd.store.files import StoreError
 from igd.store.leases import LeaseStore
 from tests.store.opened import KEY, Clocks, entry, opened, stored
@@ -60,12 +61,18 @@ claims = st.sampled_from([BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT]) | st.builds(
 )
 mappings = st.one_of(
     st.builds(PortMapping, protocols, st.integers(1, 65535), endpoints(4), keys, texts, remotes(4), claims),
-    st.builds(Pinhole, protocols, endpoints(6), keys, texts, remotes(6), claims),
+    st.builds(Pinhole, protocols, endpoints(6), keys, texts, remotes(6), claims, st.sampled_from(UNIQUE_IDS)),
 )
 entries = st.builds(Entry, mappings, st.builds(Lease, st.integers(0, 10**7).map(float), st.booleans()))
 
 
-@given(held=st.lists(entries, max_size=8, unique_by=lambda each: each.mapping.key))
+def identities(entry: Entry) -> tuple[object, object]:
+    """Return what no other entry has: its key, and the UniqueID of a pinhole."""
+    mapping = entry.mapping
+    return mapping.key, mapping.unique_id if isinstance(mapping, Pinhole) else mapping.key
+
+
+@given(held=st.lists(entries, max_size=8, unique_by=(lambda one: identities(one)[0], lambda one: identities(one)[1])))
 def test_saved_leases_are_read_back_in_order(tmp_path_factory: pytest.TempPathFactory, held: list[Entry]) -> None:
     path = tmp_path_factory.mktemp("store") / "leases.sqlite"
     with opened(path) as store:
@@ -87,7 +94,8 @@ def test_the_nonce_column_tells_the_claims_apart(path: Path, claim: Claim, colum
 
 def test_pinholes_to_one_port_of_several_addresses_coexist(path: Path) -> None:
     def pinhole(address: str) -> Entry:
-        return Entry(Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address(address), 80), KEY), Lease(1600.0))
+        internal = Endpoint(IPv6Address(address), 80)
+        return Entry(Pinhole(TransportProtocol.TCP, internal, KEY, unique_id=int(address[-1])), Lease(1600.0))
 
     first, second = pinhole("2001:db8::1"), pinhole("2001:db8::2")
     with opened(path) as store:

@@ -123,7 +123,7 @@ def places(mapping: AnyMapping) -> list[Placed]:
         (MAPPINGS, RESTRICTED_PORTS) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
     )
     key = _mapping_key(mapping)
-    if _admits_every_source(mapping.remotes):
+    if admits_every_source(mapping.remotes):
         return [(plain, value(_KEY, key))]
     sources = (each for remote in mapping.remotes for each in _sources(remote, key))
     return [(restricted, value(_KEY, key)), *dict.fromkeys(sources)]
@@ -132,11 +132,12 @@ def places(mapping: AnyMapping) -> list[Placed]:
 def additions(entry: Entry, now: float) -> list[Placed]:
     """Return the elements to add for the entry's mapping, with their sets."""
     data = value(_DATA, _endpoint(entry.mapping.internal)) if isinstance(entry.mapping, PortMapping) else b""
-    rest = _timeout_and_comment(entry, now)
+    rest = timeout_and_comment(entry, now)
     return [(nft_set, element(key, data if nft_set.data else b"", rest)) for nft_set, key in places(entry.mapping)]
 
 
-def _admits_every_source(remotes: Iterable[Remote]) -> bool:
+def admits_every_source(remotes: Iterable[Remote]) -> bool:
+    """Return whether these remotes restrict nothing."""
     return not remotes or any(not remote.network.prefixlen and not remote.port for remote in remotes)
 
 
@@ -159,7 +160,7 @@ def outbound_key(mapping: AnyMapping) -> bytes:
 def outbound_element(entry: Entry, external: IPv4Address, now: float) -> bytes:
     """Return the element of OUTBOUND that translates the internal endpoint to the mapping's external one."""
     data = _endpoint(Endpoint(external, entry.mapping.external_port))
-    return element(outbound_key(entry.mapping), value(_DATA, data), _timeout_and_comment(entry, now))
+    return element(outbound_key(entry.mapping), value(_DATA, data), timeout_and_comment(entry, now))
 
 
 def address_key(address: IPv4Address) -> bytes:
@@ -208,7 +209,7 @@ def comment(mapping: AnyMapping) -> str:
     return words.translate(_UNPRINTABLE).encode("ascii", "replace").decode()[:COMMENT_SIZE]
 
 
-def _timeout_and_comment(entry: Entry, now: float) -> bytes:
+def timeout_and_comment(entry: Entry, now: float) -> bytes:
     """Return the attributes that all elements of a mapping share. A comment is type 0, size, text with a NUL."""
     words = comment(entry.mapping).encode() + b"\0"
     userdata = attribute(_USERDATA, bytes([0, len(words)]) + words)

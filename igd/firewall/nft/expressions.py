@@ -42,23 +42,23 @@ def prerouting(site: Site) -> list[EncodedRule]:
         *([] if site.hairpin else skip_peers),
         (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, RETURN),
         (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, MAPPINGS, L4PROTO, DPORT)),
-        (*_TO_EXTERNAL, *_membership(RESTRICTED_PORTS, L4PROTO, DPORT), _jump(FROM_REMOTES)),
+        (*_TO_EXTERNAL, *membership(RESTRICTED_PORTS, L4PROTO, DPORT), _jump(FROM_REMOTES)),
         (*_TO_EXTERNAL, *unmark),
-        (*IPV6, *_membership(PINHOLES, _DADDR6, L4PROTO, DPORT), *mark),
-        (*IPV6, *_membership(RESTRICTED_PINHOLES, _DADDR6, L4PROTO, DPORT), _jump(PINHOLES_FROM_REMOTES)),
+        (*IPV6, *membership(PINHOLES, DADDR6, L4PROTO, DPORT), *mark),
+        (*IPV6, *membership(RESTRICTED_PINHOLES, DADDR6, L4PROTO, DPORT), _jump(PINHOLES_FROM_REMOTES)),
     ]
 
 
 def remote_rule(site: Site, remotes: RemoteSet) -> tuple[str, EncodedRule]:
     """Return the rule that translates or marks the flows from these remotes, and the chain that it belongs to."""
-    port = (_SPORT,) if remotes.has_port else ()
+    port = (SPORT,) if remotes.has_port else ()
     if remotes.data:
         source = (_masked(SADDR, remotes.prefixlen),) if remotes.prefixlen else ()
         translation = _translation(nf.NFT_NAT.DNAT, remotes, *source, _PROTOCOL, DPORT, *port)
         return FROM_REMOTES, (*IPV4, *translation)
     source = (_masked(SADDR6, remotes.prefixlen),) if remotes.prefixlen else ()
-    membership = _membership(remotes, *source, _DADDR6, L4PROTO, DPORT, *port)
-    return PINHOLES_FROM_REMOTES, (*IPV6, *membership, *_set_mark(site.mark, site.mark))
+    admitted = membership(remotes, *source, DADDR6, L4PROTO, DPORT, *port)
+    return PINHOLES_FROM_REMOTES, (*IPV6, *admitted, *_set_mark(site.mark, site.mark))
 
 
 def postrouting(site: Site) -> list[EncodedRule]:
@@ -66,7 +66,7 @@ def postrouting(site: Site) -> list[EncodedRule]:
     among_peers = (*IPV4, *interface(IIFNAME, site.wireguard), *interface(OIFNAME, site.wireguard))
     hairpin = [(*among_peers, *has_mark(site.mark), expression("masq"))]
     to_internet = (*interface(OIFNAME, site.external), *IPV4, *_UDP)
-    preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, SADDR, _SPORT))]
+    preserved = [(*to_internet, *_translation(nf.NFT_NAT.SNAT, OUTBOUND, SADDR, SPORT))]
     preserves = site.preserve_source_port and site.external
     masqueraded = [
         (*IPV4, *interface(OIFNAME, site.wireguard), *has_mark(site.mark), *_to_network(each), expression("masq"))
@@ -80,8 +80,8 @@ def _anycast(site: Site) -> list[EncodedRule]:
     peers = interface(IIFNAME, site.wireguard)
     to_server = (*_UDP, load(DPORT), compare(PCP_SERVER_PORT.to_bytes(2, "big")), expression("redir"))
     return [
-        (*peers, *IPV4, load(_DADDR), compare(PCP_ANYCAST[4].packed), *to_server),
-        (*peers, *IPV6, load(_DADDR6), compare(PCP_ANYCAST[6].packed), *to_server),
+        (*peers, *IPV4, load(DADDR), compare(PCP_ANYCAST[4].packed), *to_server),
+        (*peers, *IPV6, load(DADDR6), compare(PCP_ANYCAST[6].packed), *to_server),
     ]
 
 
@@ -90,7 +90,7 @@ def expression(name: str, *parts: bytes) -> bytes:
     return nested(nf.NFTA_LIST_ELEM, text(nf.NFTA_EXPR.NAME, name), nested(nf.NFTA_EXPR.DATA, *parts))
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     """A field of a packet: how to load it, and how many registers it fills.
 
     `dreg` is the number of the attribute for the destination register, `attributes` are all others. What is loaded is
@@ -104,38 +104,38 @@ class _Field(NamedTuple):
     mask: bytes = b""
 
 
-def _meta(key: nf.NFT_META, registers: int = 1) -> _Field:
-    return _Field("meta", nf.NFTA_META.DREG, u32(nf.NFTA_META.KEY, key), registers)
+def _meta(key: nf.NFT_META, registers: int = 1) -> Field:
+    return Field("meta", nf.NFTA_META.DREG, u32(nf.NFTA_META.KEY, key), registers)
 
 
-def payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> _Field:
+def payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> Field:
     """Return the field of so many bytes behind an offset in a header."""
     place = u32(nf.NFTA_PAYLOAD.BASE, base) + u32(nf.NFTA_PAYLOAD.OFFSET, offset) + u32(nf.NFTA_PAYLOAD.LEN, length)
-    return _Field("payload", nf.NFTA_PAYLOAD.DREG, place, (length + 3) // 4)
+    return Field("payload", nf.NFTA_PAYLOAD.DREG, place, (length + 3) // 4)
 
 
 _NFPROTO, L4PROTO = _meta(nf.NFT_META.NFPROTO), _meta(nf.NFT_META.L4PROTO)
 IIFNAME, OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
 _PROTOCOL = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 9, 1)
-SADDR, _DADDR = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
-SADDR6, _DADDR6 = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
-_SPORT, DPORT = payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 0, 2), payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 2, 2)
+SADDR, DADDR = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
+SADDR6, DADDR6 = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
+SPORT, DPORT = payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 0, 2), payload(nf.NFT_PAYLOAD.TRANSPORT_HEADER, 2, 2)
 
 
-def _masked(address: _Field, prefixlen: int) -> _Field:
+def _masked(address: Field, prefixlen: int) -> Field:
     """Return the network of this length that contains the address."""
     size = 4 * address.registers
     mask = (1 << prefixlen) - 1 << 8 * size - prefixlen
     return address if prefixlen == 8 * size else address._replace(mask=mask.to_bytes(size, "big"))
 
 
-def load(field: _Field, register: int = REG32_00) -> bytes:
+def load(field: Field, register: int = REG32_00) -> bytes:
     """Return the expressions that load a field into registers from this one."""
     loaded = expression(field.expression, u32(field.dreg, register), field.attributes)
     return loaded + bitwise(field.mask, bytes(len(field.mask)), register) if field.mask else loaded
 
 
-def concatenation(fields: tuple[_Field, ...]) -> list[bytes]:
+def concatenation(fields: tuple[Field, ...]) -> list[bytes]:
     """Return the expressions that load the fields into consecutive registers from REG32_00."""
     loads = []
     register: int = REG32_00
@@ -151,7 +151,7 @@ def compare(data: bytes, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> bytes:
     return expression("cmp", *operands)
 
 
-def interface(field: _Field, name: str, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> EncodedRule:
+def interface(field: Field, name: str, operation: nf.NFT_CMP = nf.NFT_CMP.EQ) -> EncodedRule:
     """Return the expressions that continue if the interface's name compares so to `name`."""
     # nft cannot write a quote: compare the bytes before it only, which matches a prefix of the name (in nft: `wg*`).
     prefix, quote, _rest = os.fsencode(name).partition(b'"')
@@ -163,12 +163,12 @@ def lookup(nft_set: NftSet, *rest: bytes) -> bytes:
     return expression("lookup", text(nf.NFTA_LOOKUP.SET, nft_set.name), u32(nf.NFTA_LOOKUP.SREG, REG32_00), *rest)
 
 
-def _membership(nft_set: NftSet, *fields: _Field) -> EncodedRule:
+def membership(nft_set: NftSet, *fields: Field) -> EncodedRule:
     """Return the expressions that continue if the set contains the fields."""
     return *concatenation(fields), lookup(nft_set)
 
 
-def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: _Field) -> EncodedRule:
+def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: Field) -> EncodedRule:
     """Return the expressions that translate to the endpoint that the map has for the fields, if it has one."""
     nat = expression(
         "nat",
@@ -180,7 +180,12 @@ def _translation(kind: nf.NFT_NAT, endpoints: NftSet, *fields: _Field) -> Encode
     return *concatenation(fields), lookup(endpoints, u32(nf.NFTA_LOOKUP.DREG, REG32_00)), nat
 
 
-_LOAD_MARK = expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT.MARK), u32(nf.NFTA_CT.DREG, REG32_00))
+def load_ct(key: nf.NFT_CT, *direction: bytes) -> bytes:
+    """Return the expression that loads what connection tracking knows; some of it needs a direction."""
+    return expression("ct", u32(nf.NFTA_CT.KEY, key), u32(nf.NFTA_CT.DREG, REG32_00), *direction)
+
+
+_LOAD_MARK = load_ct(nf.NFT_CT.MARK)
 _STORE_MARK = expression("ct", u32(nf.NFTA_CT.KEY, nf.NFT_CT.MARK), u32(nf.NFTA_CT.SREG, REG32_00))
 
 
@@ -199,9 +204,9 @@ def bitwise(mask: bytes, xor: bytes, register: int = REG32_00) -> bytes:
 def _to_network(network: IPv4Network) -> EncodedRule:
     """Return the expressions that continue if the destination is in the network."""
     if network.prefixlen == network.max_prefixlen:
-        return load(_DADDR), compare(network.network_address.packed)
+        return load(DADDR), compare(network.network_address.packed)
     mask = bitwise(network.netmask.packed, bytes(4))
-    return load(_DADDR), mask, compare(network.network_address.packed)
+    return load(DADDR), mask, compare(network.network_address.packed)
 
 
 def _set_mark(bit: int, xor: int) -> EncodedRule:
@@ -213,6 +218,11 @@ def has_mark(bit: int) -> EncodedRule:
     """Return the expressions that continue if the ct mark has this bit."""
     # Not "== bit": nft would print a comparison with the highest bit as a prefix.
     return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4), nf.NFT_CMP.NEQ)
+
+
+def lacks_mark(bit: int) -> EncodedRule:
+    """Return the expressions that continue unless the ct mark has this bit."""
+    return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4))
 
 
 def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
@@ -230,7 +240,7 @@ RETURN, DROP = _verdict(nf.NFT_VERDICTS.NFT_RETURN), _verdict(nf.NFT_VERDICTS.NF
 IPV4 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV4])))
 IPV6 = (load(_NFPROTO), compare(bytes([NFPROTO_IPV6])))
 _UDP = (load(L4PROTO), compare(bytes([socket.IPPROTO_UDP])))
-_TO_EXTERNAL = (*IPV4, *_membership(EXTERNAL, _DADDR))
+_TO_EXTERNAL = (*IPV4, *membership(EXTERNAL, DADDR))
 _LOAD_SOCKET = expression(
     "socket", u32(nf.NFTA_SOCKET.KEY, nf.NFT_SOCKET_TRANSPARENT), u32(nf.NFTA_SOCKET.DREG, REG32_00)
 )

@@ -10,7 +10,7 @@ from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST
 from igd.firewall.nfnetlink import NFPROTO_INET, Message, nested, nft_message, text
 from igd.firewall.nft import elements
 from igd.firewall.nft.elements import EXTERNAL, MAPPINGS, OLD_RESTRICTED, RESTRICTED_PORTS, NftSet
-from igd.firewall.site import OURS, RATE_TABLE, label
+from igd.firewall.site import OURS, WITHOUT_MAPPINGS, label
 
 
 class OtherTables:
@@ -22,11 +22,8 @@ class OtherTables:
 
     def update(self, tables: Iterable[tuple[int, str]]) -> None:
         """Remember which of all present tables, by family (NFPROTO_*) and name, belong to other instances."""
-        self._tables = [
-            name
-            for family, name in tables
-            if family == NFPROTO_INET and name.startswith(OURS) and name != self._own and not name.endswith(RATE_TABLE)
-        ]
+        ours = (name for family, name in tables if family == NFPROTO_INET and name.startswith(OURS))
+        self._tables = [name for name in ours if name != self._own and not name.endswith(WITHOUT_MAPPINGS)]
 
     def hold(self, protocol: TransportProtocol, port: int, addresses: Iterable[IPv4Address]) -> bool:
         """Return whether another instance maps this port of one of these addresses; FirewallError."""

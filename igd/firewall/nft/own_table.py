@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from igd.firewall import nf_tables as nf
-from igd.firewall.nfnetlink import Message, attributes, nested, text
+from igd.firewall.nfnetlink import Message, attributes, text
 from igd.firewall.nft import elements, expressions, stray_flows
 from igd.firewall.nft.elements import SETS, NftSet, Placed, RemoteSet
 from igd.firewall.nft.expressions import FROM_REMOTES, PINHOLES_FROM_REMOTES, EncodedRule
@@ -98,8 +98,7 @@ class OwnTable:
     def deletions(self, keys: Iterable[Placed]) -> Iterator[Message]:
         """Yield one message for each key that deletes its element; one each, because any of them may be gone."""
         for nft_set, key in keys:
-            listed = nested(nf.NFTA_SET_ELEM_LIST.ELEMENTS, elements.element(key))
-            yield self._messages.message(nf.NFT_MSG.DELSETELEM, text(nf.NFTA_SET_ELEM_LIST.SET, nft_set.name), listed)
+            yield self._messages.deletion(nft_set.name, key)
 
     def _new_table(self) -> Message:
         return self._messages.table(owned=self._site.own_table)

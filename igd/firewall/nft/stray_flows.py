@@ -12,18 +12,17 @@ Answers pass too, and hairpin flows, which leave through the tunnel.
 import sys
 
 from igd.firewall import nf_tables as nf
-from igd.firewall.nfnetlink import u8, u32
+from igd.firewall.nfnetlink import u8
 from igd.firewall.nft.elements import INTERNAL
 from igd.firewall.nft.expressions import (
     DROP,
     OIFNAME,
-    REG32_00,
     EncodedRule,
     bitwise,
     compare,
-    expression,
     has_mark,
     interface,
+    load_ct,
     lookup,
 )
 from igd.firewall.site import Site
@@ -43,15 +42,11 @@ def _stray(site: Site) -> EncodedRule:
     return (*_ORIGINAL, *_REDIRECTED, *has_mark(site.mark), *_TO_INTERNAL, DROP)
 
 
-def _load(key: nf.NFT_CT, *direction: bytes) -> bytes:
-    return expression("ct", u32(nf.NFTA_CT.KEY, key), u32(nf.NFTA_CT.DREG, REG32_00), *direction)
-
-
-_ORIGINAL = (_load(nf.NFT_CT.DIRECTION), compare(bytes([nf.IP_CT_DIR.ORIGINAL])))
+_ORIGINAL = (load_ct(nf.NFT_CT.DIRECTION), compare(bytes([nf.IP_CT_DIR.ORIGINAL])))
 _REDIRECTED = (
-    _load(nf.NFT_CT.STATUS),
+    load_ct(nf.NFT_CT.STATUS),
     bitwise(nf.IPS_DST_NAT.to_bytes(4, sys.byteorder), bytes(4)),
     compare(bytes(4), nf.NFT_CMP.NEQ),
 )
 # answers come from the address that the flow was translated to
-_TO_INTERNAL = (_load(nf.NFT_CT.SRC_IP, u8(nf.NFTA_CT.DIRECTION, nf.IP_CT_DIR.REPLY)), lookup(INTERNAL))
+_TO_INTERNAL = (load_ct(nf.NFT_CT.SRC_IP, u8(nf.NFTA_CT.DIRECTION, nf.IP_CT_DIR.REPLY)), lookup(INTERNAL))

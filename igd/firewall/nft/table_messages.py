@@ -73,6 +73,11 @@ class TableMessages:
         parts = text(nf.NFTA_RULE.CHAIN, chain), nested(nf.NFTA_RULE.EXPRESSIONS, *rule)
         return self.message(nf.NFT_MSG.NEWRULE, *parts, flags=NLM_F_CREATE | NLM_F_APPEND)
 
+    def deletion(self, nft_set: str, key: bytes) -> Message:
+        """Return the message that deletes the element with this key from a set; it fails if there is none."""
+        listed = nested(nf.NFTA_SET_ELEM_LIST.ELEMENTS, nested(nf.NFTA_LIST_ELEM, key))
+        return self.message(nf.NFT_MSG.DELSETELEM, text(nf.NFTA_SET_ELEM_LIST.SET, nft_set), listed)
+
     def elements(self, nft_set: str, added: Iterable[bytes]) -> Iterator[Message]:
         """Yield the messages that add elements to a set."""
         remaining = iter(added)

@@ -44,6 +44,7 @@ RESULTS: dict[Refusal, tuple[natpmp.Result, pcp.Result]] = {
     Refusal.NOT_YOUR_ADDRESS: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.PROTOCOL_FORBIDDEN: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.FORBIDDEN: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
+    Refusal.NO_PINHOLES: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.STATIC: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),
     Refusal.CONFLICT: (natpmp.Result.OUT_OF_RESOURCES, pcp.Result.CANNOT_PROVIDE_EXTERNAL),
     Refusal.OTHER_NONCE: (natpmp.Result.NOT_AUTHORIZED, pcp.Result.NOT_AUTHORIZED),

@@ -16,6 +16,7 @@ REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.NOT_YOUR_ADDRESS: (606, "Action not authorized"),
     Refusal.PROTOCOL_FORBIDDEN: (606, "Action not authorized"),
     Refusal.FORBIDDEN: (606, "Action not authorized"),
+    Refusal.NO_PINHOLES: (606, "Action not authorized"),
     # Besides 501, the only code on which libtorrent tries again.
     Refusal.STATIC: (606, "Action not authorized"),
     Refusal.CONFLICT: (718, "ConflictInMappingEntry"),

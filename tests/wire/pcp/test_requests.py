@@ -153,6 +153,7 @@ REFUSALS: dict[Refusal, tuple[int, int]] = {
     Refusal.PROTOCOL_FORBIDDEN: (2, 2),
     Refusal.STATIC: (2, 2),
     Refusal.FORBIDDEN: (2, 2),
+    Refusal.NO_PINHOLES: (2, 2),
     Refusal.CONFLICT: (4, 11),
     Refusal.OTHER_NONCE: (2, 2),
     Refusal.TOO_MANY_REMOTES: (4, 13),

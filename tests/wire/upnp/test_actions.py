@@ -438,6 +438,7 @@ CODES: Mapping[Refusal, int] = {
     Refusal.PROTOCOL_FORBIDDEN: 606,
     Refusal.STATIC: 606,
     Refusal.FORBIDDEN: 606,
+    Refusal.NO_PINHOLES: 606,
     Refusal.CONFLICT: 718,
     Refusal.OTHER_NONCE: 718,
     Refusal.TOO_MANY_REMOTES: 501,
