@@ -4,11 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from igd.core.request import GetExternalAddress, GetLinkStatus, LinkStatus, Refusal, Reply, Request
-from igd.wire.upnp import requests
+from igd.core.request import Refusal, Reply, Request
+from igd.wire.upnp import requests, state
 from igd.wire.upnp import variables as v
-from igd.wire.upnp.devices import LAYER3_FORWARDING, VERSIONS, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
-from igd.wire.upnp.requests import KEY, VALUE, Decoder, Parties, Values, constant_answer, constant_request
+from igd.wire.upnp.devices import (
+    LAYER3_FORWARDING,
+    VERSIONS,
+    WAN_COMMON_INTERFACE_CONFIG,
+    WAN_IP_CONNECTION,
+    WAN_IPV6_FIREWALL_CONTROL,
+    Service,
+)
+from igd.wire.upnp.requests import KEY, VALUE, Decoder, Parties, Values
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
 
 REFUSALS: dict[Refusal, tuple[int, str]] = {
@@ -77,10 +84,9 @@ def decode(service: Service, call: Call, parties: Parties) -> Invocation:
     return Invocation(action, *action.decode(v.read(action.inputs, call.arguments), parties))
 
 
-def _counter(unit: str, read: Callable[[LinkStatus], int]) -> Action:
-    """Return the row of one counter (`BytesSent`)."""
-    decoder = constant_request(GetLinkStatus(), lambda link: (read(link),))
-    return Action(f"GetTotal{unit}", {}, {f"NewTotal{unit}": v.total(unit)}, decoder)
+def _get(name: str, since: int = 1, **outputs: v.Variable) -> Action:
+    """Return the row of an action without in-arguments that reads state variables."""
+    return Action(name, {}, outputs, state.reading(outputs.values()), since=since)
 
 
 _RANGE = {
@@ -89,56 +95,65 @@ _RANGE = {
     "NewProtocol": v.PROTOCOL,
     "NewManage": v.MANAGE,  # 1 asks for the mappings of other clients as well; no peer may see them: it is ignored
 }
-_DEFAULT_CONNECTION = {"NewDefaultConnectionService": v.DEFAULT_CONNECTION_SERVICE}
 
 ACTIONS = {
     LAYER3_FORWARDING: (
-        Action("SetDefaultConnectionService", _DEFAULT_CONNECTION, {}, requests.set_default_connection),
-        Action("GetDefaultConnectionService", {}, _DEFAULT_CONNECTION, requests.get_default_connection),
+        Action(
+            "SetDefaultConnectionService",
+            {"NewDefaultConnectionService": v.DEFAULT_CONNECTION_SERVICE},
+            {},
+            requests.set_default_connection,
+        ),
+        _get("GetDefaultConnectionService", NewDefaultConnectionService=v.DEFAULT_CONNECTION_SERVICE),
     ),
     WAN_COMMON_INTERFACE_CONFIG: (
-        Action(
+        Action("SetEnabledForInternet", {"NewEnabledForInternet": v.ENABLED_FOR_INTERNET}, {}, requests.refuse),
+        _get("GetEnabledForInternet", NewEnabledForInternet=v.ENABLED_FOR_INTERNET),
+        _get(
             "GetCommonLinkProperties",
-            {},
-            {
-                "NewWANAccessType": v.WAN_ACCESS_TYPE,
-                "NewLayer1UpstreamMaxBitRate": v.UPSTREAM_MAX_BIT_RATE,
-                "NewLayer1DownstreamMaxBitRate": v.DOWNSTREAM_MAX_BIT_RATE,
-                "NewPhysicalLinkStatus": v.PHYSICAL_LINK_STATUS,
-            },
-            constant_request(GetLinkStatus(), requests.link_properties),
+            NewWANAccessType=v.WAN_ACCESS_TYPE,
+            NewLayer1UpstreamMaxBitRate=v.UPSTREAM_MAX_BIT_RATE,
+            NewLayer1DownstreamMaxBitRate=v.DOWNSTREAM_MAX_BIT_RATE,
+            NewPhysicalLinkStatus=v.PHYSICAL_LINK_STATUS,
         ),
-        _counter("BytesSent", lambda link: link.bytes_sent),
-        _counter("BytesReceived", lambda link: link.bytes_received),
-        _counter("PacketsSent", lambda link: link.packets_sent),
-        _counter("PacketsReceived", lambda link: link.packets_received),
+        _get("GetMaximumActiveConnections", NewMaximumActiveConnections=v.MAXIMUM_ACTIVE_CONNECTIONS),
+        _get("GetTotalBytesSent", NewTotalBytesSent=v.TOTAL_BYTES_SENT),
+        _get("GetTotalBytesReceived", NewTotalBytesReceived=v.TOTAL_BYTES_RECEIVED),
+        _get("GetTotalPacketsSent", NewTotalPacketsSent=v.TOTAL_PACKETS_SENT),
+        _get("GetTotalPacketsReceived", NewTotalPacketsReceived=v.TOTAL_PACKETS_RECEIVED),
+        Action(
+            "GetActiveConnection",
+            {"NewActiveConnectionIndex": v.NUMBER_OF_ACTIVE_CONNECTIONS},
+            {
+                "NewActiveConnDeviceContainer": v.ACTIVE_CONNECTION_DEVICE_CONTAINER,
+                "NewActiveConnectionServiceID": v.ACTIVE_CONNECTION_SERVICE_ID,
+            },
+            requests.get_active_connection,
+        ),
     ),
     WAN_IP_CONNECTION: (
         Action("SetConnectionType", {"NewConnectionType": v.CONNECTION_TYPE}, {}, requests.set_connection_type),
-        Action(
+        _get(
             "GetConnectionTypeInfo",
-            {},
-            {"NewConnectionType": v.CONNECTION_TYPE, "NewPossibleConnectionTypes": v.POSSIBLE_CONNECTION_TYPES},
-            constant_answer("IP_Routed", "IP_Routed"),
+            NewConnectionType=v.CONNECTION_TYPE,
+            NewPossibleConnectionTypes=v.POSSIBLE_CONNECTION_TYPES,
         ),
-        Action("RequestConnection", {}, {}, constant_answer()),
-        Action("ForceTermination", {}, {}, requests.force_termination),
-        Action(
+        Action("RequestConnection", {}, {}, requests.accept),
+        Action("RequestTermination", {}, {}, requests.refuse),
+        Action("ForceTermination", {}, {}, requests.refuse),
+        Action("SetAutoDisconnectTime", {"NewAutoDisconnectTime": v.AUTO_DISCONNECT_TIME}, {}, requests.refuse),
+        Action("SetIdleDisconnectTime", {"NewIdleDisconnectTime": v.IDLE_DISCONNECT_TIME}, {}, requests.refuse),
+        Action("SetWarnDisconnectDelay", {"NewWarnDisconnectDelay": v.WARN_DISCONNECT_DELAY}, {}, requests.refuse),
+        _get(
             "GetStatusInfo",
-            {},
-            {
-                "NewConnectionStatus": v.CONNECTION_STATUS,
-                "NewLastConnectionError": v.LAST_CONNECTION_ERROR,
-                "NewUptime": v.UPTIME,
-            },
-            constant_request(GetLinkStatus(), requests.status),
+            NewConnectionStatus=v.CONNECTION_STATUS,
+            NewLastConnectionError=v.LAST_CONNECTION_ERROR,
+            NewUptime=v.UPTIME,
         ),
-        Action(
-            "GetNATRSIPStatus",
-            {},
-            {"NewRSIPAvailable": v.RSIP_AVAILABLE, "NewNATEnabled": v.NAT_ENABLED},
-            constant_answer(0, 1),
-        ),
+        _get("GetAutoDisconnectTime", NewAutoDisconnectTime=v.AUTO_DISCONNECT_TIME),
+        _get("GetIdleDisconnectTime", NewIdleDisconnectTime=v.IDLE_DISCONNECT_TIME),
+        _get("GetWarnDisconnectDelay", NewWarnDisconnectDelay=v.WARN_DISCONNECT_DELAY),
+        _get("GetNATRSIPStatus", NewRSIPAvailable=v.RSIP_AVAILABLE, NewNATEnabled=v.NAT_ENABLED),
         Action(
             "GetGenericPortMappingEntry",
             {"NewPortMappingIndex": v.NUMBER_OF_ENTRIES},
@@ -148,12 +163,7 @@ ACTIONS = {
         Action("GetSpecificPortMappingEntry", KEY, VALUE, requests.get),
         Action("AddPortMapping", KEY | VALUE, {}, requests.add),
         Action("DeletePortMapping", KEY, {}, requests.delete),
-        Action(
-            "GetExternalIPAddress",
-            {},
-            {"NewExternalIPAddress": v.EXTERNAL_ADDRESS},
-            constant_request(GetExternalAddress(), lambda external: (external.address,)),
-        ),
+        _get("GetExternalIPAddress", NewExternalIPAddress=v.EXTERNAL_ADDRESS),
         Action("DeletePortMappingRange", _RANGE, {}, requests.delete_range, RANGE_REFUSALS, since=2),
         Action(
             "GetListOfPortMappings",
@@ -164,8 +174,15 @@ ACTIONS = {
         ),
         Action("AddAnyPortMapping", KEY | VALUE, {"NewReservedPort": v.EXTERNAL_PORT}, requests.add_any, since=2),
     ),
+    WAN_IPV6_FIREWALL_CONTROL: (
+        _get(
+            "GetFirewallStatus",
+            FirewallEnabled=v.FIREWALL_ENABLED,
+            InboundPinholeAllowed=v.INBOUND_PINHOLE_ALLOWED,
+        ),
+    ),
 }
-"""The required actions of each service, in the order of the standards; those of version 2 follow those of 1."""
+"""The actions of each service, in the order of the standards; those of version 2 follow those of 1."""
 
 _BY_CALL = {
     (service, service.urn(version), action.name): action

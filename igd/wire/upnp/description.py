@@ -7,13 +7,19 @@ from uuid import UUID
 from igd.wire.upnp import xml
 from igd.wire.upnp.actions import ACTIONS, Action
 from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
+from igd.wire.upnp.state import STATE
 from igd.wire.upnp.variables import Variable
 
 DEVICE_PATHS = {version: f"/{version}/device.xml" for version in VERSIONS}
 """The path of the device description of each version."""
 
-CONTROL_PATHS = {service.control_path: service for device in DEVICES for service in device.services}
+SERVICES = tuple(service for device in DEVICES for service in device.services)
+
+CONTROL_PATHS = {service.control_path: service for service in SERVICES}
 """Each service by its control path, the same in both versions: they differ in what they describe, not in what works."""
+
+EVENT_PATHS = {service.event_path: service for service in SERVICES}
+"""Each service by the path for subscriptions, the same in both versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +83,13 @@ def _device(device: Device, identity: Identity, version: int) -> xml.Tree:
 
 
 def _service(service: Service, version: int) -> xml.Tree:
-    """Return a service of a device; eventSubURL is present and empty if no variable is evented (§2.3)."""
+    """Return a service of a device; all have evented variables, and some clients cannot read an empty eventSubURL."""
     return "service", (
         ("serviceType", service.urn(version)),
         ("serviceId", service.urn_id),
         ("SCPDURL", _service_path(service, version)),
         ("controlURL", service.control_path),
-        ("eventSubURL", ""),
+        ("eventSubURL", service.event_path),
     )
 
 
@@ -94,13 +100,16 @@ def _service_document(service: Service, version: int) -> bytes:
     """Return a service description; version 1 lists its own actions only, which some clients check, but accepts all."""
     actions = [action for action in ACTIONS[service] if action.since <= version]
     arguments = [item for action in actions for item in (*action.inputs.values(), *action.outputs.values())]
+    state = [row for row in STATE[service] if row.since <= version]
+    evented = {row.variable for row in state if row.evented}
+    variables = dict.fromkeys([*arguments, *(row.variable for row in state)])
     return xml.write(
         (
             xml.Tag("scpd", {None: "urn:schemas-upnp-org:service-1-0"}),
             (
                 _spec_version(version - 1),
                 ("actionList", tuple(map(_action, actions))),
-                ("serviceStateTable", tuple(map(_variable, dict.fromkeys(arguments)))),
+                ("serviceStateTable", tuple(_variable(each, evented=each in evented) for each in variables)),
             ),
         )
     )
@@ -120,9 +129,8 @@ def _argument(name: str, direction: str, variable: Variable) -> xml.Tree:
     return "argument", (("name", name), ("direction", direction), ("relatedStateVariable", variable.name))
 
 
-def _variable(variable: Variable) -> xml.Tree:
-    """Return a variable; sendEvents is "no", because a subscriber would wait for the initial event message (§4)."""
+def _variable(variable: Variable, *, evented: bool) -> xml.Tree:
     fields: list[xml.Tree] = [("name", variable.name), ("dataType", variable.data_type)]
     if variable.allowed:
         fields.append(("allowedValueList", tuple(("allowedValue", value) for value in variable.allowed)))
-    return xml.Tag("stateVariable", attributes={"sendEvents": "no"}), tuple(fields)
+    return xml.Tag("stateVariable", attributes={"sendEvents": "yes" if evented else "no"}), tuple(fields)

@@ -29,6 +29,11 @@ class Service:
         """The path of the controlURL."""
         return f"/control/{self.service_id}"
 
+    @property
+    def event_path(self) -> str:
+        """The path of the eventSubURL."""
+        return f"/event/{self.service_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -47,8 +52,9 @@ class Device:
 LAYER3_FORWARDING = Service("Layer3Forwarding", "L3Forwarding1", 1)
 WAN_COMMON_INTERFACE_CONFIG = Service("WANCommonInterfaceConfig", "WANCommonIFC1", 1)
 WAN_IP_CONNECTION = Service("WANIPConnection", "WANIPConn1", 2)
+WAN_IPV6_FIREWALL_CONTROL = Service("WANIPv6FirewallControl", "WANIPv6Firewall1", 1)
 
-WAN_CONNECTION_DEVICE = Device("WANConnectionDevice", 2, (WAN_IP_CONNECTION,))
+WAN_CONNECTION_DEVICE = Device("WANConnectionDevice", 2, (WAN_IP_CONNECTION, WAN_IPV6_FIREWALL_CONTROL))
 WAN_DEVICE = Device("WANDevice", 2, (WAN_COMMON_INTERFACE_CONFIG,), (WAN_CONNECTION_DEVICE,))
 ROOT = Device("InternetGatewayDevice", 2, (LAYER3_FORWARDING,), (WAN_DEVICE,))
 

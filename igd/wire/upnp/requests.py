@@ -9,6 +9,7 @@ from uuid import UUID
 from igd.core.mapping import Endpoint, Remote, TransportProtocol
 from igd.core.request import (
     ENDLESS,
+    GetLinkStatus,
     GetMapping,
     LinkStatus,
     ListMappings,
@@ -51,16 +52,6 @@ Decoder = Callable[[Inputs, Parties], Exchange]
 """Raises a UPnPError for values that the action does not accept."""
 
 
-def constant_request(request: Request, values: Callable[[Any], Values]) -> Decoder:
-    """Return the decoder of an action without in-arguments that makes `request`."""
-    return lambda _inputs, _parties: Exchange(request, values)
-
-
-def constant_answer(*values: object) -> Decoder:
-    """Return the decoder of an action that is always answered with `values`."""
-    return lambda _inputs, _parties: _ready(*values)
-
-
 def _ready(*values: object) -> Exchange:
     return Exchange(None, lambda _reply: values)
 
@@ -75,35 +66,40 @@ def set_connection_type(inputs: Inputs, _parties: Parties) -> Exchange:
     return _ready()
 
 
-def force_termination(_inputs: Inputs, _parties: Parties) -> NoReturn:
-    """Refuse (606): one peer must not disconnect the others."""
+def accept(_inputs: Inputs, _parties: Parties) -> Exchange:
+    """Accept without a change: what is asked for is so already."""
+    return _ready()
+
+
+def refuse(_inputs: Inputs, _parties: Parties) -> NoReturn:
+    """Refuse (606): one peer must not change what all share."""
     raise UPnPError(606, "Action not authorized")
 
 
-def status(link: LinkStatus) -> Values:
-    """Return ConnectionStatus, LastConnectionError and Uptime."""
-    return "Connected" if link.up else "Disconnected", "ERROR_NONE", link.uptime
+def get_active_connection(inputs: Inputs, parties: Parties) -> Exchange:
+    """Answer with the only connection, at index 0; it is active while the link is up, and beyond the last is 713."""
+
+    def values(link: LinkStatus) -> Values:
+        if inputs["NewActiveConnectionIndex"] >= int(link.up):
+            raise UPnPError(713, "SpecifiedArrayIndexInvalid")
+        return connection_device(parties), WAN_IP_CONNECTION.urn_id
+
+    return Exchange(GetLinkStatus(), values)
 
 
-def link_properties(link: LinkStatus) -> Values:
-    """Return WANAccessType, the maximum bit rates upstream and downstream, and PhysicalLinkStatus."""
-    return "Ethernet", link.bits_per_second, link.bits_per_second, "Up" if link.up else "Down"
+def connection_device(parties: Parties) -> str:
+    """Return the device with the only connection, as Layer3Forwarding:1 and WANCommonInterfaceConfig:1 name it."""
+    return f"{udn(WAN_CONNECTION_DEVICE, parties.root)}:{WAN_CONNECTION_DEVICE.name}:1"
 
 
-def _default_connection(parties: Parties) -> str:
+def default_connection(parties: Parties) -> str:
     """Return the value of DefaultConnectionService: the connection device and the service, separated by a comma."""
-    device = udn(WAN_CONNECTION_DEVICE, parties.root)
-    return f"{device}:{WAN_CONNECTION_DEVICE.name}:1,{WAN_IP_CONNECTION.urn_id}"
-
-
-def get_default_connection(_inputs: Inputs, parties: Parties) -> Exchange:
-    """Answer with the only connection."""
-    return _ready(_default_connection(parties))
+    return f"{connection_device(parties)},{WAN_IP_CONNECTION.urn_id}"
 
 
 def set_default_connection(inputs: Inputs, parties: Parties) -> Exchange:
     """Accept the only connection, which changes nothing, and no other (723)."""
-    if inputs["NewDefaultConnectionService"].strip() != _default_connection(parties):
+    if inputs["NewDefaultConnectionService"].strip() != default_connection(parties):
         raise UPnPError(723, "InvalidConnServiceSelection")
     return _ready()
 

@@ -32,7 +32,12 @@ class Inputs(TypedDict, total=False):
     """The values of a call's in-arguments; each action has some of them."""
 
     NewDefaultConnectionService: str
+    NewEnabledForInternet: bool
+    NewActiveConnectionIndex: int
     NewConnectionType: str
+    NewAutoDisconnectTime: int
+    NewIdleDisconnectTime: int
+    NewWarnDisconnectDelay: int
     NewPortMappingIndex: int
     NewRemoteHost: str
     NewExternalPort: int
@@ -153,11 +158,15 @@ WAN_ACCESS_TYPE = _one_of("WANAccessType", "Ethernet", "DSL", "POTS", "Cable")
 UPSTREAM_MAX_BIT_RATE = _ui4("Layer1UpstreamMaxBitRate", _capped)
 DOWNSTREAM_MAX_BIT_RATE = _ui4("Layer1DownstreamMaxBitRate", _capped)
 PHYSICAL_LINK_STATUS = _one_of("PhysicalLinkStatus", "Up", "Down", "Initializing", "Unavailable")
-
-
-def total(unit: str) -> Variable:
-    """Return the counter of `unit` (`BytesSent`)."""
-    return _ui4(f"Total{unit}", _wrapped)
+TOTAL_BYTES_SENT = _ui4("TotalBytesSent", _wrapped)
+TOTAL_BYTES_RECEIVED = _ui4("TotalBytesReceived", _wrapped)
+TOTAL_PACKETS_SENT = _ui4("TotalPacketsSent", _wrapped)
+TOTAL_PACKETS_RECEIVED = _ui4("TotalPacketsReceived", _wrapped)
+ENABLED_FOR_INTERNET = _boolean("EnabledForInternet")
+MAXIMUM_ACTIVE_CONNECTIONS = _ui2("MaximumActiveConnections")
+NUMBER_OF_ACTIVE_CONNECTIONS = _ui2("NumberOfActiveConnections")
+ACTIVE_CONNECTION_DEVICE_CONTAINER = _string("ActiveConnectionDeviceContainer")
+ACTIVE_CONNECTION_SERVICE_ID = _string("ActiveConnectionServiceID")
 
 
 # Variables of WANIPConnection:1 and :2
@@ -167,12 +176,28 @@ POSSIBLE_CONNECTION_TYPES = _one_of("PossibleConnectionTypes", "IP_Routed", "IP_
 CONNECTION_STATUS = _one_of(
     "ConnectionStatus", "Connected", "Connecting", "Disconnecting", "PendingDisconnect", "Disconnected", "Unconfigured"
 )
-LAST_CONNECTION_ERROR = _one_of("LastConnectionError", "ERROR_NONE", "ERROR_UNKNOWN")
+LAST_CONNECTION_ERROR = _one_of(
+    "LastConnectionError",
+    "ERROR_NONE",
+    "ERROR_COMMAND_ABORTED",
+    "ERROR_NOT_ENABLED_FOR_INTERNET",
+    "ERROR_USER_DISCONNECT",
+    "ERROR_ISP_DISCONNECT",
+    "ERROR_IDLE_DISCONNECT",
+    "ERROR_FORCED_DISCONNECT",
+    "ERROR_NO_CARRIER",
+    "ERROR_IP_CONFIGURATION",
+    "ERROR_UNKNOWN",
+)
 UPTIME = _ui4("Uptime", _wrapped)
+AUTO_DISCONNECT_TIME = _ui4("AutoDisconnectTime")
+IDLE_DISCONNECT_TIME = _ui4("IdleDisconnectTime")
+WARN_DISCONNECT_DELAY = _ui4("WarnDisconnectDelay")
 RSIP_AVAILABLE = _boolean("RSIPAvailable")
 NAT_ENABLED = _boolean("NATEnabled")
 EXTERNAL_ADDRESS = _string("ExternalIPAddress")
 NUMBER_OF_ENTRIES = _ui2("PortMappingNumberOfEntries")
+SYSTEM_UPDATE_ID = _ui4("SystemUpdateID")
 ENABLED = _boolean("PortMappingEnabled")
 # The service document shows no range for the lease (version 2: up to 604800), because clients that check arguments
 # against it would refuse to send what the gateway shortens; nor for the internal port, whose 0 has its own error (732).
@@ -191,3 +216,8 @@ INTERNAL_CLIENT = _string("InternalClient")
 DESCRIPTION = _string("PortMappingDescription")
 MANAGE = _boolean("A_ARG_TYPE_Manage")
 PORT_LISTING = _string("A_ARG_TYPE_PortListing", xml.CData)
+
+# Variables of WANIPv6FirewallControl:1
+
+FIREWALL_ENABLED = _boolean("FirewallEnabled")
+INBOUND_PINHOLE_ALLOWED = _boolean("InboundPinholeAllowed")

@@ -17,11 +17,13 @@ from igd.core.request import (
     GetExternalAddress,
     GetLinkStatus,
     GetMapping,
+    GetPeerState,
     LinkStatus,
     ListMappings,
     Mapped,
     MappingList,
     MapPort,
+    PeerState,
     Refusal,
     Reply,
     Request,
@@ -156,6 +158,30 @@ ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
     ("GetTotalBytesReceived", {}, GetLinkStatus(), LINK, {"NewTotalBytesReceived": "4294967295"}),
     ("GetTotalPacketsSent", {}, GetLinkStatus(), LINK, {"NewTotalPacketsSent": "0"}),
     ("GetTotalPacketsReceived", {}, GetLinkStatus(), LINK, {"NewTotalPacketsReceived": "7"}),
+    (
+        "GetActiveConnection",
+        {"NewActiveConnectionIndex": "0"},
+        GetLinkStatus(),
+        LINK,
+        {
+            "NewActiveConnDeviceContainer": CONNECTION.split(",", maxsplit=1)[0],
+            "NewActiveConnectionServiceID": "urn:upnp-org:serviceId:WANIPConn1",
+        },
+    ),
+    (
+        "GetFirewallStatus",
+        {},
+        GetPeerState(),
+        PeerState(port_mappings=3, update_id=7, pinholes_allowed=True),
+        {"FirewallEnabled": "1", "InboundPinholeAllowed": "1"},
+    ),
+    (
+        "GetFirewallStatus",
+        {},
+        GetPeerState(),
+        PeerState(port_mappings=3, update_id=7, pinholes_allowed=False),
+        {"FirewallEnabled": "1", "InboundPinholeAllowed": "0"},
+    ),
 ]
 
 READY: list[tuple[str, Arguments, Arguments]] = [
@@ -165,7 +191,22 @@ READY: list[tuple[str, Arguments, Arguments]] = [
     ("GetConnectionTypeInfo", {}, {"NewConnectionType": "IP_Routed", "NewPossibleConnectionTypes": "IP_Routed"}),
     ("RequestConnection", {}, {}),
     ("GetNATRSIPStatus", {}, {"NewRSIPAvailable": "0", "NewNATEnabled": "1"}),
+    ("GetAutoDisconnectTime", {}, {"NewAutoDisconnectTime": "0"}),
+    ("GetIdleDisconnectTime", {}, {"NewIdleDisconnectTime": "0"}),
+    ("GetWarnDisconnectDelay", {}, {"NewWarnDisconnectDelay": "0"}),
+    ("GetEnabledForInternet", {}, {"NewEnabledForInternet": "1"}),
+    ("GetMaximumActiveConnections", {}, {"NewMaximumActiveConnections": "1"}),
 ]
+
+FOR_ALL: dict[str, Arguments] = {
+    "RequestTermination": {},
+    "ForceTermination": {},
+    "SetAutoDisconnectTime": {"NewAutoDisconnectTime": "60"},
+    "SetIdleDisconnectTime": {"NewIdleDisconnectTime": "60"},
+    "SetWarnDisconnectDelay": {"NewWarnDisconnectDelay": "60"},
+    "SetEnabledForInternet": {"NewEnabledForInternet": "0"},
+}
+"""Actions that would change what all peers share."""
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -188,8 +229,16 @@ def test_actions_whose_answer_is_ready(action: str, arguments: Arguments, output
 
 
 def test_every_action_is_in_these_tables() -> None:
-    tested = {row[0] for row in ASKING} | {row[0] for row in READY} | {"GetListOfPortMappings", "ForceTermination"}
+    tested = {row[0] for row in ASKING} | {row[0] for row in READY} | {"GetListOfPortMappings", *FOR_ALL}
     assert tested == {row.name for _, row in ROWS}
+
+
+@pytest.mark.parametrize(("action", "arguments"), FOR_ALL.items(), ids=FOR_ALL)
+def test_one_peer_does_not_change_what_all_share(action: str, arguments: Arguments) -> None:
+    service, asked = call(action, arguments)
+    with pytest.raises(UPnPError) as refused:
+        decode(service, asked, PARTIES)
+    assert refused.value.code == 606
 
 
 @pytest.mark.parametrize(("action", "outputs"), [*((row[0], row[4]) for row in ASKING), *((r[0], r[2]) for r in READY)])
@@ -212,11 +261,16 @@ def test_a_link_that_is_down() -> None:
     )
     assert answered(call("GetStatusInfo"), down)["NewConnectionStatus"] == "Disconnected"
     assert answered(call("GetCommonLinkProperties"), down)["NewPhysicalLinkStatus"] == "Down"
+    with pytest.raises(UPnPError) as none_active:
+        answered(call("GetActiveConnection", {"NewActiveConnectionIndex": "0"}), down)
+    assert none_active.value.code == 713
 
 
 @pytest.mark.parametrize("action", [row for _, row in ROWS], ids=lambda action: action.name)
 def test_arguments_are_read_as_the_types_that_are_declared(action: Action) -> None:
     sent = ADD | LIST | {"NewPortMappingIndex": "1", "NewConnectionType": "", "NewDefaultConnectionService": ""}
+    sent |= {name: text for arguments in FOR_ALL.values() for name, text in arguments.items()}
+    sent |= {"NewActiveConnectionIndex": "0"}
     inputs = v.read(action.inputs, sent)
     declared = get_type_hints(v.Inputs)
     assert {name: type(value) for name, value in inputs.items()} == {name: declared[name] for name in action.inputs}
@@ -388,7 +442,6 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "a backward list": ("GetListOfPortMappings", LIST | {"NewStartPort": "9001"}, 733),
     "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": "2"}, 402),
     "index -1": ("GetGenericPortMappingEntry", {"NewPortMappingIndex": "-1"}, 601),
-    "disconnecting everybody": ("ForceTermination", {}, 606),
     "another connection type": ("SetConnectionType", {"NewConnectionType": "IP_Bridged"}, 731),
     "another connection": ("SetDefaultConnectionService", {"NewDefaultConnectionService": "x"}, 723),
 }
@@ -469,6 +522,13 @@ def test_nothing_in_a_range_is_730() -> None:
 
 
 # Lists
+
+
+@pytest.mark.parametrize("index", ["1", "65535"])
+def test_beyond_the_only_connection_is_713(index: str) -> None:
+    with pytest.raises(UPnPError) as caught:
+        answered(call("GetActiveConnection", {"NewActiveConnectionIndex": index}), LINK)
+    assert caught.value.code == 713
 
 
 @pytest.mark.parametrize("index", ["4", "65535"])

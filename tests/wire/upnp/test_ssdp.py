@@ -125,7 +125,7 @@ def test_any_bytes_are_read_or_malformed(datagram: bytes) -> None:
 
 def test_the_root_has_three_lines_each_embedded_device_two_each_type_one() -> None:
     first_version = [advert.target for advert in adverts(ROOT) if advert.version == 1]
-    assert len(first_version) == len(set(first_version)) == 3 + 2 * 2 + 3
+    assert len(first_version) == len(set(first_version)) == 3 + 2 * 2 + 4
 
 
 def test_version_two_follows_as_types_of_its_own() -> None:
