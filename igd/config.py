@@ -59,12 +59,14 @@ class LeaseSettings(Section):
 
 
 class LimitSettings(Section):
-    """What each peer may have or cause; `connections`: all peers together."""
+    """What each peer may have or cause; `connections` and `subscriptions`: all peers together."""
 
     mappings_per_peer: int = Field(64, ge=1, le=65535, strict=True)
     requests_per_second: int = Field(200, ge=1, le=1_000_000, strict=True)
     connections: int = Field(512, ge=1, le=60_000, strict=True)
     connections_per_peer: int = Field(32, ge=1, le=60_000, strict=True)
+    subscriptions: int = Field(256, ge=1, le=10_000, strict=True)
+    subscriptions_per_peer: int = Field(16, ge=1, le=10_000, strict=True)
     log_lines_per_second: int = Field(20, ge=1, le=10_000, strict=True)
 
 

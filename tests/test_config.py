@@ -37,6 +37,8 @@ mappings_per_peer = 8
 requests_per_second = 20
 connections = 100
 connections_per_peer = 10
+subscriptions = 20
+subscriptions_per_peer = 4
 log_lines_per_second = 5
 
 [port_control]

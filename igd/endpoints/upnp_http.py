@@ -4,7 +4,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,10 +18,11 @@ from igd.endpoints import page
 from igd.endpoints.http_admission import HttpAdmission
 from igd.endpoints.http_connection import Responder
 from igd.endpoints.sockets import AddressSockets, bind
+from igd.endpoints.subscriptions import Subscription, Subscriptions
 from igd.endpoints.tcp_listener import TcpListener
 from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
-from igd.wire.upnp import actions, description, soap, xml
+from igd.wire.upnp import actions, description, gena, soap, xml
 from igd.wire.upnp.devices import Service
 from igd.wire.upnp.requests import Parties
 
@@ -45,34 +46,43 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Listening(NamedTuple):
-    """Where the server listens, and how many connections it has at once: in all, and of one peer."""
+    """Where the server listens, how many connections it has at once, in all and of one peer, and the product's name."""
 
     interface: str
     port: int
     connections: int
     connections_per_peer: int
+    server: str
 
 
 class UPnPHttp:
     """The HTTP server for one WireGuard interface; every response closes its connection.
 
-    `documents` are served by their paths, and `server` names the product.
+    `documents` are served by their paths.
     """
 
     def __init__(
-        self, listening: Listening, gateway: Gateway, root: UUID, documents: Mapping[str, bytes], server: str
+        self,
+        listening: Listening,
+        gateway: Gateway,
+        root: UUID,
+        documents: Mapping[str, bytes],
+        subscriptions: Subscriptions,
     ) -> None:
-        self._interface, self._port, connections, per_peer = listening
+        self._interface, self._port, connections, per_peer, self._server = listening
         self._sockets = AddressSockets(self._open)
         self._gateway = gateway
         self._root = root
-        self._server = server
+        self._subscriptions = subscriptions
         app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[_check])
         app.router.add_get(PAGE, self._page)
         for path, document in documents.items():
             app.router.add_get(path, _document(document))
         for path, service in description.CONTROL_PATHS.items():
             app.router.add_post(path, self._control(service))
+        for path, service in description.EVENT_PATHS.items():
+            app.router.add_route("SUBSCRIBE", path, self._events(service, self._subscribe))
+            app.router.add_route("UNSUBSCRIBE", path, self._events(service, self._unsubscribe))
         self._runner = web.AppRunner(app, shutdown_timeout=CLOSE_SECONDS)
         self._admission = HttpAdmission(gateway, Places(connections, per_peer), self._respond)
 
@@ -138,6 +148,28 @@ class UPnPHttp:
 
         return control
 
+    def _events(self, service: Service, answer: Callable[[Service, Peer, web.Request], web.StreamResponse]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            peer = _responder(request).admission
+            assert isinstance(peer, Peer), "_check has refused others"
+            try:
+                return answer(service, peer, request)
+            except gena.GenaError as error:
+                return web.Response(status=error.status, text=f"{error.reason}\n")
+
+        return handle
+
+    def _subscribe(self, service: Service, peer: Peer, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None, "the request has just arrived"
+        own, source = ip_address(request.transport.get_extra_info("sockname")[0]), _responder(request).source
+        subscription = self._subscriptions.subscribe(service, peer, source, own, request.headers)
+        timeout = gena.timeout(self._subscriptions.seconds_left(subscription))
+        return _Subscribed(subscription, headers={"SID": subscription.sid, "TIMEOUT": timeout})
+
+    def _unsubscribe(self, service: Service, peer: Peer, request: web.Request) -> web.StreamResponse:
+        self._subscriptions.unsubscribe(service, peer, request.headers)
+        return web.Response()
+
     async def _invoke(self, service: Service, request: web.Request) -> bytes:
         peer, source = _responder(request).admission, _responder(request).source
         if isinstance(peer, Refusal):
@@ -157,6 +189,19 @@ class UPnPHttp:
         if invocation.request:
             reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
         return soap.encode_response(call, invocation.answer(reply))
+
+
+class _Subscribed(web.Response):
+    """The response to SUBSCRIBE: the initial event follows it."""
+
+    def __init__(self, subscription: Subscription, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._subscription = subscription
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End the response, and begin the events."""
+        await super().write_eof(data)
+        self._subscription.begin()
 
 
 @web.middleware

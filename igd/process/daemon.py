@@ -137,6 +137,7 @@ class Daemon:
             loops.recheck_peers(maintenance),
             loops.announce(self._parts.endpoints),
             self._parts.endpoints.retry(),
+            self._parts.endpoints.subscriptions.watch_host(),
             loops.repair_nftables(firewall.ledger, firewall.watch, self._rules_changed),
             loops.repair_iptables_legacy(firewall.ledger, firewall.legacy_watch.changed, self._rules_changed),
             loops.reread_rules(self._rules_changed, firewall.read_rules),
@@ -165,6 +166,7 @@ class Daemon:
                     await step()
                 except OSError as error:  # the host changed while it was read, or a port is taken
                     failures.append(str(error))
+            self._parts.endpoints.subscriptions.host_changed()
             self._failures.log(failures)
             if failures:
                 self.look_again.set()

@@ -1,4 +1,4 @@
-"""The limit of open files: connections must leave enough descriptors for everything else."""
+"""The limit of open files: connections and events must leave enough descriptors for everything else."""
 
 import logging
 import resource
@@ -6,24 +6,27 @@ import resource
 log = logging.getLogger(__name__)
 
 OTHERS = 128
-"""Descriptors besides those of connections: sockets on each address, netlink, the store, programs and their output.
-Without connections a running igd has 26."""
+"""Descriptors besides those of connections and of deliveries of events: sockets on each address, netlink, the store,
+programs and their output. Without connections a running igd has 26."""
 
 
-def fitting(connections: int) -> int:
-    """Return how many of `connections` may be open at once, after raising the limit of open files where that helps.
+def fitting(connections: int, subscriptions: int) -> tuple[int, int]:
+    """Return how many of these there may be at once, after raising the limit of open files where that helps.
 
-    Without descriptors for `wg` and for the firewall, no request of any peer could be granted.
+    Each connection needs a descriptor, and each subscription one while an event is delivered. Without descriptors for
+    `wg` and for the firewall, no request of any peer could be granted.
     """
-    needed = connections + OTHERS
-    limit = _raised(needed)
-    if limit >= needed:
-        return connections
-    fits = max(1, limit - OTHERS)
+    wanted = connections + subscriptions
+    limit = _raised(wanted + OTHERS)
+    if limit >= wanted + OTHERS:
+        return connections, subscriptions
+    part = max(0, limit - OTHERS) / wanted
+    fits = max(1, int(connections * part)), max(1, int(subscriptions * part))
     log.warning(
-        "%d HTTP connections at once instead of %d, because igd may have %d open files; "
-        "write LimitNOFILE=%d in the unit (systemctl edit), or a lower limits.connections in the configuration",
-        *(fits, connections, limit, needed),
+        "%d HTTP connections at once instead of %d, and %d subscriptions instead of %d, because igd may have %d open"
+        " files; write LimitNOFILE=%d in the unit (systemctl edit), or lower limits.connections and"
+        " limits.subscriptions in the configuration",
+        *(fits[0], connections, fits[1], subscriptions, limit, wanted + OTHERS),
     )
     return fits
 

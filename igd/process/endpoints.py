@@ -9,8 +9,11 @@ from uuid import UUID
 from igd import VERSION
 from igd.config import Config
 from igd.core.peers import Interface
+from igd.core.places import Places
 from igd.endpoints.discovery import Discovery, Message
+from igd.endpoints.notifier import Notifier
 from igd.endpoints.port_control import PortControl
+from igd.endpoints.subscriptions import Subscription, Subscriptions
 from igd.endpoints.upnp_http import PAGE, Listening, UPnPHttp
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
@@ -36,9 +39,12 @@ class Endpoints:
         name = config.friendly_name or f"igd on {interface}"
         documents = description.documents(description.Identity(root, name, VERSION, PAGE))
         advertiser = ssdp.Advertiser(root, SERVER, epoch.next_bootid(), description.config_id(documents))
-        connections = descriptors.fitting(config.limits.connections)
-        listening = Listening(interface, config.http_port, connections, config.limits.connections_per_peer)
-        self._http = UPnPHttp(listening, gateway, root, documents, SERVER)
+        limits = config.limits
+        connections, subscriptions = descriptors.fitting(limits.connections, limits.subscriptions)
+        listening = Listening(interface, config.http_port, connections, limits.connections_per_peer, SERVER)
+        places = Places[Subscription](subscriptions, limits.subscriptions_per_peer)
+        self.subscriptions = Subscriptions(gateway, root, Notifier(interface), places)
+        self._http = UPnPHttp(listening, gateway, root, documents, self.subscriptions)
         self._discovery = Discovery(interface, gateway, advertiser, self._http.endpoint_for, random.SystemRandom())
         self._port_control: PortControl | None = None
         if config.port_control.enabled:
@@ -83,6 +89,7 @@ class Endpoints:
         """Stop listening, and wait for responses under way."""
         for each in reversed(self._all):
             await each.close()
+        await self.subscriptions.close()
 
     async def advertise(self, message: Message) -> None:
         """Send `ssdp.alive` or `ssdp.byebye` to each live peer; OSError."""

@@ -8,6 +8,9 @@ from ipaddress import IPv4Address, ip_interface
 from typing import NamedTuple
 from uuid import UUID
 
+from igd.core.places import Places
+from igd.endpoints.notifier import Notifier
+from igd.endpoints.subscriptions import Subscriptions
 from igd.endpoints.upnp_http import Listening, UPnPHttp
 from igd.wire.upnp import description, soap
 from tests.gateway_harness import C1, SERVER, GatewayHarness
@@ -30,6 +33,10 @@ class Answer(NamedTuple):
     body: str
 
 
+def subscriptions_for(harness: GatewayHarness) -> Subscriptions:
+    return Subscriptions(harness.gateway, ROOT, Notifier("lo"), Places(256, 16))
+
+
 def http_for(
     harness: GatewayHarness,
     documents: Mapping[str, bytes] | None = None,
@@ -37,7 +44,8 @@ def http_for(
     connections: int = 512,
     per_peer: int = 32,
 ) -> UPnPHttp:
-    return UPnPHttp(Listening("lo", PORT, connections, per_peer), harness.gateway, ROOT, documents or {}, PRODUCT)
+    listening = Listening("lo", PORT, connections, per_peer, PRODUCT)
+    return UPnPHttp(listening, harness.gateway, ROOT, documents or {}, subscriptions_for(harness))
 
 
 @contextlib.asynccontextmanager

@@ -31,6 +31,7 @@ from tests.endpoints.http_client import (
     http_for,
     parsed,
     serving,
+    subscriptions_for,
 )
 from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, map_port
 
@@ -362,7 +363,7 @@ async def test_a_port_that_is_taken_is_an_error(harness: GatewayHarness) -> None
 
 
 async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
-    server = UPnPHttp(Listening("none", PORT, 1, 1), harness.gateway, ROOT, {}, "igd")
+    server = UPnPHttp(Listening("none", PORT, 1, 1, "igd"), harness.gateway, ROOT, {}, subscriptions_for(harness))
     with pytest.raises(OSError, match="No such device"):
         await server.listen_on([ip_interface(C2)])
     await server.close()
