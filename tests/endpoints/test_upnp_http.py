@@ -207,7 +207,7 @@ async def test_compressed_bodies_are_not_decompressed() -> None:
     """A small body could become a large one, and no known client compresses."""
     packed = gzip.compress(envelope("AddPortMapping", ADD))
     request = head("AddPortMapping", f"Content-Length: {len(packed)}", "Content-Encoding: gzip") + packed
-    assert (await exchange(request)).status == 400
+    assert (await exchange(request)).status == 415
 
 
 # Who may ask
@@ -275,9 +275,9 @@ async def test_a_client_without_host_is_served(harness: GatewayHarness, version:
         (b"GET / HTTP/1.1\r\nUser-Agent: x\r\n\r\n", 200),
         (b"GET / HTTP/1.1\r\nX-Host: x\r\n\r\n", 200),
         (b"GET / HTTP/1.1\r\nhOST:10.100.0.1\r\n\r\n", 200),
-        (b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\nHost: 10.100.0.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\nHost: 10.100.0.1\r\n\r\n", 200),
         (b"GET / HTTP/1.1\r\nHost: 10.100.0.1\r\nHost: rebound.example\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost : rebound.example\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : rebound.example\r\n\r\n", 403),
         (b"GET /none HTTP/1.1\r\n\r\n", 404),
         (b"GET / HTTP/1.1\r\nHost 10.100.0.1\r\n\r\n", 400),
         (b"GET / HTTP/9.9\r\n\r\n", 400),

@@ -16,9 +16,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
-from aiohttp import HttpVersion11
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpProcessingError, HttpRequestParser
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from igd.core.mapping import Endpoint, Pinhole, PortMapping, TransportProtocol
 from igd.core.peers import Address
@@ -55,6 +54,7 @@ from igd.wire.pcp import requests
 from igd.wire.upnp import actions, soap, ssdp, xml
 from igd.wire.upnp.description import CONTROL_PATHS
 from igd.wire.upnp.devices import Service
+from igd.wire.upnp.http_head import HttpError
 from igd.wire.upnp.http_request import RequestOctets
 from igd.wire.upnp.requests import Parties
 from igd.wire.upnp.soap import UPnPError
@@ -239,25 +239,27 @@ def _stun(message: bytes) -> None:
 
 
 def _http(message: bytes) -> None:
-    """Find the request at the beginning; aiohttp takes it for one request, or refuses it, which becomes a response."""
+    """Find the request at the beginning, or refuse it; aiohttp takes what was found for one whole request."""
     for own in (("10.100.0.1", 2869), ("fd77::1", 2869)):
-        octets = RequestOctets(soap.LARGEST_BODY, own).receive(message)
+        try:
+            octets = RequestOctets(soap.LARGEST_BODY, own).receive(message)
+        except HttpError:
+            continue
         if octets is None:
             continue
-        assert len(octets) <= len(message) + len("Host: 10.100.0.1:2869\r\n\0\r\n\r\n")
-        try:
-            found, _upgraded, _rest = _parser().feed_data(octets)
-        except (HttpProcessingError, IndexError):  # IndexError: yarl's; http_connection.py has it refused, too
-            continue
-        ((request, body),) = found
-        assert body.is_eof() or len(octets) > soap.LARGEST_BODY, "a response would wait for more of the body"
-        _is_address(request.headers.get("Host", ""))
-        assert request.version > HttpVersion11 or isinstance(request.path, str)
+        assert len(octets) <= len(message) + len("Host: 10.100.0.1:2869\r\nContent-Length: 1\r\n\r\n/")
+        for parser in (HttpRequestParser, HttpRequestParserPy):
+            found, upgraded, rest = _parser(parser).feed_data(octets)
+            assert not upgraded
+            assert not rest
+            ((request, body),) = found
+            assert body.is_eof(), "a response would wait for more of the body"
+            _is_address(request.headers["Host"])
 
 
-def _parser() -> HttpRequestParser:
+def _parser(parser: type[HttpRequestParserPy]) -> HttpRequestParserPy:
     loop = _loop()
-    return HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False)
+    return parser(BaseProtocol(loop), loop, 2**16, auto_decompress=False)
 
 
 @cache

@@ -8,7 +8,7 @@ from igd.wire.upnp.devices import VERSIONS, Service
 from tests.wire import test_stun
 from tests.wire.pcp import test_messages, test_natpmp
 from tests.wire.stun_server_codec import ERROR, MAPPED_ADDRESS, OTHER_ADDRESS, SUCCESS, address, error, message
-from tests.wire.upnp import test_actions, test_soap, test_ssdp, test_xml
+from tests.wire.upnp import test_actions, test_http_head, test_soap, test_ssdp, test_xml
 
 CLIENT, CLIENT6 = test_messages.CLIENT, test_messages.CLIENT6
 """Who sends the messages of PCP."""
@@ -32,6 +32,8 @@ HEADS = (
     b'M-POST /control HTTP/1.1\r\nMan: "http://x/"; ns=01\r\n01-SOAPACTION: "a#b"\r\nContent-Length: 0\r\n\r\n',
     b"POST /control HTTP/1.1\r\nUpgrade: h2c\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\n<a/>\n",
     b"SUBSCRIBE /event HTTP/1.1\nCallback: <http://10.100.0.2:80/>\nNT: upnp:event\nTimeout: Second-300\n\n",
+    *test_http_head.SAME.values(),
+    *(octets for octets, *_ in test_http_head.REFUSED.values() if len(octets) < 3000),
     b"POST /control HTTP/1.1\r\nX:\r\n folded\r\nHost:\t10.100.0.1\r\nHost: 10.100.0.2\r\n\r\n",
 )
 
@@ -40,6 +42,7 @@ HTTP_WORDS = _words(
     \r\n \n \r \r\n\r\n \r\n\x20 :\x20 : \x20 \t \0 * ? # @ / // [ ] [::1] %00 %zz \u00e9 0; -1 ffffffff
     GET\x20 PRI\x20*\x20HTTP/2.0 CONNECT\x20 M-SEARCH\x20*\x20HTTP/1.1 NOTIFY\x20 HTTP/ HTTP/1.1 HTTP/1.0 HTTP/2.0
     http:// xn--
+    M-POST\x20 01- post\x20 application/soap+xml;\x20action= text/xml Content-Type:\x20 SOAPAction:\x20 \x20: ,\x20
     Host:\x20 host: Content-Length:\x20 Content-Length:\x205\r\n
     Transfer-Encoding:\x20chunked\r\n Transfer-Encoding:\x20x\r\n
     Expect:\x20x\r\n Upgrade:\x20websocket\r\n Connection:\x20Upgrade\r\n Connection:\x20close,\x20keep-alive\r\n
