@@ -4,6 +4,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 from uuid import UUID
@@ -180,7 +181,7 @@ class UPnPHttp:
         if not self._gateway.count(peer.public_key, len(body) // REQUEST_BYTES):
             raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
         try:
-            call = soap.decode(request.headers.get("SOAPAction", ""), body)
+            call = soap.decode(soap.named_action(request.headers), body)
         except Malformed as malformed:
             log.debug("%s: malformed control request: %s", request.remote, malformed.reason)
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
@@ -188,7 +189,8 @@ class UPnPHttp:
         reply: Reply | None = None
         if invocation.request:
             reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
-        return soap.encode_response(call, invocation.answer(reply))
+        # by its right name, whatever the client's case: libxml2 keeps every name that it has written
+        return soap.encode_response(replace(call, action=invocation.action.name), invocation.answer(reply))
 
 
 class _Subscribed(web.Response):

@@ -89,10 +89,16 @@ def test_a_soap_action_that_overflowed_a_buffer(served: Lab) -> None:
         assert exchange(served.c1, head("", {"SOAPAction": value, **LENGTH}) + GET_ADDRESS).status in {400, 500}
 
 
-@pytest.mark.parametrize("value", ["'", '"', "''", "#", "'#'", '"urn:', "urn:#", f'"{control.SERVICE}#'])
-def test_a_soap_action_of_quotes(served: Lab, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        *(("'", 200), ('"', 200), ("''", 200)),  # it names nothing, and the body names the action
+        *(("#", 400), ("'#'", 400), ('"urn:', 400), ("urn:#", 400), (f'"{control.SERVICE}#', 400)),
+    ],
+)
+def test_a_soap_action_of_quotes(served: Lab, value: str, status: int) -> None:
     """CVE-2026-5720: the length of a value that is one quote became negative."""
-    assert exchange(served.c1, head("", {"SOAPAction": value, **LENGTH}) + GET_ADDRESS).status == 400
+    assert exchange(served.c1, head("", {"SOAPAction": value, **LENGTH}) + GET_ADDRESS).status == status
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ def test_requests_that_are_not_served(unchanged: Lab) -> None:
     chunks = _chunked(delete + b" " * LARGE)
     cases = [
         ("no length", head("DeletePortMapping", {}), 411),
-        ("no SOAPAction", head("", {"SOAPAction": None, **length}) + delete, 400),
+        ("what a form can send", head("", {"SOAPAction": None, "Content-Type": "text/plain", **length}) + delete, 400),
+        ("no type, no SOAPAction", head("", {"SOAPAction": None, "Content-Type": None, **length}) + delete, 400),
         ("too large in chunks", head("DeletePortMapping", CHUNKED) + chunks, 413),
         ("a name", head("DeletePortMapping", {"Host": "evil.example:2869", **length}) + delete, 403),
         ("no path of ours", b"GET /etc/passwd HTTP/1.1\r\nHost: 10.100.0.1:2869\r\n\r\n", 404),

@@ -255,6 +255,8 @@ def _http(message: bytes) -> None:
             ((request, body),) = found
             assert body.is_eof(), "a response would wait for more of the body"
             _is_address(request.headers["Host"])
+            with contextlib.suppress(Malformed):
+                soap.named_action(request.headers)
 
 
 def _parser(parser: type[HttpRequestParserPy]) -> HttpRequestParserPy:

@@ -8,7 +8,7 @@ from igd.wire.upnp.devices import VERSIONS, Service
 from tests.wire import test_stun
 from tests.wire.pcp import test_messages, test_natpmp
 from tests.wire.stun_server_codec import ERROR, MAPPED_ADDRESS, OTHER_ADDRESS, SUCCESS, address, error, message
-from tests.wire.upnp import test_actions, test_http_head, test_soap, test_ssdp, test_xml
+from tests.wire.upnp import test_actions, test_habits, test_http_head, test_soap, test_ssdp, test_xml
 
 CLIENT, CLIENT6 = test_messages.CLIENT, test_messages.CLIENT6
 """Who sends the messages of PCP."""
@@ -59,6 +59,7 @@ _CAPTURED = [path.read_bytes() for path in sorted(test_soap.CAPTURES.glob("*.xml
 DOCUMENTS = (
     *_CAPTURED,
     *(body for body, _ in test_xml.READ.values() if len(body) < 2000),
+    *(body for body, _ in test_xml.MENDED.values()),
     *(body for body in test_xml.HOSTILE.values() if len(body) < 3000),
     *map(test_soap.envelope, test_soap.SAME.values()),
 )
@@ -76,7 +77,16 @@ _ARGUMENTS = {name: arguments for name, arguments, *_ in test_actions.ASKING} | 
 _ROWS = [(service, row.name) for service, rows in ACTIONS.items() for row in rows]
 _SERVICE = {name: service for service, name in _ROWS}
 
+_HABITS = [habit(test_habits.CANONICAL) for habit in test_habits.HABITS.values()]
+
 CALLS = (
+    *(
+        f"{header}\n".encode() + body.encode(code)
+        for header, body, code in (
+            *((test_habits.ACTION, body, "utf-8") for body in _HABITS),
+            *(("", body, "latin-1") for body in _HABITS),
+        )
+    ),
     *(f"{test_soap.HEADER}\n".encode() + body for body in _CAPTURED),
     *(_call(service, name, _ARGUMENTS.get(name, test_actions.LIST), v) for service, name in _ROWS for v in VERSIONS),
     *(_call(_SERVICE[name], name, arguments, 1) for name, arguments, _ in test_actions.WRONG.values()),
@@ -89,12 +99,13 @@ XML_WORDS = (
     ),
     *_words(
         r"""
+        \n<?xml <![CDATA[& &uuml; &nbsp; &LT; &#xD83D; &#xDE00; &\x20 <\x20 ]]> \xff\xfe \xe9 new ::ffff: /32 .0
         </ xmlns xmlns:a='b' xmlns='' xmlns:xml='x' \x20a='b' s: : # " ' \0 &# &amp; \ufeff \ud7ff \u0661 \x20
         \t\n\x0b\x0c\x85
         <!DOCTYPE\x20a\x20[ <!ENTITY\x20x\x20'y'> <!ENTITY\x20%\x20x\x20SYSTEM\x20'file:///etc/passwd'> %x; ]>
         <!ATTLIST\x20a\x20b\x20ID\x20#IMPLIED>
         <?xml\x20version="1.0"\x20encoding=" standalone='yes' ?> <?xml-stylesheet?>
-        utf-8 utf-16 utf8 utf-7 shift_jis idna undefined hex cp037 iso-8859-1 us-ascii windows-1252
+        utf-8 utf-16 utf8 utf-7 gb2312 shift_jis idna undefined hex cp037 iso-8859-1 us-ascii windows-1252
         Envelope Body Header urn:schemas-upnp-org:service:WANIPConnection:2
         TCP UDP 0.0.0.0 :: 10.100.0.9 999.1.1.1 yes IP_Routed
         """

@@ -78,7 +78,7 @@ def decode(service: Service, call: Call, parties: Parties) -> Invocation:
 
     Raise a UPnPError for an unknown action (401) or for arguments that it does not accept.
     """
-    action = _BY_CALL.get((service, call.service_type, call.action))
+    action = _BY_CALL.get((service, call.service_type, call.action.lower()))
     if action is None:
         raise UPnPError(401, "Invalid Action")
     return Invocation(action, *action.decode(v.read(action.inputs, call.arguments), parties))
@@ -185,7 +185,7 @@ ACTIONS = {
 """The actions of each service, in the order of the standards; those of version 2 follow those of 1."""
 
 _BY_CALL = {
-    (service, service.urn(version), action.name): action
+    (service, service.urn(version), action.name.lower()): action
     for service, actions in ACTIONS.items()
     for action in actions
     for version in VERSIONS

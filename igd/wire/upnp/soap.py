@@ -14,8 +14,12 @@ ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 ENCODING = "http://schemas.xmlsoap.org/soap/encoding/"
 CONTROL = "urn:schemas-upnp-org:control-1-0"
 
-_ACTION_HEADER = re.compile(r"""(["']?)(urn:[A-Za-z0-9.:_-]+)#([A-Za-z_][A-Za-z0-9_.-]*)\1""")
-"""§3.2.1 prescribes double quotes; some clients send single quotes or none."""
+_ACTION_HEADER = re.compile(r"(urn:[A-Za-z0-9.:_-]+)#([A-Za-z_][A-Za-z0-9_.-]*)")
+_AROUND_ACTION = " \t\"'"
+"""§3.2.1 prescribes double quotes; some clients send single quotes, one quote, or none."""
+
+_XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
+"""The media types of a request that may leave the name of the action to its body."""
 
 Arguments = Mapping[str, str]
 """The text of each argument by its name."""
@@ -39,22 +43,50 @@ class UPnPError(Exception):
         self.description = description
 
 
+def named_action(headers: Mapping[str, str]) -> str:
+    """Return the action that the headers name, "" if they leave it to the body; raise Malformed if they must not.
+
+    SOAP 1.2 names it in Content-Type. A page of the web can have its visitor's browser send a body of unmarked or of
+    some other types, but neither XML nor a SOAPAction, unless this server allowed it (CORS). So one of these is needed.
+    """
+    media_type, *parameters = headers.get("Content-Type", "").split(";")
+    is_xml = media_type.strip().lower() in _XML_TYPES
+    if "SOAPAction" not in headers and not is_xml:
+        raise Malformed("neither a SOAPAction header nor a Content-Type of XML")
+    written = [headers.get("SOAPAction", "")]
+    if is_xml:
+        pairs = (parameter.partition("=") for parameter in parameters)
+        written += [value for name, _, value in pairs if name.strip().lower() == "action"]
+    named = {each.strip(_AROUND_ACTION) for each in written} - {""}
+    if len(named) > 1:
+        raise Malformed("SOAPAction and Content-Type name different actions")
+    return next(iter(named), "")
+
+
 def decode(soap_action: str, body: bytes) -> Call:
-    """Read a control request from its SOAPAction header and body; raise Malformed for anything else."""
-    match = _ACTION_HEADER.fullmatch(soap_action.strip())
-    if match is None:
+    """Read a control request from the action that its headers name, or "", and its body.
+
+    Raise Malformed for anything else. The names of actions are the same in upper and lower case: no two of a service
+    differ in nothing else.
+    """
+    named = soap_action.strip(_AROUND_ACTION)
+    match = _ACTION_HEADER.fullmatch(named)
+    if named and match is None:
         raise Malformed("the SOAPAction header is not a service type, # and an action")
-    _, service_type, action = match.groups()
     element = _action_element(xml.parse(body))
-    if element.name != action or element.namespace not in {"", service_type}:
+    namespace = element.namespace.strip()
+    service_type, action = match.groups() if match else (namespace, element.name)
+    if element.name.lower() != action.lower() or namespace not in {"", service_type}:
         raise Malformed("the SOAPAction header and the body ask for different actions")
+    if not service_type:
+        raise Malformed("neither the SOAPAction header nor the body names a service type")
     return Call(service_type, action, _arguments(element))
 
 
 def _action_element(envelope: xml.Element) -> xml.Element:
-    """Return the element in the Body. Namespaces of Envelope and Body are not checked: clients use various ones."""
-    bodies = [child for child in envelope.children if child.name == "Body"]
-    if envelope.name != "Envelope" or len(bodies) != 1:
+    """Return the element in the Body. Namespaces of Envelope and Body are not checked: SOAP 1.1, 1.2 and older ones."""
+    bodies = [child for child in envelope.children if child.name.lower() == "body"]
+    if envelope.name.lower() != "envelope" or len(bodies) != 1:
         raise Malformed("not an Envelope with one Body")
     if len(bodies[0].children) != 1:
         raise Malformed("the Body does not hold one action")

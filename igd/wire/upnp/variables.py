@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypedDict, cast
 
 from igd.core.mapping import TransportProtocol
@@ -67,11 +68,27 @@ DEFAULTS = {
 
 def read(variables: Mapping[str, Variable], arguments: Arguments) -> Inputs:
     """Read the arguments that `variables` names and ignore others; raise a UPnPError for a missing or wrong one."""
-    texts = DEFAULTS | {name: text for name, text in arguments.items() if text.strip() or not DEFAULTS.get(name)}
+    given = _given(variables, arguments)
+    texts = DEFAULTS | {name: text for name, text in given.items() if text.strip() or not DEFAULTS.get(name)}
     missing = [name for name in variables if name not in texts]
     if missing:
         raise UPnPError(402, f"Invalid Args: {', '.join(missing)} missing")
     return cast("Inputs", {name: variable.read(name, texts[name]) for name, variable in variables.items()})
+
+
+def _given(variables: Mapping[str, Variable], arguments: Arguments) -> dict[str, str]:
+    """Return the texts by the right names: clients may write them in any case, and without `New`."""
+    names = {_bare(name): name for name in variables}
+    given: dict[str, str] = {}
+    for written, text in arguments.items():
+        name = names.get(_bare(written))
+        if name is not None and given.setdefault(name, text).strip() != text.strip():
+            raise UPnPError(402, f"Invalid Args: {name} has two values")
+    return given
+
+
+def _bare(name: str) -> str:
+    return name.lower().removeprefix("new")
 
 
 def write(variables: Mapping[str, Variable], values: Iterable[object]) -> dict[str, str]:
@@ -92,6 +109,26 @@ def _read_string(argument: str, text: str) -> str:
     return text
 
 
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+_ONE_ADDRESS = re.compile(r"(?:::ffff:)?([0-9]+(?:\.[0-9]+){3})|(?!0\.0\.0\.0/)([0-9.]+)/32", re.IGNORECASE)
+
+
+def _address(name: str) -> Variable:
+    return Variable(name, "string", _read_address, str)
+
+
+def _read_address(argument: str, text: str) -> str:
+    """Read an address, and leave it to the action what it may be; an IPv4 address may be written as one of IPv6.
+
+    0.0.0.0 means any host, but 0.0.0.0/32 one host, which there is not.
+    """
+    written = _read_string(argument, text).strip()
+    address = _ONE_ADDRESS.fullmatch(written)
+    return address[1] or address[2] if address else written
+
+
 def _boolean(name: str) -> Variable:
     return Variable(name, "boolean", _read_boolean, lambda value: "1" if value else "0")
 
@@ -99,9 +136,9 @@ def _boolean(name: str) -> Variable:
 def _read_boolean(argument: str, text: str) -> bool:
     """Read 0 or 1; §2.5: receivers accept the words as well."""
     word = text.strip().lower()
-    if word not in {"1", "true", "yes", "0", "false", "no"}:
+    if word not in _TRUE | _FALSE:
         raise UPnPError(402, f"Invalid Args: {argument} must be 0 or 1")
-    return word in {"1", "true", "yes"}
+    return word in _TRUE
 
 
 def _ui2(name: str) -> Variable:
@@ -114,8 +151,8 @@ def _ui4(name: str, write: Callable[[int], str] = str) -> Variable:
 
 def _number_reader(largest: int) -> Callable[[str, str], int]:
     def read_number(argument: str, text: str) -> int:
-        """Read a decimal number; §3.2.5: 402 for the wrong data type, 601 for a number out of range."""
-        match = re.fullmatch("([+-]?)([0-9]+)", text.strip())
+        """Read a whole number in decimals; §3.2.5: 402 for the wrong data type, 601 for a number out of range."""
+        match = re.fullmatch(r"([+-]?)([0-9]+)(?:\.0+)?", text.strip())
         if match is None:
             raise UPnPError(402, f"Invalid Args: {argument} is not a number")
         sign, digits = match[1], match[2].lstrip("0") or "0"
@@ -137,13 +174,22 @@ def _capped(bits_per_second: int) -> str:
     return str(min(bits_per_second, 2**32 - 1))
 
 
-def _one_of(name: str, *allowed: str, value: Callable[[str], Any] = str, write: Callable[[Any], str] = str) -> Variable:
+def _one_of(
+    name: str,
+    *allowed: str,
+    also: Mapping[str, str] = MappingProxyType({}),
+    value: Callable[[str], Any] = str,
+    write: Callable[[Any], str] = str,
+) -> Variable:
+    """Return a variable with allowed values; `also` has other ways to write them (IANA's numbers of protocols)."""
+    by_text = {**{each.lower(): each for each in allowed}, **also}
+
     def read_one(argument: str, text: str) -> object:
         """Read an allowed value in any case; §3.2.5: any other is 601, so SCTP is answered with 601 and not 600."""
-        for each in allowed:
-            if each.lower() == text.strip().lower():
-                return value(each)
-        raise UPnPError(601, f"Argument Value Out of Range: {argument} must be one of {', '.join(allowed)}")
+        found = by_text.get(text.strip().lower())
+        if found is None:
+            raise UPnPError(601, f"Argument Value Out of Range: {argument} must be one of {', '.join(allowed)}")
+        return value(found)
 
     return Variable(name, "string", read_one, write, allowed)
 
@@ -202,17 +248,18 @@ ENABLED = _boolean("PortMappingEnabled")
 # The service document shows no range for the lease (version 2: up to 604800), because clients that check arguments
 # against it would refuse to send what the gateway shortens; nor for the internal port, whose 0 has its own error (732).
 LEASE_DURATION = _ui4("PortMappingLeaseDuration")
-REMOTE_HOST = _string("RemoteHost")
+REMOTE_HOST = _address("RemoteHost")
 EXTERNAL_PORT = _ui2("ExternalPort")
 INTERNAL_PORT = _ui2("InternalPort")
 PROTOCOL = _one_of(
     "PortMappingProtocol",
     "TCP",
     "UDP",
+    also={"6": "TCP", "17": "UDP"},
     value=lambda name: TransportProtocol[name],
     write=lambda protocol: protocol.name,
 )
-INTERNAL_CLIENT = _string("InternalClient")
+INTERNAL_CLIENT = _address("InternalClient")
 DESCRIPTION = _string("PortMappingDescription")
 MANAGE = _boolean("A_ARG_TYPE_Manage")
 PORT_LISTING = _string("A_ARG_TYPE_PortListing", xml.CData)

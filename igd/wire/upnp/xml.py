@@ -13,6 +13,7 @@ from xml.parsers import expat
 from lxml import etree
 
 from igd.wire.malformed import Malformed
+from igd.wire.upnp.xml_mending import mend
 
 DEEPEST = 16
 """Levels of elements that are read: a control request has four, and its SOAP header may have more."""
@@ -25,7 +26,10 @@ CONTENT_TYPE = 'text/xml; charset="utf-8"'
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element that was read: name without prefix, namespace ("" for none), and the text before the first child."""
+    """An element that was read: name without prefix, namespace, and the text before the first child.
+
+    The namespace is "" if there is none, and for a prefix that is not declared.
+    """
 
     name: str
     namespace: str
@@ -34,23 +38,37 @@ class Element:
 
 
 _ENCODINGS = {"utf-8", "utf8", "utf-16", "utf-16be", "utf-16le", "iso-8859-1", "us-ascii", "windows-1252"}
-"""The encodings that are read. For others expat asks Python, which keeps every name that it does not know."""
+"""The encodings that expat reads. For others it asks Python, which keeps every name that it does not know."""
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF16_LE: "utf-16"}
 """The encoding by the byte order mark, which counts more than the XML declaration (RFC 7303 §3.3)."""
 
 _MISSPELT_UTF8 = re.compile(rb"""<\?xml[^>]*["']utf8["']""", re.IGNORECASE)
 
-_SEPARATOR = "#"
-"""Stands between namespace and name in what expat reports. Names do not contain it; in a URI expat accepts it."""
+
+class _UnknownEncodingError(Exception):
+    """A declared encoding that is not in _ENCODINGS."""
 
 
 def parse(body: bytes) -> Element:
-    """Read a document; raise Malformed for a DOCTYPE, and so for entities that it declares.
+    """Read a document, mended if necessary; raise Malformed for a DOCTYPE, and so for entities that it declares.
 
     What is read leaves nothing behind in the process: expat's table of names ends with the document.
     """
-    parser = expat.ParserCreate(_encoding(body), _SEPARATOR)
+    try:
+        return _parse(body, _encoding(body))
+    except (expat.ExpatError, _UnknownEncodingError):
+        mended = mend(body)
+    if mended is None:
+        raise Malformed("not XML: an encoding that is not supported")
+    try:
+        return _parse(mended.encode(), "utf-8")
+    except expat.ExpatError as error:
+        raise Malformed(f"not XML: {error}") from error
+
+
+def _parse(body: bytes, encoding: str | None) -> Element:
+    parser = expat.ParserCreate(encoding)
     parser.buffer_text = True
     document = _Document()
     parser.XmlDeclHandler = _check_encoding
@@ -58,10 +76,7 @@ def parse(body: bytes) -> Element:
     parser.StartElementHandler = document.start
     parser.CharacterDataHandler = document.add_text
     parser.EndElementHandler = document.end
-    try:
-        parser.Parse(body, True)  # noqa: FBT003 - it takes no keywords
-    except expat.ExpatError as error:
-        raise Malformed(f"not XML: {error}") from error
+    parser.Parse(body, True)  # noqa: FBT003 - it takes no keywords
     return document.root
 
 
@@ -75,44 +90,60 @@ def _encoding(body: bytes) -> str | None:
 
 def _check_encoding(_version: str, encoding: str | None, _standalone: int) -> None:
     if encoding is not None and encoding.lower() not in _ENCODINGS:
-        raise Malformed("not XML: an encoding that is not supported")
+        raise _UnknownEncodingError
 
 
 def _refuse_doctype(*_declared: object) -> NoReturn:
     raise Malformed("a DOCTYPE is not accepted")
 
 
+_DECLARATION = re.compile("xmlns(?:$|:)")
+"""The name of an attribute that declares a namespace."""
+
+
 @dataclass(slots=True)
 class _Open:
-    """An element whose end has not been read, or the document."""
+    """An element whose end has not been read, or the document; `namespaces` has what it declares, by prefix."""
 
+    namespaces: dict[str, str]
     text: str = ""
     children: list[Element] = field(default_factory=list)
+
+
+def _declared(attributes: dict[str, str]) -> dict[str, str]:
+    """Return the namespaces that attributes declare, by prefix; "": the default namespace."""
+    return {name[5:].lstrip(":"): uri for name, uri in attributes.items() if _DECLARATION.match(name)}
 
 
 class _Document:
     """Builds the elements of a document from what expat reports; an exception raised here stops expat."""
 
     def __init__(self) -> None:
-        self._open = [_Open()]
+        self._open = [_Open({})]
 
     @property
     def root(self) -> Element:
         return self._open[0].children[0]
 
-    def start(self, _name: str, _attributes: object) -> None:
+    def start(self, _name: str, attributes: dict[str, str]) -> None:
         if len(self._open) > DEEPEST:
             raise Malformed(f"more than {DEEPEST} levels of elements")
-        self._open.append(_Open())
+        self._open.append(_Open(_declared(attributes) if attributes else {}))
 
     def add_text(self, text: str) -> None:
         if not self._open[-1].children:
             self._open[-1].text += text
 
     def end(self, name: str) -> None:
+        prefix, _, local = name.rpartition(":")
+        if not local:
+            raise Malformed("an element without a name")
+        namespace = self._namespace(prefix)
         ended = self._open.pop()
-        namespace, _, local = name.rpartition(_SEPARATOR)
         self._open[-1].children.append(Element(local, namespace, ended.text, tuple(ended.children)))
+
+    def _namespace(self, prefix: str) -> str:
+        return next((each.namespaces[prefix] for each in reversed(self._open) if prefix in each.namespaces), "")
 
 
 # Writing: libxml2 keeps the names of elements and attributes, and so none may come from a client.

@@ -1,6 +1,6 @@
 """The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import get_type_hints
@@ -289,6 +289,13 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
     "a leading plus": ({"NewExternalPort": "+8043"}, MAP_PORT),
     "any remote host, async-upnp-client": ({"NewRemoteHost": "0.0.0.0"}, MAP_PORT),
     "any remote host, IPv6": ({"NewRemoteHost": "::/0"}, MAP_PORT),
+    "a protocol's number": ({"NewProtocol": " 6 "}, MAP_PORT),
+    "a fraction of zero": ({"NewExternalPort": "8043.0", "NewLeaseDuration": "300.00"}, MAP_PORT),
+    "no-break spaces around": ({"NewExternalPort": "\xa08043\xa0", "NewProtocol": "\xa0TCP"}, MAP_PORT),
+    "truth in a third word": ({"NewEnabled": "On"}, MAP_PORT),
+    "an address with all its bits": ({"NewInternalClient": "10.100.0.9/32"}, MAP_PORT),
+    "an address as one of IPv6": ({"NewInternalClient": "::FFFF:10.100.0.9"}, MAP_PORT),
+    "an argument twice with one value": ({"newExternalPort": " 8043"}, MAP_PORT),
     "any remote host, a star": ({"NewRemoteHost": "*"}, MAP_PORT),
     "one remote host": (
         {"NewRemoteHost": " 198.51.100.7 "},
@@ -333,6 +340,26 @@ TOLERATED: dict[str, tuple[dict[str, str], MapPort]] = {
 def test_what_clients_send_is_understood(changed: dict[str, str], request_: MapPort) -> None:
     service, asked = call("AddPortMapping", ADD | changed)
     assert decode(service, asked, PARTIES).request == request_
+
+
+@pytest.mark.parametrize(
+    "write", [str.lower, str.upper, lambda name: name.removeprefix("New"), lambda name: f"new{name[3:]}"]
+)
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper])
+def test_names_in_any_case_and_without_new(write: Callable[[str], str], spell: Callable[[str], str]) -> None:
+    remote = ADD | {"NewRemoteHost": "198.51.100.7"}
+    service, asked = call("AddPortMapping", {write(name): value for name, value in remote.items()})
+    invocation = decode(service, replace(asked, action=spell(asked.action)), PARTIES)
+    assert invocation.request == replace(MAP_PORT, remotes=REMOTES)
+    assert invocation.action.name == "AddPortMapping"
+
+
+@pytest.mark.parametrize("service", ACTIONS)
+def test_no_two_names_differ_in_case_or_new_alone(service: Service) -> None:
+    rows = ACTIONS[service]
+    assert len({row.name.lower() for row in rows}) == len(rows)
+    for row in rows:
+        assert len({name.lower().removeprefix("new") for name in row.inputs}) == len(row.inputs)
 
 
 LEFT_OUT = {
@@ -400,7 +427,8 @@ def test_any_port_leaves_the_choice_to_the_gateway() -> None:
 
 WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "SCTP": ("AddPortMapping", ADD | {"NewProtocol": "SCTP"}, 601),
-    "a protocol's number": ("AddPortMapping", ADD | {"NewProtocol": "6"}, 601),
+    "another protocol's number": ("AddPortMapping", ADD | {"NewProtocol": "132"}, 601),
+    "a protocol's number with a zero": ("AddPortMapping", ADD | {"NewProtocol": "06"}, 601),
     "no protocol": ("DeletePortMapping", KEY | {"NewProtocol": ""}, 601),
     "port 65536": ("AddPortMapping", ADD | {"NewExternalPort": "65536"}, 601),
     "port 65537": ("AddPortMapping", ADD | {"NewExternalPort": "65537"}, 601),
@@ -430,7 +458,24 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "a lease in words": ("AddPortMapping", ADD | {"NewLeaseDuration": "infinite"}, 402),
     "a lease with a fraction": ("AddPortMapping", ADD | {"NewLeaseDuration": "300.5"}, 402),
     "not enabled, in a word": ("AddPortMapping", ADD | {"NewEnabled": "False"}, 600),
-    "enabled in another word": ("AddPortMapping", ADD | {"NewEnabled": "on"}, 402),
+    "not enabled, in another word": ("AddPortMapping", ADD | {"NewEnabled": "off"}, 600),
+    "enabled in a number": ("AddPortMapping", ADD | {"NewEnabled": "01"}, 402),
+    "an address that may be octal": ("AddPortMapping", ADD | {"NewInternalClient": "10.100.000.009"}, 600),
+    "a remote address that may be octal": ("AddPortMapping", ADD | {"NewRemoteHost": "198.051.100.7"}, 600),
+    "a network of one host, with too many bits": ("AddPortMapping", ADD | {"NewRemoteHost": "198.51.100.7/33"}, 600),
+    "the one host 0.0.0.0": ("AddPortMapping", ADD | {"NewRemoteHost": "0.0.0.0/32"}, 600),
+    "a network of IPv6": ("AddPortMapping", ADD | {"NewRemoteHost": "::ffff:198.51.100.7/32"}, 600),
+    "an address with a zone": ("AddPortMapping", ADD | {"NewInternalClient": "10.100.0.9%wg0"}, 600),
+    "an address in brackets": ("AddPortMapping", ADD | {"NewInternalClient": "[10.100.0.9]"}, 600),
+    "an address of three numbers": ("AddPortMapping", ADD | {"NewInternalClient": "10.100.9"}, 600),
+    "a port in quotes": ("AddPortMapping", ADD | {"NewExternalPort": '"8043"'}, 402),
+    "a port with a comma": ("AddPortMapping", ADD | {"NewExternalPort": "8,043"}, 402),
+    "a port with an exponent": ("AddPortMapping", ADD | {"NewExternalPort": "8e3"}, 402),
+    "a port with a dot": ("AddPortMapping", ADD | {"NewExternalPort": "8043."}, 402),
+    "a port with a replaced character": ("AddPortMapping", ADD | {"NewExternalPort": "8043\ufffd"}, 402),
+    "a port twice": ("AddPortMapping", ADD | {"newExternalPort": "8044"}, 402),
+    "a port twice, once without New": ("AddPortMapping", ADD | {"ExternalPort": "8044"}, 402),
+    "a remote host twice": ("AddPortMapping", ADD | {"NEWREMOTEHOST": "198.51.100.7"}, 402),
     "both protocols": ("AddPortMapping", ADD | {"NewProtocol": "TCP/UDP"}, 601),
     "two ports": ("AddPortMapping", ADD | {"NewExternalPort": "8043 8044"}, 402),
     "a range of ports": ("AddPortMapping", ADD | {"NewExternalPort": "8043-8044"}, 402),
