@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Change, ControlProtocol, Entry, PortMapping, TransportProtocol
+from igd.core.mapping import Change, ControlProtocol, Entry, Lease, Pinhole, PortMapping, TransportProtocol, abridged
 from igd.core.peers import Address, Peer, Peers
 from igd.core.planner import Planner
 from igd.core.policies import Policies
@@ -58,6 +58,9 @@ REREAD_SECONDS = 0.2
 
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
+
+SHOWN = 4
+"""How many closed pinholes one log line names."""
 
 ChangeRequest = MapPort | UnmapPorts | UnmapInternal | RenewPinhole | UnmapPinhole
 
@@ -224,7 +227,8 @@ class Gateway:
                 own = (each for each in table.of_peer(peer) if isinstance(each.mapping, PortMapping))
                 return MappingList(tuple(map(self._mapped, own)))
             case GetPeerState():
-                allowed = self.policies.of(peer).allows_pinholes()
+                policy = self.policies.of(peer)
+                allowed = ControlProtocol.UPNP in policy.protocols and policy.allows_pinholes()
                 return PeerState(table.port_mappings(peer), table.update_id(peer), allowed)
 
     async def _read_host(self, peer: Peer, request: GetLinkStatus | GetPinholeTraffic | GetPinholeTimeout) -> Reply:
@@ -283,10 +287,8 @@ class Gateway:
         if remotes and not self.rate_limit.admit(peer.public_key, self.clock(), remotes):
             return Refusal.TOO_MANY_REQUESTS
         await self.ledger.commit(plan)
-        # what is granted of a static mapping is the lease that was requested
         lease = policy.lease(request.lifetime, self.clock())
-        entries = [change.after for change in plan if change.after is not None]
-        granted = [self._mapped(replace(each, lease=lease) if each.lease.static else each) for each in entries]
+        granted = [self._granted(change.after, lease) for change in plan if change.after is not None]
         # a port set has one lifetime: the shortest of its ports (RFC 7753 §4.4)
         return replace(granted[0], lifetime=min(each.lifetime for each in granted), count=len(granted))
 
@@ -322,20 +324,17 @@ class Gateway:
         return changes if isinstance(changes, Refusal) else await self._close(changes)
 
     async def _change_pinhole(self, peer: Peer, request: RenewPinhole | UnmapPinhole) -> Reply:
-        """Renew or close a pinhole. A lease that NAT-PMP's or PCP's requests may hold is not shortened."""
-        held = self.ledger.table.find_pinhole(peer.public_key, request.unique_id)
-        if held is None:
-            return Refusal.NO_SUCH_MAPPING
-        if held.lease.static:
-            return Refusal.STATIC
+        table, key = self.ledger.table, peer.public_key
         if isinstance(request, UnmapPinhole):
-            return await self._close([Change(held, None)])
-        lease = self.policies.of(peer.public_key).lease(request.lifetime, self.clock())
-        if held.mapping.claim.by_internal:
-            lease = max(lease, held.lease, key=lambda each: (each.endless, each.expires))
-        renewed = Entry(held.mapping, lease)
-        await self.ledger.commit([Change(held, renewed)])
-        return self._mapped(renewed)
+            changes = table.plan_unmap_pinhole(key, request)
+            return changes if isinstance(changes, Refusal) else await self._close(changes)
+        lease = self.policies.of(key).lease(request.lifetime, self.clock())
+        plan = table.plan_renew_pinhole(key, request, lease)
+        if isinstance(plan, Refusal):
+            return plan
+        await self.ledger.commit([plan])
+        assert plan.after is not None, "a renewal"
+        return self._granted(plan.after, lease)
 
     async def _close(self, changes: Sequence[Change]) -> Unmapped:
         await self.ledger.commit(changes)
@@ -371,6 +370,10 @@ class Gateway:
         """Return all mappings of all peers, oldest first."""
         return [self._mapped(entry) for entry in self.ledger.table]
 
+    def _granted(self, entry: Entry, lease: Lease) -> Mapped:
+        """Return what a client is granted that requested this lease: of a static mapping just that."""
+        return self._mapped(replace(entry, lease=lease) if entry.lease.static else entry)
+
     def _mapped(self, entry: Entry) -> Mapped:
         """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS; static ones have that."""
         lifetime = ENDLESS if entry.lease.static else max(1, entry.lease.remaining(self.clock()))
@@ -380,6 +383,9 @@ class Gateway:
 def _for_log(reply: Reply) -> str:
     if isinstance(reply, Refusal):
         return f"{reply.name}, {reply.value}"
+    if isinstance(reply, Unmapped):  # UPnP names a pinhole by number only
+        closed = [str(each) for each in reply.mappings if isinstance(each, Pinhole)]
+        return f"GRANTED, {abridged(closed, SHOWN)}" if closed else "GRANTED"
     if not isinstance(reply, Mapped):
         return "GRANTED"
     return f"GRANTED, {reply.mapping}{f' and the next {reply.count - 1} ports' if reply.count > 1 else ''}"

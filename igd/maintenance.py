@@ -62,7 +62,7 @@ class Maintenance:
         self._gateway.announced = announced
         peers = await self._peers.peers()
         stored = list(stored)
-        static = self._static.standing(peers, stored)
+        static = self._static.at_start(peers, stored)
         replaced = {entry.mapping.key for entry in static}
         keep: list[Entry] = []
         drop: dict[str, list[Entry]] = {}  # by reason

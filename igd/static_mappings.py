@@ -1,8 +1,9 @@
 """The static mappings of the configuration: they stand while their peer owns the internal address."""
 
 import logging
+import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from igd.core.mapping import (
@@ -18,6 +19,7 @@ from igd.core.mapping import (
 from igd.core.peers import Peers
 from igd.core.reserved_ports import StaticMapping
 from igd.core.unicast import is_unicast
+from igd.core.unique_ids import UNIQUE_IDS, UniqueIds
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.gateway import Gateway
 from igd.log_lines import of_peer
@@ -45,23 +47,25 @@ class StaticMappings:
         self._warnings = RecurringWarnings(log)
         self.problems: list[str] = []
 
-    def standing(self, peers: Peers, stored: Iterable[Entry] = ()) -> list[Entry]:
+    def at_start(self, peers: Peers, stored: Iterable[Entry]) -> list[Entry]:
+        """Return the entries that can stand at the start; `stored` ones are about to be in the table."""
+        held = {entry.mapping.key: entry for entry in stored}
+        pinholes = (entry.mapping for entry in held.values() if isinstance(entry.mapping, Pinhole))
+        return list(_with_unique_ids(self.standing(peers), held.get, UniqueIds(pinholes)))
+
+    def standing(self, peers: Peers) -> list[Entry]:
         """Return the entries that are not in the table and can stand; log which others cannot, and why.
 
-        `stored` entries are about to be in the table.
+        Pinholes have no UniqueID yet.
         """
         found, problems = [], []
-        unique_ids: dict[int, Key] = {
-            entry.mapping.unique_id: entry.mapping.key for entry in stored if isinstance(entry.mapping, Pinhole)
-        }
         for key, (static, mapping) in self._wanted.items():
             held = self._ledger.table.find(mapping.peer, key)
             if held is not None and held.lease.static:
                 continue
-            placed = self._with_unique_id(mapping, held, unique_ids)
-            obstacle = self._obstacle(mapping, peers) if placed else "all UniqueIDs of pinholes are in use"
-            if placed and obstacle is None:
-                found.append(Entry(placed, STATIC))
+            obstacle = self._obstacle(mapping, peers)
+            if obstacle is None:
+                found.append(Entry(mapping, STATIC))
             else:
                 peer = self._gateway.policies.label(mapping.peer)
                 problems.append(f'static mapping "{static}" of {peer} does not stand: {obstacle}')
@@ -85,26 +89,14 @@ class StaticMappings:
     def _changes(self, entries: list[Entry]) -> Iterator[Change]:
         """Yield the changes that open these entries of one peer, in place of what it had mapped itself."""
         table = self._ledger.table
-        for entry in entries:
-            key = entry.mapping.key
-            held = table.find(entry.mapping.peer, key)
-            if held is not None or not table.holds(key):
-                yield Change(held, entry)
 
-    def _with_unique_id(self, mapping: AnyMapping, held: Entry | None, used: dict[int, Key]) -> AnyMapping | None:
-        """Return the mapping, a pinhole with the UniqueID of the one that it replaces, or a free one; None if none is.
+        def held(key: Key) -> Entry | None:
+            return table.find(entries[0].mapping.peer, key)
 
-        `used` are chosen already, for these keys.
-        """
-        if not isinstance(mapping, Pinhole):
-            return mapping
-        present = held.mapping.unique_id if held and isinstance(held.mapping, Pinhole) else None
-        own = (each for each, key in used.items() if key == mapping.key)
-        free = present or next(own, None) or self._ledger.table.free_unique_id(self._gateway.rng, used)
-        if free is None:
-            return None
-        used[free] = mapping.key
-        return replace(mapping, unique_id=free)
+        for entry in _with_unique_ids(entries, held, table.unique_ids):
+            before = held(entry.mapping.key)
+            if before is not None or not table.holds(entry.mapping.key):
+                yield Change(before, entry)
 
     def _obstacle(self, mapping: AnyMapping, peers: Peers) -> str | None:
         address = mapping.internal.address
@@ -116,6 +108,8 @@ class StaticMappings:
             return f"packets to {address} do not leave through the tunnel"
         if isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key):
             return "the server, a rule of its firewall, or another igd uses the port"
+        if isinstance(mapping, Pinhole) and self._ledger.table.unique_ids.are_used_up:
+            return f"there are {len(UNIQUE_IDS)} pinholes, and UPnP cannot number more"
         return None
 
 
@@ -125,3 +119,29 @@ def _mapping(peer: str, static: StaticMapping) -> AnyMapping:
     if static.pinhole_address is None:
         return PortMapping(static.protocol, static.external_port, static.internal, *about)
     return Pinhole(static.protocol, static.internal, *about)
+
+
+def _with_unique_ids(
+    entries: Iterable[Entry], held: Callable[[Key], Entry | None], unique_ids: UniqueIds
+) -> Iterator[Entry]:
+    """Yield the entries, pinholes with a UniqueID: that of the one that is `held`, or one that depends on the pinhole.
+
+    Static mappings are not stored: so a client that knows the UniqueID finds the pinhole after a restart as well. A
+    pinhole for which none is free is left out.
+    """
+    chosen: set[int] = set()
+    for entry in entries:
+        mapping = entry.mapping
+        if isinstance(mapping, PortMapping):
+            yield entry
+            continue
+        before = held(mapping.key)
+        by_pinhole = random.Random(str(mapping))  # noqa: S311 - it need not be unpredictable
+        unique_id = (
+            before.mapping.unique_id
+            if before is not None and isinstance(before.mapping, Pinhole)
+            else unique_ids.free(by_pinhole, chosen)
+        )
+        if unique_id is not None:
+            chosen.add(unique_id)
+            yield replace(entry, mapping=replace(mapping, unique_id=unique_id))

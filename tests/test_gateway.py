@@ -22,7 +22,7 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
-from igd.core.table import UNIQUE_IDS
+from igd.core.unique_ids import UNIQUE_IDS
 from igd.gateway import LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
 from igd.log_lines import cause
 from tests.gateway_harness import (

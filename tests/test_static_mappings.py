@@ -32,7 +32,7 @@ from igd.core.request import (
     UnmapPorts,
 )
 from igd.core.reserved_ports import StaticMapping
-from igd.core.table import UNIQUE_IDS
+from igd.core.unique_ids import UNIQUE_IDS
 from igd.firewall.backend import FirewallError
 from tests.gateway_harness import C1, C2, KEY, PEERS, GatewayHarness, entry, map_port, peer
 

@@ -60,9 +60,12 @@ class Endpoint:
         return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Remote:
-    """A source that a mapping admits: a network, and one source port (1 to 65535) or any (0)."""
+    """A source that a mapping admits: a network, and one source port (1 to 65535) or any (0).
+
+    Those of one IP version are ordered, as all keys of mappings are.
+    """
 
     network: IPv4Network | IPv6Network
     port: int = 0

@@ -96,7 +96,7 @@ class Planner:
         held = self.table.find(self.peer, pinhole.key)
         if held is not None and isinstance(held.mapping, Pinhole):
             return self._plan_mapping(replace(pinhole, unique_id=held.mapping.unique_id))
-        unique_id = self.table.free_unique_id(self.rng, self.unique_ids)
+        unique_id = self.table.unique_ids.free(self.rng, self.unique_ids)
         if unique_id is None:
             return Refusal.NO_FREE_PORT
         self.unique_ids.add(unique_id)

@@ -57,18 +57,11 @@ class PortRule:
             and (self.description is None or self.description.search(description) is not None)
         )
 
-    def has_same_port(self) -> bool:
-        """Return whether the rule is about mappings whose external port is the internal one, as those of pinholes."""
-        return len(self.for_same_port().external) > 0
-
-    def overrides(self, other: "PortRule") -> bool:
-        """Return whether this rule, which comes first, decides on all pinholes that `other` is about."""
-        first, stop = other.for_same_port().external.start, other.for_same_port().external.stop
-        own = self.for_same_port().external
+    def covers(self, other: "PortRule") -> bool:
+        """Return whether this rule applies to all addresses and descriptions to which `other` applies."""
         return (
             self.description is None
-            and own.start <= first
-            and stop <= own.stop
+            and self.network.version == other.network.version
             and other.network.network_address in self.network
             and other.network.prefixlen >= self.network.prefixlen
         )
@@ -143,17 +136,17 @@ class Policy:
         return any(protocol is each.protocol and port in each.ports for each in self.reservations)
 
     def allows(self, protocol: TransportProtocol, external_port: int, internal: Endpoint, description: str) -> bool:
-        """Return whether this external port may lead to `internal`."""
-        return self.reserves(protocol, external_port) or _first_match(
-            self._applicable(internal, description), external_port
-        )
+        """Return whether this external port may lead to `internal`. Only ports of IPv4 are reserved."""
+        reserved = internal.address.version == 4 and self.reserves(protocol, external_port)
+        return reserved or _first_match(self._applicable(internal, description), external_port)
 
     def allows_pinholes(self) -> bool:
-        """Return whether some pinhole is allowed: by a rule for IPv6 that no earlier one overrides as a whole."""
-        rules = [rule for rule in self.rules if rule.network.version == 6]
+        """Return whether the rules allow some pinhole, whose external port is the internal one."""
+        rules = [rule.for_same_port() for rule in self.rules if rule.network.version == 6]
         return any(
-            rule.allow and rule.has_same_port() and not any(each.overrides(rule) for each in rules[:index])
+            _allowed((*(each for each in rules[:index] if each.covers(rule)), rule))
             for index, rule in enumerate(rules)
+            if rule.allow
         )
 
     def lease(self, lifetime: int, now: float) -> Lease:

@@ -1,16 +1,15 @@
 """All mappings and their leases, and what a request would change."""
 
 import heapq
-import itertools
-import random
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, Pinhole, PortMapping, TransportProtocol
+from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key, Lease, PortMapping, TransportProtocol
 from igd.core.oldest_first import OldestFirst
-from igd.core.request import Refusal, UnmapInternal, UnmapPorts
+from igd.core.request import Refusal, RenewPinhole, UnmapInternal, UnmapPinhole, UnmapPorts
+from igd.core.unique_ids import UniqueIds
 
 HOLD_DOWN = 120.0
 """Seconds for which a closed port is offered only to the peer that held it (RFC 6887 §15): TCP's maximum segment
@@ -21,10 +20,6 @@ MAX_HELD_DOWN = 64
 
 MAX_REMOTES = 16
 """How many remotes one mapping may admit."""
-
-
-UNIQUE_IDS = range(1, 2**16)
-"""UniqueIDs of pinholes (WANIPv6FirewallControl:1 §2.3.9, ui2). 0 is left out: clients take it for none."""
 
 
 class HoldDown(NamedTuple):
@@ -44,11 +39,11 @@ class Table:
     """
 
     def __init__(self) -> None:
+        self.unique_ids = UniqueIds()
         self._entries: dict[Key, Entry] = {}
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._port_mappings: dict[str, OldestFirst[Key]] = {}  # of each peer that has any
         self._update_ids: Counter[str] = Counter()
-        self._pinholes: dict[int, Key] = {}  # by UniqueID; those of planned changes as well
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
         self._by_internal: dict[
@@ -94,22 +89,8 @@ class Table:
 
     def find_pinhole(self, public_key: str, unique_id: int) -> Entry | None:
         """Return the peer's pinhole with this UniqueID, or None."""
-        key = self._pinholes.get(unique_id)
+        key = self.unique_ids.key(unique_id)
         return None if key is None else self.find(public_key, key)
-
-    def has_unique_id(self, unique_id: int) -> bool:
-        """Return whether a pinhole has this UniqueID, or will have it after a planned change."""
-        return unique_id in self._pinholes
-
-    def free_unique_id(self, rng: random.Random, chosen: Container[int] = ()) -> int | None:
-        """Return a UniqueID that no pinhole has and that is not in `chosen`, by chance; None if there is none.
-
-        By chance, so that a client that still has the UniqueID of a closed pinhole does not soon name another with it.
-        """
-        first = rng.choice(UNIQUE_IDS)
-        after, before = range(first, UNIQUE_IDS.stop), range(UNIQUE_IDS.start, first)
-        free = (each for each in itertools.chain(after, before) if each not in self._pinholes and each not in chosen)
-        return next(free, None)
 
     def find_internal(self, public_key: str, protocol: TransportProtocol, internal: Endpoint) -> Entry | None:
         """Return the peer's entry that is claimed by this internal endpoint, or None."""
@@ -202,6 +183,26 @@ class Table:
         admitting = [Change(entry, None) for entry in removable if entry.mapping.claim.admits(request.claim)]
         return Refusal.OTHER_NONCE if removable and not admitting else admitting
 
+    def plan_renew_pinhole(self, public_key: str, request: RenewPinhole, lease: Lease) -> Change | Refusal:
+        """Plan this lease for the pinhole that `request` names.
+
+        What NAT-PMP or PCP requested as well is not shortened. A static pinhole stays as it is, as when it is mapped.
+        """
+        held = self.find_pinhole(public_key, request.unique_id)
+        if held is None:
+            return Refusal.NO_SUCH_MAPPING
+        if held.lease.static:
+            return Change(held, replace(held, suspended=False))
+        longer = _longer(lease, held.lease) if held.mapping.claim.by_internal else lease
+        return Change(held, Entry(held.mapping, longer))
+
+    def plan_unmap_pinhole(self, public_key: str, request: UnmapPinhole) -> list[Change] | Refusal:
+        """Plan the removal of the pinhole that `request` names, whatever protocol it was requested by."""
+        held = self.find_pinhole(public_key, request.unique_id)
+        if held is None:
+            return Refusal.NO_SUCH_MAPPING
+        return Refusal.STATIC if held.lease.static else [Change(held, None)]
+
     def _named_by(self, public_key: str, request: UnmapInternal) -> list[Entry]:
         if request.protocol is not None and request.port is not None and request.count == 1:
             held = self.find_internal(public_key, request.protocol, Endpoint(request.address, request.port))
@@ -240,13 +241,14 @@ class Table:
         keys = {change.key for change in changes}
         assert keys.isdisjoint(self._reserved), "the key of another planned change"
         self._reserved |= keys
-        self._pinholes.update(_new_pinholes(changes))
+        for mapping in _opened(changes):
+            self.unique_ids.take(mapping)
 
     def release(self, changes: Sequence[Change]) -> None:
         """Drop these planned changes."""
         self._reserved -= {change.key for change in changes}
-        for unique_id in _new_pinholes(changes):
-            del self._pinholes[unique_id]
+        for mapping in _opened(changes):
+            self.unique_ids.release(mapping)
 
     def accept(self, changes: Iterable[Change], now: float) -> None:
         """Apply planned changes; each `before` must equal the entry in the table."""
@@ -276,9 +278,8 @@ class Table:
         self._end_hold_down(key)
         self._entries[key] = entry
         self._by_peer.setdefault(entry.mapping.peer, {})[key] = entry
-        if isinstance(entry.mapping, Pinhole):
-            self._pinholes[entry.mapping.unique_id] = key
-        else:
+        self.unique_ids.take(entry.mapping)
+        if isinstance(entry.mapping, PortMapping):
             self._port_mappings.setdefault(entry.mapping.peer, OldestFirst()).add(key)
         if entry.mapping.claim.by_internal:
             self._by_internal[_internal(entry.mapping)] = key
@@ -291,13 +292,12 @@ class Table:
         del of_peer[key]
         if not of_peer:
             del self._by_peer[peer]
-        if isinstance(mapping, Pinhole):
-            del self._pinholes[mapping.unique_id]
-            return
-        self._port_mappings[peer].remove(key)
-        if not self._port_mappings[peer]:
-            del self._port_mappings[peer]
-        self._hold_down(mapping.key, peer, now + HOLD_DOWN, now)
+        self.unique_ids.retire(mapping)
+        if isinstance(mapping, PortMapping):
+            self._port_mappings[peer].remove(key)
+            if not self._port_mappings[peer]:
+                del self._port_mappings[peer]
+            self._hold_down(mapping.key, peer, now + HOLD_DOWN, now)
 
     def resume_hold_downs(self, held_down: Iterable[HoldDown], now: float) -> None:
         """Resume the hold-downs of an earlier run, in the order in which they end, before any port is closed."""
@@ -322,10 +322,9 @@ class Table:
                 del self._held_down_by_peer[peer]
 
 
-def _new_pinholes(changes: Iterable[Change]) -> dict[int, Key]:
-    """Return the UniqueIDs, and the keys, of the pinholes that these changes open."""
-    opened = (change.after.mapping for change in changes if change.after and not change.before)
-    return {each.unique_id: each.key for each in opened if isinstance(each, Pinhole)}
+def _opened(changes: Iterable[Change]) -> Iterator[AnyMapping]:
+    """Yield the mappings that these changes open."""
+    return (change.after.mapping for change in changes if change.after and not change.before)
 
 
 def _internal(mapping: AnyMapping) -> tuple[str, TransportProtocol, Endpoint]:
@@ -368,5 +367,9 @@ def _plan_renewal(held: Entry, mapping: AnyMapping, lease: Lease) -> Change | Re
     if outcome == _REPLACED:
         return Change(held, Entry(mapping, lease))
     kept = {field: getattr(before, field) or getattr(mapping, field) for field in outcome}
-    longer = max(lease, held.lease, key=lambda each: (each.endless, each.expires))
-    return Change(held, Entry(replace(mapping, claim=before.claim.joined(claim), **kept), longer))
+    joined = replace(mapping, claim=before.claim.joined(claim), **kept)
+    return Change(held, Entry(joined, _longer(lease, held.lease)))
+
+
+def _longer(one: Lease, other: Lease) -> Lease:
+    return max(one, other, key=lambda each: (each.endless, each.expires))

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from igd.core.mapping import Endpoint
+from igd.core.mapping import Endpoint, Pinhole
 from igd.core.request import ENDLESS, Mapped
 
 
 def mapping_as_json(mapped: Mapped, name: str) -> dict[str, Any]:
     """Return a mapping as plain values, for `igd list --json`; `lease` is in seconds, 0 if static.
 
-    `name` is the peer's, or "".
+    `name` is the peer's, or "". `unique_id` is UPnP's UniqueID of a pinhole.
     """
     mapping = mapped.mapping
     return {
@@ -19,6 +19,7 @@ def mapping_as_json(mapped: Mapped, name: str) -> dict[str, Any]:
         "external_port": mapping.external_port,
         "internal_address": str(mapping.internal.address),
         "internal_port": mapping.internal.port,
+        "unique_id": mapping.unique_id if isinstance(mapping, Pinhole) else None,
         "remotes": [str(remote) for remote in mapping.remotes],
         "lease": mapped.lifetime,
         "static": mapped.lifetime == ENDLESS,

@@ -8,13 +8,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from igd.core.mapping import Entry, Key, Pinhole
 from igd.core.moment import Moment, passed, shift
-from igd.core.table import UNIQUE_IDS, HoldDown
+from igd.core.table import HoldDown
+from igd.core.unique_ids import UNIQUE_IDS
 from igd.store import rows, schema
 from igd.store.files import StoreError, connect, is_of_the_disk, sqlite_code
 
@@ -207,12 +208,17 @@ class _Reader:
         entries: dict[Key, Entry] = {}
         latest = self._now.boottime + UNDATED_SECONDS if move is None else math.inf
         unique_ids: set[int] = set()
+        numbers = itertools.count(UNIQUE_IDS.start)
         for row in self._leases():
             try:
-                entry = rows.read_lease(_of_this_version(version, row), move or 0.0, latest)
+                entry = rows.read_lease(_of_this_version(version, row, numbers), move or 0.0, latest)
                 if entry.mapping.key in entries:
                     raise ValueError("the port of another row")  # noqa: TRY301 - one more thing that is wrong with it
-                entries[entry.mapping.key] = _with_unique_id(entry, unique_ids)
+                if isinstance(entry.mapping, Pinhole):
+                    if entry.mapping.unique_id in unique_ids:
+                        raise ValueError("the UniqueID of another row")  # noqa: TRY301 - one more
+                    unique_ids.add(entry.mapping.unique_id)
+                entries[entry.mapping.key] = entry
             except (ValueError, TypeError) as error:
                 self._drop("lease", row, error)
         return entries
@@ -288,24 +294,9 @@ def _in_words(kind: str, row: Row) -> str:
     return ", ".join(f"{name}{value!r:.60}" for name, value in zip(names, row, strict=True))
 
 
-def _of_this_version(version: int, row: Row) -> Row:
-    """Return a row with the columns of this version."""
+def _of_this_version(version: int, row: Row, numbers: Iterator[int]) -> Row:
+    """Return a row with the columns of this version; a pinhole of an older one gets the next of `numbers`."""
     if version == 1:
         protocol, port, *destination, expires, endless = row
         row = (protocol, port, "", *destination, "", None, expires, endless)
-    return (*row, 0) if version < 4 else row
-
-
-def _with_unique_id(entry: Entry, used: set[int]) -> Entry:
-    """Return the entry, a pinhole with a UniqueID that no other has; those of older files have none."""
-    mapping = entry.mapping
-    if not isinstance(mapping, Pinhole):
-        return entry
-    if mapping.unique_id in used:
-        raise ValueError("the UniqueID of another row")
-    after, before = range(len(used) + 1, UNIQUE_IDS.stop), range(UNIQUE_IDS.start, len(used) + 1)
-    unique_id = mapping.unique_id or next((each for each in itertools.chain(after, before) if each not in used), None)
-    if unique_id is None:
-        raise ValueError("all UniqueIDs are in use")
-    used.add(unique_id)
-    return replace(entry, mapping=replace(mapping, unique_id=unique_id))
+    return (*row, next(numbers) if any(row[2:3]) else 0) if version < 4 else row

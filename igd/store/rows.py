@@ -8,7 +8,8 @@ from typing import Any
 
 from igd.core.mapping import Claim, Endpoint, Entry, Lease, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.peers import is_public_key
-from igd.core.table import HOLD_DOWN, MAX_REMOTES, UNIQUE_IDS, HoldDown
+from igd.core.table import HOLD_DOWN, MAX_REMOTES, HoldDown
+from igd.core.unique_ids import UNIQUE_IDS
 
 _NONCE_OCTETS = 0, 12
 
@@ -56,6 +57,8 @@ def read_lease(row: Sequence[Any], move: float, latest: float) -> Entry:
     entry = Entry(mapping, lease)
     if (protocol, external_port, pinhole) != key_columns(entry):
         raise ValueError("the key is that of another mapping")
+    if not pinhole and number != 0:
+        raise ValueError("a port mapping has no UniqueID")
     return entry
 
 
@@ -125,8 +128,8 @@ def _remotes(lines: str, version: int) -> tuple[Remote, ...]:
 
 
 def _unique_id(value: object) -> int:
-    """Return the UniqueID of a pinhole; 0 in a file that is older than they."""
-    if type(value) is not int or (value != 0 and value not in UNIQUE_IDS):
+    """Return the UniqueID of a pinhole."""
+    if type(value) is not int or value not in UNIQUE_IDS:
         raise ValueError("not a UniqueID")
     return value
 

@@ -1,7 +1,7 @@
 """The first matching rule decides, and only allowed ports are candidates."""
 
 import random
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 from hypothesis import given
@@ -248,3 +248,32 @@ def test_a_peer_without_rules_is_given_its_reserved_ports() -> None:
 @pytest.mark.parametrize(("asked", "granted"), [(1, 300), (299, 300), (300, 300), (301, 301), (4000, 3600)])
 def test_a_lease_is_within_the_shortest_and_the_longest(asked: int, granted: int) -> None:
     assert Policy(min_lifetime=300, max_lifetime=3600).lease(asked, 100.0) == Lease(100.0 + granted)
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ((), False),
+        (("allow 1024-65535 0.0.0.0/0 1024-65535",), False),
+        (("allow 80 ::/0 80",), True),
+        (("allow 80 ::/0 8080",), False),  # no pinhole has different ports
+        (("deny 0-65535 ::/0 0-65535", "allow 80 ::/0 80"), False),
+        (("deny 0-65535 2001:db8::/32 0-65535", "allow 80 ::/0 80"), True),  # elsewhere
+        (("deny 0-65535 ::/0 0-65535", "allow 80 2001:db8::/64 80"), False),
+        (("deny 1-79 ::/0 0-65535", "deny 80-90 ::/0 80-90", "allow 60-90 ::/0 60-90"), False),  # both together
+        (("deny 1-79 ::/0 0-65535", "deny 81-90 ::/0 0-65535", "allow 60-90 ::/0 60-90"), True),
+        (('deny 0-65535 ::/0 0-65535 "torrent"', "allow 80 ::/0 80"), True),  # with another description
+        (("deny 80 ::/0 81", "allow 80 ::/0 80"), True),  # it is about no pinhole
+        (("deny 0-65535 0.0.0.0/0 0-65535", "allow 80 ::/0 80"), True),
+    ],
+)
+def test_whether_the_rules_allow_some_pinhole(rules: tuple[str, ...], *, allowed: bool) -> None:
+    assert policy(*rules).allows_pinholes() is allowed
+
+
+def test_a_reserved_port_of_ipv4_permits_no_pinhole() -> None:
+    reserving = Policy((PortRule.parse("allow 8080 ::/0 8080"),), reserved=(Reservation.parse("tcp 22"),))
+    inside = IPv6Address("2001:db8::2")
+    assert reserving.allows(TCP, 22, Endpoint(C1, 22), "")
+    assert not reserving.allows(TCP, 22, Endpoint(inside, 22), "")
+    assert reserving.allows(TCP, 8080, Endpoint(inside, 8080), "")

@@ -2,7 +2,7 @@
 # ruff: noqa: D102 - the name of a step of the state machine is its documentation
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar
 
 import pytest
@@ -414,7 +414,7 @@ def test_a_reserved_port_is_withheld_until_it_is_accepted_or_released() -> None:
     assert offers(held, 1)
 
 
-PINHOLE = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1")
+PINHOLE = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 1), "c1", unique_id=1)
 
 
 def test_a_pinhole_and_a_port_mapping_of_one_port_have_different_keys() -> None:
@@ -423,6 +423,18 @@ def test_a_pinhole_and_a_port_mapping_of_one_port_have_different_keys() -> None:
     renewed = Entry(PINHOLE, Lease(90.0))
     assert held.plan_map(PINHOLE, Lease(90.0), QUOTA) == Change(Entry(PINHOLE, Lease(60.0)), renewed)
     assert held.plan_map(replace(PINHOLE, peer="c2"), Lease(90.0), QUOTA) is Refusal.CONFLICT
+
+
+def test_pinholes_of_one_endpoint_that_expire_together_are_two() -> None:
+    remotes = [Remote(IPv6Network(f"2001:db8::{host}/128"), port) for host, port in ((2, 0), (1, 0), (1, 443))]
+    entries = [
+        Entry(replace(PINHOLE, remotes=each, unique_id=number), Lease(60.0))
+        for number, each in enumerate([(), *((remote,) for remote in remotes)], start=1)
+    ]
+    held = table(*entries)
+    assert held.expired(60.0) == sorted(entries, key=lambda each: each.mapping.key)
+    assert [held.find_pinhole("c1", number) for number in range(1, 6)] == [*entries, None]
+    assert held.find_pinhole("c2", 1) is None
 
 
 ONE = (Remote(IPv4Network("198.51.100.7")),)

@@ -40,6 +40,7 @@ def test_a_mapping_as_plain_values() -> None:
         "external_port": 8043,
         "internal_address": "10.100.0.2",
         "internal_port": 80,
+        "unique_id": None,
         "remotes": [],
         "lease": 300,
         "static": False,
@@ -49,6 +50,11 @@ def test_a_mapping_as_plain_values() -> None:
         "description": "web",
     }
     assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_pinhole_has_its_unique_id() -> None:
+    pinhole = Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8::2"), 80), "key=", unique_id=7)
+    assert mapping_as_json(Mapped(pinhole, 300), "")["unique_id"] == 7
 
 
 def test_mappings_as_a_table() -> None:

@@ -220,7 +220,33 @@ BAD_ROWS = {
     "a lease that ends in the infinite past": "expires = -9e999",
     "a text as a time": "expires = 'soon'",
     "a third kind of lease": "endless = 2",
+    "a UniqueID of a port mapping": "unique_id = 7",
 }
+
+BAD_PINHOLES = {
+    "no UniqueID": "unique_id = 0",
+    "a UniqueID out of range": "unique_id = 65536",
+    "a text as a UniqueID": "unique_id = 'seven'",
+    "the UniqueID of another pinhole": "unique_id = 1",
+    "a remote that is not the key's": "remotes = '2001:db8::/32 443'",
+    "a claim with which the remote is not in the key": "nonce = X''",
+    "no remote for the key": "remotes = ''",
+}
+
+
+@pytest.mark.parametrize("assignment", BAD_PINHOLES.values(), ids=BAD_PINHOLES)
+def test_a_row_that_is_no_pinhole_is_dropped(path: Path, assignment: str) -> None:
+    inside = Endpoint(IPv6Address("2001:db8::2"), 80)
+    remotes = [(Remote(IPv6Network(text)),) for text in ("2001:db8::1/128", "2001:db8::/32", "2001:db8::3/128")]
+    holes = [Pinhole(TransportProtocol.TCP, inside, KEY, "", each, unique_id=n) for n, each in enumerate(remotes, 1)]
+    entries = [Entry(hole, Lease(1600.0)) for hole in holes]
+    with opened(path) as store:
+        store.save([Change(None, each) for each in entries])
+    assert stored(path) == entries
+    change(path, "UPDATE lease SET ... WHERE unique_id = 2".replace("...", assignment))
+    with opened(path) as store:
+        assert store.load() == [entries[0], entries[2]]
+        assert store.is_new, "mappings were lost"
 
 
 @pytest.mark.parametrize("assignment", BAD_ROWS.values(), ids=BAD_ROWS)

@@ -26,7 +26,7 @@ from igd.core.mapping import (
     Remote,
     TransportProtocol,
 )
-from igd.core.table import UNIQUE_IDS
+from igd.core.unique_ids import UNIQUE_IDS
 from igd.store.files import StoreError
 from igd.store.leases import LeaseStore
 from tests.store.opened import KEY, Clocks, entry, opened, stored
