@@ -123,7 +123,7 @@ def places(mapping: AnyMapping) -> list[Placed]:
         (MAPPINGS, RESTRICTED_PORTS) if isinstance(mapping, PortMapping) else (PINHOLES, RESTRICTED_PINHOLES)
     )
     key = _mapping_key(mapping)
-    if admits_every_source(mapping.remotes):
+    if _admits_every_source(mapping.remotes):
         return [(plain, value(_KEY, key))]
     sources = (each for remote in mapping.remotes for each in _sources(remote, key))
     return [(restricted, value(_KEY, key)), *dict.fromkeys(sources)]
@@ -136,8 +136,7 @@ def additions(entry: Entry, now: float) -> list[Placed]:
     return [(nft_set, element(key, data if nft_set.data else b"", rest)) for nft_set, key in places(entry.mapping)]
 
 
-def admits_every_source(remotes: Iterable[Remote]) -> bool:
-    """Return whether these remotes restrict nothing."""
+def _admits_every_source(remotes: Iterable[Remote]) -> bool:
     return not remotes or any(not remote.network.prefixlen and not remote.port for remote in remotes)
 
 

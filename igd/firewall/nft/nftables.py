@@ -102,7 +102,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import chain
 
-from igd.core.mapping import Change, Entry
+from igd.core.mapping import Change, Entry, PortMapping
 from igd.firewall.backend import FirewallError
 from igd.firewall.netlink import BatchError, Netlink, NetlinkError
 from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST, NFTA_TABLE
@@ -111,7 +111,7 @@ from igd.firewall.nft import elements
 from igd.firewall.nft.elements import EXTERNAL, INTERNAL, OUTBOUND, Placed, RemoteSet
 from igd.firewall.nft.internal_addresses import InternalAddresses
 from igd.firewall.nft.own_table import Attributes, OwnTable
-from igd.firewall.nft.restricted_pinholes import RestrictedPinholes, is_restricted
+from igd.firewall.nft.pinhole_elements import PinholeElements
 from igd.firewall.nft.source_ports import Selection, SourcePorts
 from igd.firewall.site import Site
 
@@ -126,7 +126,7 @@ class Nftables:
         self._source_ports = SourcePorts()
         self._remotes: set[RemoteSet] = set()  # exist in the kernel, each with a rule
         self._internal = InternalAddresses()
-        self._restricted = RestrictedPinholes()
+        self._pinholes = PinholeElements()
         self._netlink = Netlink()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
@@ -138,8 +138,8 @@ class Nftables:
         self._external = next(iter(addresses), None)
         self._source_ports = SourcePorts()
         selection = self._select([Change(None, entry) for entry in entries])
-        added = [each for entry in entries if not is_restricted(entry) for each in elements.additions(entry, now)]
-        added += self._restricted.replace(entries, now)
+        added = [each for entry in entries for each in _additions(entry, now)]
+        added += self._pinholes.replace(entries, now)
         added += [(EXTERNAL, elements.element(elements.address_key(each))) for each in addresses]
         added += self._internal.replace(entries, self._held_internal(), now)
         remotes = _remote_sets(added)
@@ -159,17 +159,16 @@ class Nftables:
         """
         selection = self._select(changes)
         added = [_additions(change.after, now) for change in changes]
-        restricted = self._restricted.change(changes, now)
-        new = _remote_sets((*chain.from_iterable(added), *restricted.added)) - self._remotes
+        pinholes = self._pinholes.change(changes, now)
+        new = _remote_sets((*chain.from_iterable(added), *pinholes.added)) - self._remotes
         messages = [*self._table.new_remotes(new)]
         for change, additions in zip(changes, added, strict=True):
             # A renewal deletes and adds too: kernels before 6.12 accept the addition of an existing element, but leave
             # its timeout as it is.
             messages += self._table.deletions(_places(change.before))
             messages += self._table.additions(additions)
-        messages += [*self._table.deletions(restricted.deleted), *self._table.additions(restricted.added)]
-        deleted, held = self._internal.change(changes, now)
-        messages += [*self._table.deletions(deleted), *self._table.additions(held)]
+        for deleted, held in (pinholes, self._internal.change(changes, now)):
+            messages += [*self._table.deletions(deleted), *self._table.additions(held)]
         self._transact_tolerantly([*messages, *self._outbound(selection, now)])
         self._source_ports.accept(selection)
         self._remotes |= new
@@ -262,9 +261,9 @@ def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:
 
 
 def _additions(entry: Entry | None, now: float) -> list[Placed]:
-    """Return the elements of an entry that shares none with others."""
-    return [] if entry is None or is_restricted(entry) else elements.additions(entry, now)
+    """Return the elements of a port mapping, which shares none with others; those of pinholes: PinholeElements."""
+    return elements.additions(entry, now) if entry and isinstance(entry.mapping, PortMapping) else []
 
 
 def _places(entry: Entry | None) -> list[Placed]:
-    return [] if entry is None or is_restricted(entry) else elements.places(entry.mapping)
+    return elements.places(entry.mapping) if entry and isinstance(entry.mapping, PortMapping) else []

@@ -1,4 +1,4 @@
-"""The elements of pinholes for some remotes only: several pinholes of one endpoint may need the same. Bytes only."""
+"""The elements that hold pinholes: several pinholes of one endpoint may need the same ones. Bytes only."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,8 +15,8 @@ class Update(NamedTuple):
     added: list[Placed]
 
 
-class RestrictedPinholes:
-    """Knows which entries need an element; after a failed transaction, call `replace`.
+class PinholeElements:
+    """Knows which pinholes need an element, so that it goes with the last; after a failed transaction, call `replace`.
 
     An element lives as long as the one of them that ends last, and has its comment.
     """
@@ -25,7 +25,7 @@ class RestrictedPinholes:
         self._needed_by: dict[Placed, dict[Key, Entry]] = {}
 
     def replace(self, entries: Iterable[Entry], now: float) -> list[Placed]:
-        """Return all elements for `entries`."""
+        """Return all elements for the pinholes of `entries`."""
         self._needed_by = {}
         for entry in entries:
             for place in _places(entry):
@@ -36,13 +36,14 @@ class RestrictedPinholes:
         """Return what these changes do to the elements."""
         present: dict[Placed, bool] = {}  # of the elements of these changes, which the kernel has
         for change in changes:
-            for entry, opens in ((change.before, False), (change.after, True)):
+            for entry in filter(None, (change.before, change.after)):
                 for place in _places(entry):
                     present.setdefault(place, place in self._needed_by)
                     needed_by = self._needed_by.setdefault(place, {})
-                    needed_by.pop(change.key, None)
-                    if opens and entry is not None:
-                        needed_by[change.key] = entry
+                    if entry is change.after:
+                        needed_by[entry.mapping.key] = entry
+                    else:
+                        needed_by.pop(entry.mapping.key, None)
         update = Update([place for place, was_there in present.items() if was_there], [])
         for place in present:
             if self._needed_by[place]:
@@ -57,14 +58,5 @@ class RestrictedPinholes:
         return nft_set, elements.element(key, elements.timeout_and_comment(longest, now))
 
 
-def is_restricted(entry: Entry | None) -> bool:
-    """Return whether the entry is a pinhole for some remotes only."""
-    return (
-        entry is not None
-        and isinstance(entry.mapping, Pinhole)
-        and not elements.admits_every_source(entry.mapping.remotes)
-    )
-
-
-def _places(entry: Entry | None) -> list[Placed]:
-    return elements.places(entry.mapping) if entry is not None and is_restricted(entry) else []
+def _places(entry: Entry) -> list[Placed]:
+    return elements.places(entry.mapping) if isinstance(entry.mapping, Pinhole) else []
