@@ -119,7 +119,7 @@ async def test_a_mapping_is_granted_and_listed() -> None:
     harness.clock.now += 100
     assert await harness.ask(GetMapping(*KEY)) == Mapped(mapping, 200)
     assert await harness.ask(ListMappings()) == MappingList((Mapped(mapping, 200),))
-    assert harness.gateway.mappings() == [Mapped(mapping, 200)]
+    assert await harness.gateway.mappings() == [Mapped(mapping, 200)]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ async def test_a_peer_gets_a_pinhole_to_its_own_address_from_any_of_its_addresse
     assert granted == Mapped(Pinhole(TransportProtocol.TCP, Endpoint(INSIDE, 8043), "c1", unique_id=unique_id), 300)
     assert harness.all_equal()
     assert await ports(harness) == [], "a pinhole is not a port mapping"
-    assert [mapped.mapping for mapped in harness.gateway.mappings()] == [granted.mapping]
+    assert [mapped.mapping for mapped in await harness.gateway.mappings()] == [granted.mapping]
     assert await harness.ask(pinhole(), C2) == Refusal.NOT_YOUR_ADDRESS
     assert await harness.ask(pinhole(80), source) == Refusal.FORBIDDEN
 

@@ -309,7 +309,7 @@ async def test_at_the_start_mappings_that_are_no_longer_allowed_are_dropped(stor
     harness = await GatewayHarness().start(stored, entry(3000))
     assert (stored.mapping.key in harness.table) is stays
     assert harness.all_equal()
-    assert [mapped.mapping.external_port for mapped in harness.gateway.mappings()][-1] == 3000
+    assert [mapped.mapping.external_port for mapped in await harness.gateway.mappings()][-1] == 3000
 
 
 async def test_at_the_start_mappings_to_an_address_that_is_not_one_hosts_are_dropped() -> None:

@@ -117,7 +117,7 @@ class _Announcer:
             if external is not None and address.version == 4:
                 self._send(address, natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external))
         keys = {peer.public_key for peer in live}
-        for mapped in self._gateway.mappings():
+        for mapped in await self._gateway.mappings():
             unreachable = external is None and isinstance(mapped.mapping, PortMapping)
             if mapped.mapping.claim.nonce and mapped.mapping.peer in keys and not unreachable:
                 self._send(mapped.mapping.internal.address, requests.encode_update(mapped, self._epoch(), external))

@@ -1,5 +1,6 @@
 """HTTP on the WireGuard interface: description documents, control, and the page that presentationURL names."""
 
+import asyncio
 import logging
 import re
 import socket
@@ -34,6 +35,9 @@ CLOSE_SECONDS = 2.0
 
 REQUEST_BYTES = 2048
 """A body counts as one more request for each of these: reading XML takes time by its size. Known clients send 1 KB."""
+
+LISTED_ENTRIES = 64
+"""A list counts as one more request for each of so many mappings."""
 
 PAGE = "/"
 
@@ -134,7 +138,8 @@ class UPnPHttp:
         assert isinstance(responder.admission, Peer), "_check has refused others"
         reply = await self._gateway.ask(responder.admission, responder.source, ListMappings())
         assert isinstance(reply, MappingList), "the gateway refuses no list"
-        text = page.render(self._gateway.announced, reply, responder.admission.name)
+        external, name = self._gateway.announced, responder.admission.name
+        text = await asyncio.to_thread(page.render, external, reply, name)  # as a long list of control
         return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
 
     def _control(self, service: Service) -> Handler:
@@ -190,7 +195,13 @@ class UPnPHttp:
         if invocation.request:
             reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
         # by its right name, whatever the client's case: libxml2 keeps every name that it has written
-        return soap.encode_response(replace(call, action=invocation.action.name), invocation.answer(reply))
+        call = replace(call, action=invocation.action.name)
+        if not isinstance(reply, MappingList):
+            return soap.encode_response(call, invocation.answer(reply))
+        if not self._gateway.count(peer.public_key, len(reply.mappings) // LISTED_ENTRIES):
+            raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
+        # in another thread: no request of another peer waits for a long list
+        return await asyncio.to_thread(lambda: soap.encode_response(call, invocation.answer(reply)))
 
 
 class _Subscribed(web.Response):

@@ -38,6 +38,9 @@ REFUSALS: dict[Refusal, tuple[int, str]] = {
 }
 """The general codes are those of UPnP Device Architecture §3.2.5, those from 700 on of WANIPConnection:2."""
 
+INDEX_REFUSALS = REFUSALS | {Refusal.NO_SUCH_MAPPING: (713, "SpecifiedArrayIndexInvalid")}
+"""Beyond the last index, 713 tells clients that the list has ended."""
+
 RANGE_REFUSALS = REFUSALS | {Refusal.NO_SUCH_MAPPING: (730, "PortMappingNotFound")}
 """Actions on a range of ports have their own code for an empty range."""
 
@@ -159,6 +162,7 @@ ACTIONS = {
             {"NewPortMappingIndex": v.NUMBER_OF_ENTRIES},
             KEY | VALUE,
             requests.get_at_index,
+            INDEX_REFUSALS,
         ),
         Action("GetSpecificPortMappingEntry", KEY, VALUE, requests.get),
         Action("AddPortMapping", KEY | VALUE, {}, requests.add),

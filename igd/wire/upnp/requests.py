@@ -11,6 +11,7 @@ from igd.core.request import (
     ENDLESS,
     GetLinkStatus,
     GetMapping,
+    GetMappingAt,
     LinkStatus,
     ListMappings,
     Mapped,
@@ -227,14 +228,8 @@ def _entry(mapped: Mapped) -> Values:
 
 
 def get_at_index(inputs: Inputs, _parties: Parties) -> Exchange:
-    """Read the peer's mapping at an index; beyond the last, 713 tells clients that the list has ended."""
-
-    def values(reply: MappingList) -> Values:
-        if inputs["NewPortMappingIndex"] >= len(reply.mappings):
-            raise UPnPError(713, "SpecifiedArrayIndexInvalid")
-        return _entry(reply.mappings[inputs["NewPortMappingIndex"]])
-
-    return Exchange(ListMappings(), values)
+    """Read the peer's mapping at an index."""
+    return Exchange(GetMappingAt(inputs["NewPortMappingIndex"]), _entry)
 
 
 def list_range(inputs: Inputs, _parties: Parties) -> Exchange:

@@ -17,6 +17,7 @@ from igd.core.request import (
     GetExternalAddress,
     GetLinkStatus,
     GetMapping,
+    GetMappingAt,
     GetPeerState,
     LinkStatus,
     ListMappings,
@@ -141,8 +142,8 @@ ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
     (
         "GetGenericPortMappingEntry",
         {"NewPortMappingIndex": "1"},
-        ListMappings(),
-        MAPPINGS,
+        GetMappingAt(1),
+        MAPPINGS.mappings[1],
         {"NewRemoteHost": "", "NewExternalPort": "8044", "NewProtocol": "UDP"} | VALUE,
     ),
     (
@@ -576,10 +577,9 @@ def test_beyond_the_only_connection_is_713(index: str) -> None:
     assert caught.value.code == 713
 
 
-@pytest.mark.parametrize("index", ["4", "65535"])
-def test_beyond_the_last_entry_is_713(index: str) -> None:
+def test_beyond_the_last_entry_is_713() -> None:
     with pytest.raises(UPnPError) as caught:
-        answered(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index}), MAPPINGS)
+        answered(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": "4"}), Refusal.NO_SUCH_MAPPING)
     assert caught.value.code == 713
 
 
