@@ -190,12 +190,12 @@ class UPnPHttp:
         except Malformed as malformed:
             log.debug("%s: malformed control request: %s", request.remote, malformed.reason)
             raise web.HTTPBadRequest(text=f"{malformed.reason}\n") from malformed
-        invocation = actions.decode(service, call, Parties(source, self._root))
+        invocation = actions.decode(service, call, Parties(source, self._root, peer.addresses))
         reply: Reply | None = None
         if invocation.request:
             reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
         # by its right name, whatever the client's case: libxml2 keeps every name that it has written
-        call = replace(call, action=invocation.action.name)
+        call = replace(call, action=invocation.name)
         if not isinstance(reply, MappingList):
             return soap.encode_response(call, invocation.answer(reply))
         if not self._gateway.count(peer.public_key, len(reply.mappings) // LISTED_ENTRIES):

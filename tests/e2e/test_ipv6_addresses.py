@@ -9,8 +9,8 @@ from tests.e2e import control
 from tests.e2e import own_addresses as own
 from tests.e2e.own_addresses import Found, description, search, wg0_has
 from tests.e2e.pcp_client import C1_IPV6, GATEWAY6
-from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, serving
-from tests.lab import Lab, Process, call
+from tests.e2e.serving import C1, C2, GATEWAY, PUBLIC, REMOTE, serving
+from tests.lab import Answer, Lab, Process, answering, ask, call, until
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -57,17 +57,32 @@ def test_a_mapping_to_an_ipv6_address_is_refused(lab: Lab, process: Process) -> 
     assert "AddPortMapping(8310, 8310, 2001:470:100::2) failed with code 600" in printed
 
 
-def test_a_mapping_without_an_address_is_refused(lab: Lab, process: Process) -> None:
-    """Over IPv4 it would be the sender's; which IPv4 address a sender with IPv6 means is not known."""
+def test_a_mapping_without_an_address_leads_to_the_peers_only_one(lab: Lab, process: Process) -> None:
+    """Over IPv4 it is the sender's; over IPv6, the IPv4 address in the peer's AllowedIPs, if it is the only one."""
     arguments = {"ExternalPort": 8312, "Protocol": "TCP", "InternalPort": 8312, "InternalClient": "", "Enabled": 1}
-    content = control.body("AddPortMapping", arguments | _REST)
+    until(lambda: _asked_over_ipv6(lab, arguments).status == 200)  # the peers may be those of the test before
+    with answering(lab.c1, 8312):
+        assert ask(lab.net, PUBLIC, 8312) == Answer(REMOTE, "who am I?")
+
+
+def test_a_peer_of_two_ipv4_addresses_must_name_one(lab: Lab, process: Process) -> None:
+    arguments = {"ExternalPort": 8313, "Protocol": "TCP", "InternalPort": 8313, "InternalClient": "", "Enabled": 1}
+    own.allow(lab, lab.c1, C1, "10.100.0.77", C1_IPV6, LINK_LOCAL)
+    try:
+        until(lambda: _asked_over_ipv6(lab, arguments).status == 500)  # igd reads the peers once a second
+        response = _asked_over_ipv6(lab, arguments)
+    finally:
+        own.allow(lab, lab.c1, C1, C1_IPV6, LINK_LOCAL)
+    assert b"<errorCode>402</errorCode>" in response.rest
+    assert b"NewInternalClient is required" in response.rest
+
+
+def _asked_over_ipv6(lab: Lab, arguments: control.Arguments) -> control.Response:
+    content = control.body("AddPortMapping", {**arguments, **_REST})
     request = control.head("AddPortMapping", {"Host": f"[{GATEWAY6}]:2869", "Content-Length": len(content)}) + content
     with call(lab.c1, GATEWAY6, 2869, source=C1_IPV6) as connection:
         connection.sendall(request)
-        response = control.read(connection)
-    assert response.status == 500
-    assert b"<errorCode>402</errorCode>" in response.rest
-    assert b"NewInternalClient is required" in response.rest
+        return control.read(connection)
 
 
 def test_another_peers_ipv4_address_is_refused(lab: Lab, process: Process) -> None:

@@ -92,19 +92,25 @@ def get(path: str, *headers: str, method: str = "GET") -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def envelope(action: str, arguments: dict[str, str]) -> bytes:
+def envelope(action: str, arguments: Mapping[str, str], service: str = WIC) -> bytes:
     inner = "".join(f"<{name}>{html.escape(value)}</{name}>" for name, value in arguments.items())
-    body = f'<s:Body><u:{action} xmlns:u="{WIC}">{inner}</u:{action}></s:Body>'
+    body = f'<s:Body><u:{action} xmlns:u="{service}">{inner}</u:{action}></s:Body>'
     return f'<s:Envelope xmlns:s="{soap.ENVELOPE}">{body}</s:Envelope>'.encode()
 
 
-def head(action: str, *headers: str, path: str = CONTROL) -> bytes:
-    return get(path, f'SOAPAction: "{WIC}#{action}"', *headers, method="POST")
+def head(action: str, *headers: str, path: str = CONTROL, service: str = WIC) -> bytes:
+    return get(path, f'SOAPAction: "{service}#{action}"', *headers, method="POST")
 
 
-def call(action: str, arguments: dict[str, str] | None = None, *headers: str, path: str = CONTROL) -> bytes:
-    body = envelope(action, arguments or {})
-    return head(action, f"Content-Length: {len(body)}", *headers, path=path) + body
+def call(
+    action: str,
+    arguments: Mapping[str, str] | None = None,
+    *headers: str,
+    path: str = CONTROL,
+    service: str = WIC,
+) -> bytes:
+    body = envelope(action, arguments or {}, service)
+    return head(action, f"Content-Length: {len(body)}", *headers, path=path, service=service) + body
 
 
 def error_code(answer: Answer) -> int:

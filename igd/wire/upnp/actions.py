@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from igd.core.request import Refusal, Reply, Request
-from igd.wire.upnp import requests, state
+from igd.wire.upnp import pinholes, requests, state
 from igd.wire.upnp import variables as v
 from igd.wire.upnp.devices import (
     LAYER3_FORWARDING,
@@ -16,7 +16,7 @@ from igd.wire.upnp.devices import (
     Service,
 )
 from igd.wire.upnp.requests import KEY, VALUE, Decoder, Parties, Values
-from igd.wire.upnp.soap import Arguments, Call, UPnPError
+from igd.wire.upnp.soap import CONTROL, Arguments, Call, UPnPError
 
 REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.NOT_A_PEER: (606, "Action not authorized"),
@@ -44,6 +44,21 @@ INDEX_REFUSALS = REFUSALS | {Refusal.NO_SUCH_MAPPING: (713, "SpecifiedArrayIndex
 RANGE_REFUSALS = REFUSALS | {Refusal.NO_SUCH_MAPPING: (730, "PortMappingNotFound")}
 """Actions on a range of ports have their own code for an empty range."""
 
+PINHOLE_REFUSALS = REFUSALS | {
+    Refusal.NO_PINHOLES: (703, "InboundPinholeNotAllowed"),
+    Refusal.CONFLICT: (501, "Action Failed"),
+    Refusal.OTHER_NONCE: (501, "Action Failed"),
+    Refusal.TOO_MANY_REMOTES: (701, "PinholeSpaceExhausted"),
+    Refusal.QUOTA: (701, "PinholeSpaceExhausted"),
+    Refusal.NO_FREE_PORT: (701, "PinholeSpaceExhausted"),
+    Refusal.NO_SUCH_MAPPING: (704, "NoSuchEntry"),
+}
+"""From 700 on, the codes of WANIPv6FirewallControl:1.
+
+702 FirewallDisabled is never sent: clients take it for a gateway that opens no pinholes, and ask no more. 708
+WildCardNotPermittedInSrcIP is never sent either: any source is permitted.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -68,6 +83,11 @@ class Invocation:
     request: Request | None
     values: Callable[[Any], Values]
 
+    @property
+    def name(self) -> str:
+        """The action's name, whatever case the client wrote it in."""
+        return self.action.name
+
     def answer(self, reply: Reply | None = None) -> Arguments:
         """Return the out-arguments, or raise a UPnPError for a refusal or for an entry that does not exist."""
         if isinstance(reply, Refusal):
@@ -76,15 +96,52 @@ class Invocation:
         return v.write(self.action.outputs, self.values(reply))
 
 
-def decode(service: Service, call: Call, parties: Parties) -> Invocation:
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The query for the value of one state variable (§3.3); `request` is as of an Invocation."""
+
+    row: state.StateVariable
+    parties: Parties
+    name: ClassVar[str] = "QueryStateVariable"
+
+    @property
+    def request(self) -> Request | None:
+        """What to ask the gateway, or None for a constant."""
+        return self.row.request
+
+    def answer(self, reply: Reply | None = None) -> Arguments:
+        """Return the value, or raise a UPnPError for a refusal."""
+        text = self.row.text(reply, self.parties)
+        if text is None:
+            assert isinstance(reply, Refusal), "only a refusal has no value"
+            raise UPnPError(REFUSALS[reply][0], f"{REFUSALS[reply][1]}: {reply.value}")
+        return {"return": text}
+
+
+def decode(service: Service, call: Call, parties: Parties) -> Invocation | Query:
     """Decode a call that was sent to the control URL of `service`; ignore arguments that the action does not have.
 
-    Raise a UPnPError for an unknown action (401) or for arguments that it does not accept.
+    Raise a UPnPError for an unknown action (401), an optional one that is not offered (602), an unknown variable (404)
+    or for arguments that the action does not accept.
     """
-    action = _BY_CALL.get((service, call.service_type, call.action.lower()))
+    name = call.action.lower()
+    if (call.service_type, name) == (CONTROL, Query.name.lower()):
+        return Query(_queried(service, call.arguments), parties)
+    action = _BY_CALL.get((service, call.service_type, name))
     if action is None:
+        if (service, name) in NOT_OFFERED:
+            raise UPnPError(602, "Optional Action Not Implemented")
         raise UPnPError(401, "Invalid Action")
     return Invocation(action, *action.decode(v.read(action.inputs, call.arguments), parties))
+
+
+def _queried(service: Service, arguments: Arguments) -> state.StateVariable:
+    """Return the variable that a query names: 402 without a name, 404 for one that is unknown or has no value."""
+    name = v.read({"varName": v.VARIABLE_NAME}, arguments)["varName"].strip().lower()
+    for row in state.STATE[service]:
+        if row.variable.name.lower() == name:
+            return row
+    raise UPnPError(404, "Invalid Var")
 
 
 def _get(name: str, since: int = 1, **outputs: v.Variable) -> Action:
@@ -184,9 +241,42 @@ ACTIONS = {
             FirewallEnabled=v.FIREWALL_ENABLED,
             InboundPinholeAllowed=v.INBOUND_PINHOLE_ALLOWED,
         ),
+        Action(
+            "GetOutboundPinholeTimeout",
+            pinholes.FLOW,
+            {"OutboundPinholeTimeout": v.OUTBOUND_PINHOLE_TIMEOUT},
+            pinholes.get_outbound_timeout,
+            PINHOLE_REFUSALS,
+        ),
+        Action(
+            "AddPinhole",
+            pinholes.FLOW | {"LeaseTime": v.LEASE_TIME},
+            pinholes.UNIQUE_ID,
+            pinholes.add,
+            PINHOLE_REFUSALS,
+        ),
+        Action(
+            "UpdatePinhole",
+            pinholes.UNIQUE_ID | {"NewLeaseTime": v.LEASE_TIME},
+            {},
+            pinholes.update,
+            PINHOLE_REFUSALS,
+        ),
+        Action("DeletePinhole", pinholes.UNIQUE_ID, {}, pinholes.delete, PINHOLE_REFUSALS),
+        Action(
+            "GetPinholePackets",
+            pinholes.UNIQUE_ID,
+            {"PinholePackets": v.PINHOLE_PACKETS},
+            pinholes.get_packets,
+            PINHOLE_REFUSALS,
+        ),
+        Action("CheckPinholeWorking", pinholes.UNIQUE_ID, {"IsWorking": v.BOOLEAN}, pinholes.check, PINHOLE_REFUSALS),
     ),
 }
 """The actions of each service, in the order of the standards; those of version 2 follow those of 1."""
+
+NOT_OFFERED = {(WAN_COMMON_INTERFACE_CONFIG, "GetWANAccessProvider".lower())}
+"""Optional actions that have no answer: the server does not know the name of its provider."""
 
 _BY_CALL = {
     (service, service.urn(version), action.name.lower()): action

@@ -1,17 +1,21 @@
 """The description documents (UPnP Device Architecture 1.1 §2), generated from the devices and the table of actions."""
 
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
 from igd.wire.upnp import xml
 from igd.wire.upnp.actions import ACTIONS, Action
-from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
+from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, WAN_IPV6_FIREWALL_CONTROL, Device, Service, udn
 from igd.wire.upnp.state import STATE
 from igd.wire.upnp.variables import Variable
 
 DEVICE_PATHS = {version: f"/{version}/device.xml" for version in VERSIONS}
 """The path of the device description of each version."""
+
+WITHOUT_FIREWALL_PATH = "/1/device-without-firewall.xml"
+"""The path of a description of version 1 without WANIPv6FirewallControl, for clients that understand nothing newer."""
 
 SERVICES = tuple(service for device in DEVICES for service in device.services)
 
@@ -34,7 +38,7 @@ class Identity:
 
 def documents(identity: Identity) -> dict[str, bytes]:
     """Return all documents by path."""
-    by_path = {}
+    by_path = {WITHOUT_FIREWALL_PATH: _device_document(identity, 1, without=[WAN_IPV6_FIREWALL_CONTROL])}
     for version in VERSIONS:
         by_path[DEVICE_PATHS[version]] = _device_document(identity, version)
         for service in CONTROL_PATHS.values():
@@ -58,13 +62,14 @@ def _spec_version(minor: int) -> xml.Tree:
 # Devices (§2.3)
 
 
-def _device_document(identity: Identity, version: int) -> bytes:
+def _device_document(identity: Identity, version: int, without: Collection[Service] = ()) -> bytes:
     """Return a device description; specVersion is 1.0 for version 1, because some of its clients check it, else 1.1."""
-    root = (_spec_version(version - 1), _device(ROOT, identity, version))
+    root = (_spec_version(version - 1), _device(ROOT, identity, version, without))
     return xml.write((xml.Tag("root", {None: "urn:schemas-upnp-org:device-1-0"}), root))
 
 
-def _device(device: Device, identity: Identity, version: int) -> xml.Tree:
+def _device(device: Device, identity: Identity, version: int, without: Collection[Service]) -> xml.Tree:
+    services = [service for service in device.services if service not in without]
     fields: list[xml.Tree] = [
         ("deviceType", device.urn(version)),
         ("friendlyName", identity.friendly_name),
@@ -73,10 +78,11 @@ def _device(device: Device, identity: Identity, version: int) -> xml.Tree:
         ("modelName", "igd"),
         ("modelNumber", identity.product_version),
         ("UDN", udn(device, identity.uuid)),
-        ("serviceList", tuple(_service(service, version) for service in device.services)),
+        ("serviceList", tuple(_service(service, version) for service in services)),
     ]
     if device.devices:
-        fields.append(("deviceList", tuple(_device(embedded, identity, version) for embedded in device.devices)))
+        embedded = tuple(_device(each, identity, version, without) for each in device.devices)
+        fields.append(("deviceList", embedded))
     if device is ROOT and identity.presentation_url:
         fields.append(("presentationURL", identity.presentation_url))
     return "device", tuple(fields)
@@ -133,4 +139,7 @@ def _variable(variable: Variable, *, evented: bool) -> xml.Tree:
     fields: list[xml.Tree] = [("name", variable.name), ("dataType", variable.data_type)]
     if variable.allowed:
         fields.append(("allowedValueList", tuple(("allowedValue", value) for value in variable.allowed)))
+    if variable.allowed_range:
+        limits = ("minimum", str(variable.allowed_range[0])), ("maximum", str(variable.allowed_range[-1]))
+        fields.append(("allowedValueRange", limits))
     return xml.Tag("stateVariable", attributes={"sendEvents": "yes" if evented else "no"}), tuple(fields)

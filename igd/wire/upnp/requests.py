@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
 from igd.core.mapping import Endpoint, Remote, TransportProtocol
+from igd.core.peers import Address
 from igd.core.request import (
     ENDLESS,
     GetLinkStatus,
@@ -20,6 +21,7 @@ from igd.core.request import (
     Request,
     UnmapPorts,
 )
+from igd.core.unicast import is_unicast
 from igd.wire.upnp import variables as v
 from igd.wire.upnp import xml
 from igd.wire.upnp.devices import WAN_CONNECTION_DEVICE, WAN_IP_CONNECTION, udn
@@ -29,10 +31,21 @@ from igd.wire.upnp.variables import Inputs
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """The sender of a call (the packet's source) and its receiver (the root device's uuid)."""
+    """The sender of a call (the packet's source) and its receiver (the root device's uuid).
 
-    source: IPv4Address | IPv6Address
+    `addresses` are the single ones of the sender's peer.
+    """
+
+    source: Address
     root: UUID
+    addresses: tuple[Address, ...] = ()
+
+    def address(self, version: int) -> Address | None:
+        """Return the sender's address of this IP version: the source, or the peer's only one; None if it has others."""
+        if self.source.version == version:
+            return self.source
+        own = [each for each in self.addresses if each.version == version and is_unicast(each)]
+        return own[0] if len(own) == 1 else None
 
 
 Values = tuple[object, ...]
@@ -121,14 +134,14 @@ _RENAMED = {"NewPortMappingDescription": "NewDescription", "NewLeaseDuration": "
 _LISTED = {f"p:{_RENAMED.get(name, name)}": variable for name, variable in (KEY | VALUE).items()}
 """The elements of an entry in a port listing: its schema has two names that differ from those of the arguments."""
 
-_ANY_REMOTE_HOST = {"", "*", "0.0.0.0", "0.0.0.0/0", "::", "::/0"}  # noqa: S104 - compared, never bound
+ANY_REMOTE_HOST = {"", "*", "0.0.0.0", "0.0.0.0/0", "::", "::/0"}  # noqa: S104 - compared, never bound
 """The standard has the empty string; some clients send the others."""
 
 
 def _remotes(inputs: Inputs) -> tuple[Remote, ...]:
     """Return the only host that may connect, or none for any; a host name would need a look-up and is refused (600)."""
     host = inputs["NewRemoteHost"].strip()
-    if host in _ANY_REMOTE_HOST:
+    if host in ANY_REMOTE_HOST:
         return ()
     try:
         return (Remote(IPv4Network(IPv4Address(host))),)
@@ -168,19 +181,27 @@ def delete_range(inputs: Inputs, _parties: Parties) -> Exchange:
     return Exchange(UnmapPorts(*_range(inputs)))
 
 
-def _internal(inputs: Inputs, parties: Parties) -> Endpoint:
-    """Return the internal endpoint; port 0 is refused (732).
+def internal_address(argument: str, version: int, parties: Parties) -> Address:
+    """Return the address of this IP version that a call means which names none: the sender's.
 
-    A call without an address means the sender's. Mappings are of IPv4, so a sender with IPv6 must have one (402).
+    A call in the other IP version must name one (402), unless the peer has only one.
     """
+    address = parties.address(version)
+    if address is None:
+        raise UPnPError(402, f"Invalid Args: {argument} is required in a call over IPv{parties.source.version}")
+    return address
+
+
+def _internal(inputs: Inputs, parties: Parties) -> Endpoint:
+    """Return the internal endpoint; port 0 is refused (732)."""
     port = inputs["NewInternalPort"]
     if port == 0:
         raise UPnPError(732, "WildCardNotPermittedInIntPort")
     client = inputs["NewInternalClient"].strip()
-    if not client and parties.source.version == 6:
-        raise UPnPError(402, "Invalid Args: NewInternalClient is required in a call over IPv6")
+    if not client:
+        return Endpoint(internal_address("NewInternalClient", 4, parties), port)
     try:
-        return Endpoint(IPv4Address(client or str(parties.source)), port)
+        return Endpoint(IPv4Address(client), port)
     except AddressValueError as error:
         raise UPnPError(600, "Argument Value Invalid: NewInternalClient must be an IPv4 address") from error
 

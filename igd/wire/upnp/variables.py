@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypedDict, cast
 
@@ -16,7 +16,7 @@ LONGEST_STRING = 256
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A state variable with its data type (§2.5) and its allowed values; none listed: the data type's.
+    """A state variable with its data type (§2.5) and its allowed values, listed or a range; neither: the data type's.
 
     `read` takes an argument's name and text, and returns the value or raises the UPnPError that names the argument.
     `write` returns the text of a value.
@@ -27,6 +27,7 @@ class Variable:
     read: Callable[[str, str], Any]
     write: Callable[[Any], str]
     allowed: tuple[str, ...] = ()
+    allowed_range: range | None = None
 
 
 class Inputs(TypedDict, total=False):
@@ -52,6 +53,15 @@ class Inputs(TypedDict, total=False):
     NewEndPort: int
     NewManage: bool
     NewNumberOfPorts: int
+    RemoteHost: str
+    RemotePort: int
+    InternalClient: str
+    InternalPort: int
+    Protocol: int
+    LeaseTime: int
+    NewLeaseTime: int
+    UniqueID: int
+    varName: str
 
 
 DEFAULTS = {
@@ -62,6 +72,9 @@ DEFAULTS = {
     "NewLeaseDuration": "0",
     "NewManage": "0",
     "NewNumberOfPorts": "0",
+    "RemoteHost": "",
+    "RemotePort": "0",
+    "InternalClient": "",
 }
 """The arguments that may be missing or empty, because only one value can be meant; clients leave out some of them."""
 
@@ -149,7 +162,7 @@ def _ui4(name: str, write: Callable[[int], str] = str) -> Variable:
     return Variable(name, "ui4", _number_reader(2**32 - 1), write)
 
 
-def _number_reader(largest: int) -> Callable[[str, str], int]:
+def _number_reader(largest: int, smallest: int = 0) -> Callable[[str, str], int]:
     def read_number(argument: str, text: str) -> int:
         """Read a whole number in decimals; §3.2.5: 402 for the wrong data type, 601 for a number out of range."""
         match = re.fullmatch(r"([+-]?)([0-9]+)(?:\.0+)?", text.strip())
@@ -157,8 +170,8 @@ def _number_reader(largest: int) -> Callable[[str, str], int]:
             raise UPnPError(402, f"Invalid Args: {argument} is not a number")
         sign, digits = match[1], match[2].lstrip("0") or "0"
         # The length is checked first: int() raises ValueError for more than 4300 digits.
-        if len(digits) > len(str(largest)) or not 0 <= (number := int(sign + digits)) <= largest:
-            raise UPnPError(601, f"Argument Value Out of Range: {argument} must be from 0 to {largest}")
+        if len(digits) > len(str(largest)) or not smallest <= (number := int(sign + digits)) <= largest:
+            raise UPnPError(601, f"Argument Value Out of Range: {argument} must be from {smallest} to {largest}")
         return number
 
     return read_number
@@ -193,6 +206,10 @@ def _one_of(
 
     return Variable(name, "string", read_one, write, allowed)
 
+
+# The argument of QueryStateVariable (§3.3)
+
+VARIABLE_NAME = _string("varName")
 
 # Variables of Layer3Forwarding:1
 
@@ -246,11 +263,11 @@ NUMBER_OF_ENTRIES = _ui2("PortMappingNumberOfEntries")
 SYSTEM_UPDATE_ID = _ui4("SystemUpdateID")
 ENABLED = _boolean("PortMappingEnabled")
 # The service document shows no range for the lease (version 2: up to 604800), because clients that check arguments
-# against it would refuse to send what the gateway shortens; nor for the internal port, whose 0 has its own error (732).
+# against it would refuse to send what the gateway shortens.
 LEASE_DURATION = _ui4("PortMappingLeaseDuration")
 REMOTE_HOST = _address("RemoteHost")
 EXTERNAL_PORT = _ui2("ExternalPort")
-INTERNAL_PORT = _ui2("InternalPort")
+INTERNAL_PORT = replace(_ui2("InternalPort"), allowed_range=range(1, 2**16))  # what it reads: 0 has its own error, 732
 PROTOCOL = _one_of(
     "PortMappingProtocol",
     "TCP",
@@ -268,3 +285,24 @@ PORT_LISTING = _string("A_ARG_TYPE_PortListing", xml.CData)
 
 FIREWALL_ENABLED = _boolean("FirewallEnabled")
 INBOUND_PINHOLE_ALLOWED = _boolean("InboundPinholeAllowed")
+IPV6_ADDRESS = _string("A_ARG_TYPE_IPv6Address")
+PORT = _ui2("A_ARG_TYPE_Port")
+
+
+def _read_protocol_number(argument: str, text: str) -> int:
+    """Read the number of an IP protocol, or the name that IPv4's port mappings have."""
+    name = text.strip().upper()
+    return TransportProtocol[name] if name in TransportProtocol.__members__ else _read_ui2(argument, text)
+
+
+_read_ui2 = _number_reader(2**16 - 1)
+PROTOCOL_NUMBER = Variable("A_ARG_TYPE_Protocol", "ui2", _read_protocol_number, str)
+LEASE_TIMES = range(1, 86400 + 1)
+LEASE_TIME = Variable(
+    "A_ARG_TYPE_LeaseTime", "ui4", _number_reader(LEASE_TIMES[-1], LEASE_TIMES[0]), str, allowed_range=LEASE_TIMES
+)
+UNIQUE_ID = _ui2("A_ARG_TYPE_UniqueID")
+# The range of the template, 100 to 200 s, is an example: connection tracking keeps TCP for days.
+OUTBOUND_PINHOLE_TIMEOUT = _ui4("A_ARG_TYPE_OutboundPinholeTimeout")
+BOOLEAN = _boolean("A_ARG_TYPE_Boolean")
+PINHOLE_PACKETS = _ui4("A_ARG_TYPE_PinholePackets", _wrapped)

@@ -1,8 +1,8 @@
-"""The actions of WANIPConnection:1 and :2, WANCommonInterfaceConfig:1 and Layer3Forwarding:1."""
+"""The actions of all services: what each asks the gateway, and how the reply is answered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import get_type_hints
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd.core.mapping import Endpoint, PortMapping, Remote, TransportProtocol
+from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
 from igd.core.request import (
     ENDLESS,
     ExternalAddress,
@@ -19,22 +19,34 @@ from igd.core.request import (
     GetMapping,
     GetMappingAt,
     GetPeerState,
+    GetPinholeTimeout,
+    GetPinholeTraffic,
     LinkStatus,
     ListMappings,
     Mapped,
     MappingList,
     MapPort,
     PeerState,
+    PinholeTimeout,
+    PinholeTraffic,
     Refusal,
+    RenewPinhole,
     Reply,
     Request,
     Unmapped,
+    UnmapPinhole,
     UnmapPorts,
 )
 from igd.wire.upnp import soap
 from igd.wire.upnp import variables as v
-from igd.wire.upnp.actions import ACTIONS, REFUSALS, Action, decode
-from igd.wire.upnp.devices import LAYER3_FORWARDING, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.actions import ACTIONS, Action, decode
+from igd.wire.upnp.devices import (
+    LAYER3_FORWARDING,
+    WAN_COMMON_INTERFACE_CONFIG,
+    WAN_IP_CONNECTION,
+    WAN_IPV6_FIREWALL_CONTROL,
+    Service,
+)
 from igd.wire.upnp.requests import Parties
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
 from igd.wire.upnp.xml import Element, parse
@@ -64,6 +76,21 @@ MAP_ANY = MapPort(TransportProtocol.TCP, Endpoint(IPv4Address("10.100.0.9"), 43)
 def mapped(port: int, protocol: TransportProtocol = TransportProtocol.TCP, description: str = "d") -> Mapped:
     internal = Endpoint(IPv4Address("10.100.0.9"), 43)
     return Mapped(PortMapping(protocol, port, internal, "peer", description), 299)
+
+
+PINHOLE = {
+    "RemoteHost": "",
+    "RemotePort": "0",
+    "InternalClient": "2001:db8:1::2",
+    "InternalPort": "8043",
+    "Protocol": "6",
+    "LeaseTime": "300",
+}
+OPEN = MapPort(TransportProtocol.TCP, Endpoint(IPv6Address("2001:db8:1::2"), 8043), 8043, 300)
+
+
+def opened(unique_id: int) -> Mapped:
+    return Mapped(Pinhole(OPEN.protocol, OPEN.internal, "peer", unique_id=unique_id), 300)
 
 
 REMOTES = (Remote(IPv4Network("198.51.100.7")),)
@@ -183,6 +210,32 @@ ASKING: list[tuple[str, Arguments, Request, Reply, Arguments]] = [
         PeerState(port_mappings=3, update_id=7, pinholes_allowed=False),
         {"FirewallEnabled": "1", "InboundPinholeAllowed": "0"},
     ),
+    ("AddPinhole", PINHOLE, OPEN, opened(9), {"UniqueID": "9"}),
+    (
+        "AddPinhole",
+        PINHOLE | {"RemoteHost": "2001:db8::9", "RemotePort": "5000"},
+        replace(OPEN, remotes=(Remote(IPv6Network("2001:db8::9"), 5000),)),
+        opened(65535),
+        {"UniqueID": "65535"},
+    ),
+    ("UpdatePinhole", {"UniqueID": "9", "NewLeaseTime": "86400"}, RenewPinhole(9, 86400), opened(9), {}),
+    ("DeletePinhole", {"UniqueID": "9"}, UnmapPinhole(9), Unmapped((opened(9).mapping,)), {}),
+    ("GetPinholePackets", {"UniqueID": "9"}, GetPinholeTraffic(9), PinholeTraffic(0), {"PinholePackets": "0"}),
+    (
+        "GetPinholePackets",
+        {"UniqueID": "9"},
+        GetPinholeTraffic(9),
+        PinholeTraffic(2**32 + 3),
+        {"PinholePackets": "3"},
+    ),
+    ("CheckPinholeWorking", {"UniqueID": "9"}, GetPinholeTraffic(9), PinholeTraffic(1), {"IsWorking": "1"}),
+    (
+        "GetOutboundPinholeTimeout",
+        {name: text for name, text in PINHOLE.items() if name != "LeaseTime"},
+        GetPinholeTimeout(TransportProtocol.TCP),
+        PinholeTimeout(432000),
+        {"OutboundPinholeTimeout": "432000"},
+    ),
 ]
 
 READY: list[tuple[str, Arguments, Arguments]] = [
@@ -208,6 +261,20 @@ FOR_ALL: dict[str, Arguments] = {
     "SetEnabledForInternet": {"NewEnabledForInternet": "0"},
 }
 """Actions that would change what all peers share."""
+
+SENT = {
+    **ADD,
+    **LIST,
+    **PINHOLE,
+    **{name: text for arguments in FOR_ALL.values() for name, text in arguments.items()},
+    "NewPortMappingIndex": "1",
+    "NewConnectionType": "",
+    "NewDefaultConnectionService": "",
+    "NewActiveConnectionIndex": "0",
+    "UniqueID": "9",
+    "NewLeaseTime": "300",
+}
+"""Each in-argument of each action."""
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -269,10 +336,7 @@ def test_a_link_that_is_down() -> None:
 
 @pytest.mark.parametrize("action", [row for _, row in ROWS], ids=lambda action: action.name)
 def test_arguments_are_read_as_the_types_that_are_declared(action: Action) -> None:
-    sent = ADD | LIST | {"NewPortMappingIndex": "1", "NewConnectionType": "", "NewDefaultConnectionService": ""}
-    sent |= {name: text for arguments in FOR_ALL.values() for name, text in arguments.items()}
-    sent |= {"NewActiveConnectionIndex": "0"}
-    inputs = v.read(action.inputs, sent)
+    inputs = v.read(action.inputs, {name: SENT[name] for name in action.inputs})
     declared = get_type_hints(v.Inputs)
     assert {name: type(value) for name, value in inputs.items()} == {name: declared[name] for name in action.inputs}
 
@@ -352,7 +416,7 @@ def test_names_in_any_case_and_without_new(write: Callable[[str], str], spell: C
     service, asked = call("AddPortMapping", {write(name): value for name, value in remote.items()})
     invocation = decode(service, replace(asked, action=spell(asked.action)), PARTIES)
     assert invocation.request == replace(MAP_PORT, remotes=REMOTES)
-    assert invocation.action.name == "AddPortMapping"
+    assert invocation.name == "AddPortMapping"
 
 
 @pytest.mark.parametrize("service", ACTIONS)
@@ -406,17 +470,35 @@ def test_other_actions_have_the_same_defaults(
         assert decode(service, asked, PARTIES).request == request
 
 
+OVER_IPV6: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "the only IPv4 address": (("10.100.0.2", "2001:db8::2"), "10.100.0.2"),
+    "no IPv4 address": (("2001:db8::2",), None),
+    "two IPv4 addresses": (("10.100.0.2", "10.100.0.3", "2001:db8::2"), None),
+    "one that is no host's": (("169.254.0.2", "10.100.0.2", "2001:db8::2"), "10.100.0.2"),
+}
+"""A peer's single addresses, and the one that a call over IPv6 means that names none."""
+
+
 @pytest.mark.parametrize("action", ["AddPortMapping", "AddAnyPortMapping"])
-def test_over_ipv6_the_internal_client_is_required(action: str) -> None:
-    parties = Parties(IPv6Address("2001:db8::2"), PARTIES.root)
-    service, asked = call(action, ADD)
-    request = decode(service, asked, parties).request
-    assert isinstance(request, MapPort)
-    assert request.internal == MAP_PORT.internal
+@pytest.mark.parametrize(("addresses", "meant"), OVER_IPV6.values(), ids=OVER_IPV6)
+def test_over_ipv6_an_empty_internal_client_is_the_peers_only_ipv4_address(
+    action: str, addresses: tuple[str, ...], meant: str | None
+) -> None:
+    parties = Parties(IPv6Address("2001:db8::2"), PARTIES.root, tuple(map(ip_address, addresses)))
     service, asked = call(action, ADD | {"NewInternalClient": " "})
-    with pytest.raises(UPnPError) as refused:
-        decode(service, asked, parties)
-    assert refused.value.code == 402
+    if meant is None:
+        with pytest.raises(UPnPError, match="NewInternalClient is required in a call over IPv6") as refused:
+            decode(service, asked, parties)
+        assert refused.value.code == 402
+    else:
+        request = decode(service, asked, parties).request
+        assert isinstance(request, MapPort)
+        assert request.internal == Endpoint(IPv4Address(meant), 43)
+
+
+def test_over_ipv6_an_internal_client_is_taken_as_it_is() -> None:
+    service, asked = call("AddPortMapping", ADD)
+    assert decode(service, asked, Parties(IPv6Address("2001:db8::2"), PARTIES.root)).request == MAP_PORT
 
 
 def test_any_port_leaves_the_choice_to_the_gateway() -> None:
@@ -489,6 +571,8 @@ WRONG: dict[str, tuple[str, dict[str, str], int]] = {
     "a range that is managed perhaps": ("DeletePortMappingRange", RANGE | {"NewManage": "2"}, 402),
     "index -1": ("GetGenericPortMappingEntry", {"NewPortMappingIndex": "-1"}, 601),
     "another connection type": ("SetConnectionType", {"NewConnectionType": "IP_Bridged"}, 731),
+    "a UniqueID of 65536": ("DeletePinhole", {"UniqueID": "65536"}, 601),
+    "a UniqueID that is none": ("UpdatePinhole", {"UniqueID": "x", "NewLeaseTime": "300"}, 402),
     "another connection": ("SetDefaultConnectionService", {"NewDefaultConnectionService": "x"}, 723),
 }
 
@@ -506,7 +590,7 @@ NEEDED = [(row, name) for _, row in ROWS for name in row.inputs if name not in v
 
 @pytest.mark.parametrize(("action", "missing"), NEEDED, ids=[f"{row.name} without {name}" for row, name in NEEDED])
 def test_a_missing_argument_is_402_and_named(action: Action, missing: str) -> None:
-    arguments = {name: value for name, value in {**ADD, **LIST}.items() if name != missing}
+    arguments = {name: SENT[name] for name in action.inputs if name != missing}
     service, asked = call(action.name, arguments)
     with pytest.raises(UPnPError, match=missing) as caught:
         decode(service, asked, PARTIES)
@@ -519,7 +603,16 @@ UNKNOWN = [
     (WAN_IP_CONNECTION, "urn:schemas-upnp-org:service:WANPPPConnection:1", "GetExternalIPAddress"),
     (WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION.urn(1), "GetExternalIPAddress"),
     (LAYER3_FORWARDING, LAYER3_FORWARDING.urn(1), "GetExternalIPAddress"),
+    (WAN_IP_CONNECTION, WAN_IPV6_FIREWALL_CONTROL.urn(1), "AddPinhole"),
+    (WAN_IPV6_FIREWALL_CONTROL, WAN_IPV6_FIREWALL_CONTROL.urn(1), "GetWANAccessProvider"),
 ]
+
+
+def test_an_optional_action_without_an_answer_is_602() -> None:
+    service = WAN_COMMON_INTERFACE_CONFIG
+    with pytest.raises(UPnPError) as caught:
+        decode(service, Call(service.urn(1), "GetWANAccessProvider", {}), PARTIES)
+    assert caught.value.code == 602
 
 
 @pytest.mark.parametrize(("service", "service_type", "action"), UNKNOWN)
@@ -558,7 +651,30 @@ def test_refusals(reason: Refusal) -> None:
 
 
 def test_every_refusal_has_a_code() -> None:
-    assert set(REFUSALS) == set(Refusal)
+    for _, row in ROWS:
+        assert set(row.refusals) == set(Refusal)
+
+
+PINHOLE_CODES: Mapping[Refusal, int] = {
+    **CODES,
+    Refusal.NO_PINHOLES: 703,
+    Refusal.CONFLICT: 501,
+    Refusal.OTHER_NONCE: 501,
+    Refusal.TOO_MANY_REMOTES: 701,
+    Refusal.QUOTA: 701,
+    Refusal.NO_FREE_PORT: 701,
+    Refusal.NO_SUCH_MAPPING: 704,
+}
+
+
+@pytest.mark.parametrize("row", [row for service, row in ROWS if service is WAN_IPV6_FIREWALL_CONTROL and row.inputs])
+@pytest.mark.parametrize("reason", Refusal)
+def test_refusals_of_pinholes(row: Action, reason: Refusal) -> None:
+    """702 is never sent, nor are codes of WANIPConnection."""
+    arguments = PINHOLE | {"UniqueID": "9", "NewLeaseTime": "300"}
+    with pytest.raises(UPnPError, match=reason.value) as caught:
+        answered(call(row.name, arguments), reason)
+    assert caught.value.code == PINHOLE_CODES[reason]
 
 
 def test_nothing_in_a_range_is_730() -> None:
@@ -668,4 +784,4 @@ def test_any_arguments_are_decoded_or_an_error(row: tuple[Service, Action], data
         code = error.code
     else:
         return
-    assert code in {402, 600, 601, 605, 606, 714, 716, 723, 726, 731, 732, 733}
+    assert code in {402, 600, 601, 605, 606, 705, 706, 707, 714, 716, 723, 726, 731, 732, 733}

@@ -1,18 +1,27 @@
 """UPnP Device Architecture §2: device and service documents."""
 
+import re
 from uuid import UUID
 
 import pytest
 
 from igd.wire.upnp.actions import ACTIONS
-from igd.wire.upnp.description import CONTROL_PATHS, DEVICE_PATHS, EVENT_PATHS, Identity, config_id, documents
+from igd.wire.upnp.description import (
+    CONTROL_PATHS,
+    DEVICE_PATHS,
+    EVENT_PATHS,
+    WITHOUT_FIREWALL_PATH,
+    Identity,
+    config_id,
+    documents,
+)
 from igd.wire.upnp.ssdp import adverts
 from igd.wire.upnp.xml import Element, parse
 
 ROOT = UUID("11111111-2222-3333-4444-555555555555")
 IDENTITY = Identity(ROOT, "igd on wg0", "0.1.0")
 DOCUMENTS = documents(IDENTITY)
-SERVICE_PATHS = sorted(set(DOCUMENTS) - set(DEVICE_PATHS.values()))
+SERVICE_PATHS = sorted(set(DOCUMENTS) - {*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH})
 
 TREES = {
     1: [
@@ -77,6 +86,13 @@ def test_section_2_3_fields_of_a_device(version: int) -> None:
         }
 
 
+def test_a_description_without_the_firewall_differs_in_nothing_else() -> None:
+    with_it, without = DOCUMENTS[DEVICE_PATHS[1]], DOCUMENTS[WITHOUT_FIREWALL_PATH]
+    services = re.findall(rb"<service>.*?</service>", with_it)
+    (firewall,) = (each for each in services if b":WANIPv6FirewallControl:1<" in each)
+    assert with_it.replace(firewall, b"") == without
+
+
 def test_the_two_versions_are_the_same_devices() -> None:
     assert [fields(device)["UDN"] for device in devices(1)] == [fields(device)["UDN"] for device in devices(2)]
 
@@ -98,6 +114,7 @@ def test_paths_stay_as_they_are() -> None:
         "/1/WANCommonIFC1.xml",
         "/1/WANIPConn1.xml",
         "/1/WANIPv6Firewall1.xml",
+        "/1/device-without-firewall.xml",
         "/1/device.xml",
         "/2/L3Forwarding1.xml",
         "/2/WANCommonIFC1.xml",
@@ -204,10 +221,19 @@ def test_the_evented_variables_are_marked(version: int, service: str) -> None:
     assert found == EVENTED[service] | ({"SystemUpdateID"} if (version, service) == (2, "WANIPConn1") else set())
 
 
+def allowed_range(path: str, name: str) -> tuple[str, ...]:
+    variables = all_named(parse(DOCUMENTS[path]), "stateVariable")
+    (found,) = (each for each in variables if fields(each)["name"] == name)
+    (limits,) = all_named(found, "allowedValueRange")
+    return tuple(fields(limits)[each] for each in ("minimum", "maximum"))
+
+
 def test_a_variable_has_its_type_and_its_values() -> None:
     variables = all_named(parse(DOCUMENTS["/1/WANIPConn1.xml"]), "stateVariable")
     (protocol,) = (found for found in variables if fields(found)["name"] == "PortMappingProtocol")
     assert fields(protocol)["dataType"] == "string"
     assert [value.text for value in all_named(protocol, "allowedValue")] == ["TCP", "UDP"]
+    assert allowed_range("/1/WANIPConn1.xml", "InternalPort") == ("1", "65535")
+    assert allowed_range("/1/WANIPv6Firewall1.xml", "A_ARG_TYPE_LeaseTime") == ("1", "86400")
     (lease,) = (found for found in variables if fields(found)["name"] == "PortMappingLeaseDuration")
     assert fields(lease) == {"name": "PortMappingLeaseDuration", "dataType": "ui4"}

@@ -6,7 +6,7 @@ import pytest
 from lxml import etree
 
 from igd.wire.upnp import soap
-from igd.wire.upnp.description import DEVICE_PATHS, Identity, documents
+from igd.wire.upnp.description import DEVICE_PATHS, WITHOUT_FIREWALL_PATH, Identity, documents
 from igd.wire.upnp.soap import Call, UPnPError
 from tests.wire.upnp.test_actions import LIST, MAPPINGS, answered, call
 from tests.wire.upnp.test_description import DOCUMENTS, IDENTITY, ROOT, SERVICE_PATHS
@@ -18,7 +18,7 @@ def assert_valid(schema: str, body: bytes) -> None:
     etree.XMLSchema(file=str(SCHEMAS / f"{schema}.xsd")).assertValid(etree.fromstring(body))
 
 
-@pytest.mark.parametrize("path", DEVICE_PATHS.values())
+@pytest.mark.parametrize("path", [*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH])
 @pytest.mark.parametrize("identity", [IDENTITY, Identity(ROOT, "Müller & Söhne <wg0>\r\0", "0.1.0", "/")])
 def test_device_descriptions(path: str, identity: Identity) -> None:
     assert_valid("device", documents(identity)[path])
