@@ -247,7 +247,10 @@ class Gateway:
                     entry = self.ledger.table.find_pinhole(peer.public_key, unique_id)
                     if entry is None:
                         return Refusal.NO_SUCH_MAPPING
-                    return PinholeTraffic(0 if entry.suspended else await self.ledger.packets(entry.mapping))
+                    if entry.suspended:
+                        return PinholeTraffic(0)
+                    (traffic,) = await self.ledger.traffic([entry.mapping])
+                    return PinholeTraffic(traffic.packets) if traffic else Refusal.NO_SUCH_MAPPING  # closed meanwhile
         except (FirewallError, OSError, ValueError) as error:
             log.error("%s cannot be answered: %s", type(request).__name__, error)
             return Refusal.SYSTEM_FAILURE

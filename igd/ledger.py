@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 from igd.core.mapping import AnyMapping, Change, Entry, Key, abridged, changes_of
 from igd.core.table import HoldDown, Table
-from igd.firewall.backend import Backend, FirewallError
+from igd.firewall.backend import Backend, FirewallError, Traffic
 from igd.log_lines import ONCE
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ Ts = TypeVarTuple("Ts")
 
 RETRY_SECONDS = 1.0
 """Seconds before a failed change of the kernel is tried again."""
+
+READ_AT_ONCE = 100
+"""How many mappings' traffic is read in one turn of the worker thread, which takes a millisecond or two."""
 
 SHOWN = 8
 """How many mappings the line names that could not be saved as closed."""
@@ -151,9 +154,15 @@ class Ledger:
                 self.retry_later()
                 return False
 
-    async def packets(self, mapping: AnyMapping) -> int:
-        """Return how many packets the internet has sent through an open mapping since it was opened; FirewallError."""
-        return await self.in_worker(self._backend.packets, mapping)
+    async def traffic(self, mappings: Sequence[AnyMapping]) -> list[Traffic | None]:
+        """Return what the internet has sent through each of these mappings since it was opened; FirewallError.
+
+        None of a mapping that the kernel does not hold. Changes go on between the readings of `READ_AT_ONCE` mappings.
+        """
+        read = []
+        for first in range(0, len(mappings), READ_AT_ONCE):
+            read += await self.in_worker(self._backend.traffic, mappings[first : first + READ_AT_ONCE])
+        return read
 
     async def repair_if_dirty(self) -> None:
         """Make the kernel equal to the table if an earlier failure left it different."""

@@ -1,15 +1,22 @@
 """The interface of the firewall backends."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from igd.core.mapping import AnyMapping, Change, Entry
 
 
 class FirewallError(Exception):
     """A request to the kernel failed; assume nothing about how much of it was done."""
+
+
+class Traffic(NamedTuple):
+    """What passed; the counts are of 64 bits. A packet that the kernel has assembled from several is one."""
+
+    packets: int
+    octets: int
 
 
 class MappingBackend(Protocol):
@@ -52,8 +59,11 @@ class Backend(MappingBackend, Protocol):
     def follow_peers(self) -> None:
         """Limit the rates of the site's present peers; a failure is logged."""
 
-    def packets(self, mapping: AnyMapping) -> int:
-        """Return how many packets the internet has sent through an open mapping since it was opened; FirewallError."""
+    def traffic(self, mappings: Collection[AnyMapping]) -> list[Traffic | None]:
+        """Return what the internet has sent through each of these mappings since the kernel holds it; FirewallError.
+
+        None of a mapping that it does not hold. Takes 15 microseconds for each.
+        """
 
     def ensure_forward(self) -> bool:
         """Ensure that the operator's forward chains accept mapped flows, after they were changed.

@@ -1,6 +1,6 @@
 """The backend that the daemon builds: it combines mappings, the forward chains and connection tracking."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -8,11 +8,12 @@ from typing import Literal
 
 from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Remote
 from igd.firewall import detect
-from igd.firewall.backend import Backend, MappingBackend
+from igd.firewall.backend import Backend, MappingBackend, Traffic
 from igd.firewall.conntrack import Conntrack, Translation, endings, translations
 from igd.firewall.forward.forward import Forward
 from igd.firewall.legacy.iptables import Iptables
 from igd.firewall.legacy.watch import LegacyWatch
+from igd.firewall.netlink import Netlink
 from igd.firewall.nfnetlink import NFPROTO_INET
 from igd.firewall.nft import request_rate, traffic
 from igd.firewall.nft.nftables import Nftables
@@ -45,7 +46,10 @@ class Kernel:
         self._sweeping = Conntrack(site.mark, self._pinholes)  # used by the thread of the sweeps
         self._sweeps = Sweeps(self._sweeping.end)
         self._request_rate = RequestRateTable(site)
-        self._traffic = TrafficTable(site)
+        self._netlink = mappings.netlink if isinstance(mappings, Nftables) else Netlink()
+        self._traffic = TrafficTable(site, self._netlink)
+        if isinstance(mappings, Nftables):
+            mappings.beside = self._traffic.changed
         self._site = site
         self._addresses: tuple[IPv4Address, ...] = ()
 
@@ -72,7 +76,8 @@ class Kernel:
         self._sweeps.require_room()
         self.mappings.apply(changes, now)
         self._pinholes.change(changes)
-        self._traffic.apply(changes)
+        if not isinstance(self.mappings, Nftables):
+            self._traffic.apply(changes)
         moved = _moved(changes)
         lost = [change.before.mapping for change in moved if change.before]
         self._sweeps.add(endings(lost, [change.after.mapping for change in moved if change.after], self._addresses))
@@ -86,9 +91,9 @@ class Kernel:
         """Limit the rates of the site's present peers; a failure is logged."""
         self._request_rate.replace()
 
-    def packets(self, mapping: AnyMapping) -> int:
-        """Return how many packets the internet has sent through this mapping; FirewallError."""
-        return self._traffic.packets(mapping)
+    def traffic(self, mappings: Collection[AnyMapping]) -> list[Traffic | None]:
+        """Return what the internet has sent through each of these mappings; FirewallError."""
+        return self._traffic.read(mappings)
 
     def ensure_forward(self) -> bool:
         """Ensure that forward chains accept mapped flows; return whether rules of ours were edited."""
@@ -112,13 +117,12 @@ class Kernel:
         self._sweeping.close()
         self._conntrack.close()
         self._request_rate.close()
-        self._traffic.close()
+        self._netlink.close()
 
     @property
     def ports(self) -> tuple[int, ...]:
         """The addresses of the netlink sockets that edit our tables in nftables."""
-        own = (self.mappings.port,) if isinstance(self.mappings, Nftables) else ()
-        return *own, self._request_rate.port, self._traffic.port
+        return self._netlink.port, self._request_rate.port
 
 
 def _moved(changes: Iterable[Change]) -> list[Change]:

@@ -114,18 +114,25 @@ class Netlink:
             return False
         return True
 
-    def get(self, message: Message) -> list[bytes]:
-        """Return the payloads that the kernel answers to a get request for one object; NetlinkError if it has none."""
-        (number,) = self._send([message], [NLM_F_ACK])
-        found = []
-        for answer in self._answers(number):
-            if answer.kind == NLMSG_ERROR:
-                refused, explanation = refusal(answer)
-                if refused:
-                    raise NetlinkError(refused, explanation)
+    def get(self, messages: Sequence[Message]) -> list[bytes | None]:
+        """Return the payload that answers each get request, which names one object; None if there is none (ENOENT)."""
+        if not messages:
+            return []
+        numbers = self._send(messages, [0] * (len(messages) - 1) + [NLM_F_ACK])
+        found: dict[int, bytes | None] = dict.fromkeys(numbers)
+        errors = []
+        for answer in self._answers(*numbers):
+            if answer.kind != NLMSG_ERROR:
+                found[answer.sequence] = answer.payload
+                continue
+            refused, explanation = refusal(answer)
+            if refused not in (0, errno.ENOENT):
+                errors.append(NetlinkError(refused, explanation))
+            if answer.sequence == numbers[-1]:
                 break
-            found.append(answer.payload)
-        return found
+        if errors:
+            raise errors[0]
+        return list(found.values())
 
     def dump(self, message: Message) -> list[bytes]:
         """Return the payloads of a dump; repeat it when a concurrent change interrupts it."""

@@ -62,7 +62,7 @@ class NF_INET(IntEnum):
 class NF_IP_PRI(IntEnum):
     """Priorities: enum nf_ip_hook_priorities in linux/netfilter_ipv4.h."""
 
-    NAT_DST, FILTER, NAT_SRC = -100, 0, 100
+    NAT_DST, FILTER, NAT_SRC, LAST = -100, 0, 100, 0x7FFF_FFFF
 
 
 # Rules
@@ -212,7 +212,7 @@ class NFTA_CT(IntEnum):
 class NFT_CT(IntEnum):
     """What ct loads or sets: enum nft_ct_keys."""
 
-    DIRECTION, STATUS, MARK, SRC_IP = 1, 2, 3, 19
+    DIRECTION, STATUS, MARK, PROTO_DST, SRC_IP = 1, 2, 3, 12, 19
 
 
 class IP_CT_DIR(IntEnum):

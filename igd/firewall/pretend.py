@@ -1,10 +1,10 @@
 """A backend that only remembers, for `backend = "pretend"` and for tests of everything above the firewall."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 
 from igd.core.mapping import AnyMapping, Change, Entry, Key
-from igd.firewall.backend import FirewallError
+from igd.firewall.backend import FirewallError, Traffic
 
 
 class Pretend:
@@ -39,9 +39,9 @@ class Pretend:
     def follow_peers(self) -> None:
         """Do nothing: no packets are limited."""
 
-    def packets(self, mapping: AnyMapping) -> int:  # noqa: ARG002 - the signature is Backend's
-        """Return 0: nothing passes."""
-        return 0
+    def traffic(self, mappings: Collection[AnyMapping]) -> list[Traffic | None]:
+        """Return zeros for the mappings that are held: nothing passes."""
+        return [Traffic(0, 0) if mapping.key in self.entries else None for mapping in mappings]
 
     def ensure_forward(self) -> bool:
         """Do nothing, and return False: no forward chain can drop anything."""

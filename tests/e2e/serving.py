@@ -126,7 +126,7 @@ def _one_a_line(elements: re.Match[str]) -> str:
 
 def operators_rules(lab: Lab) -> str:
     """Return the server's rules without those of igd."""
-    blocks = re.sub(r"(?ms)^(\t?)(table inet|chain) igd_wg0(?:/rate)? \{$.*?^\1\}\n", "", rules(lab))
+    blocks = re.sub(r"(?ms)^(\t?)(table inet|chain) igd_wg0(?:/rate|/traffic)? \{$.*?^\1\}\n", "", rules(lab))
     return "\n".join(line for line in blocks.splitlines() if line and "igd" not in line)
 
 

@@ -39,7 +39,7 @@ async def on_nftables() -> AsyncIterator[Running]:
 
 
 def _shrink(table: Nftables, option: int, size: int) -> None:
-    table._netlink._socket.setsockopt(socket.SOL_SOCKET, option, size)
+    table.netlink._socket.setsockopt(socket.SOL_SOCKET, option, size)
 
 
 async def test_what_is_too_much_for_one_transaction_is_made_true_one_by_one(
@@ -49,14 +49,14 @@ async def test_what_is_too_much_for_one_transaction_is_made_true_one_by_one(
     invite(on_nftables)
     table = own_table(on_nftables)
     sent: list[int] = []
-    send = table._netlink._send_datagram
+    send = table.netlink._send_datagram
 
     def sending(data: bytes) -> None:
         sent.append(len(data))
         send(data)
 
-    monkeypatch.setattr(table._netlink, "_enlarge", lambda *_: None)
-    monkeypatch.setattr(table._netlink, "_send_datagram", sending)
+    monkeypatch.setattr(table.netlink, "_enlarge", lambda *_: None)
+    monkeypatch.setattr(table.netlink, "_send_datagram", sending)
     _shrink(table, socket.SO_SNDBUF, SMALL)
     assert not [reply for reply in await ask_together(on_nftables) if isinstance(reply, Refusal)]
     assert max(sent) > 2 * SMALL, "all of them were too much"

@@ -42,10 +42,10 @@ def prerouting(site: Site) -> list[EncodedRule]:
         *([] if site.hairpin else skip_peers),
         (*_TO_EXTERNAL, *_SERVERS_OWN_SOCKET, RETURN),
         (*_TO_EXTERNAL, *mark, *_translation(nf.NFT_NAT.DNAT, MAPPINGS, L4PROTO, DPORT)),
-        (*_TO_EXTERNAL, *membership(RESTRICTED_PORTS, L4PROTO, DPORT), _jump(FROM_REMOTES)),
+        (*_TO_EXTERNAL, *membership(RESTRICTED_PORTS, L4PROTO, DPORT), jump(FROM_REMOTES)),
         (*_TO_EXTERNAL, *unmark),
         (*IPV6, *membership(PINHOLES, DADDR6, L4PROTO, DPORT), *mark),
-        (*IPV6, *membership(RESTRICTED_PINHOLES, DADDR6, L4PROTO, DPORT), _jump(PINHOLES_FROM_REMOTES)),
+        (*IPV6, *membership(RESTRICTED_PINHOLES, DADDR6, L4PROTO, DPORT), jump(PINHOLES_FROM_REMOTES)),
     ]
 
 
@@ -220,11 +220,6 @@ def has_mark(bit: int) -> EncodedRule:
     return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4), nf.NFT_CMP.NEQ)
 
 
-def lacks_mark(bit: int) -> EncodedRule:
-    """Return the expressions that continue unless the ct mark has this bit."""
-    return _LOAD_MARK, bitwise(struct.pack("=I", bit), bytes(4)), compare(bytes(4))
-
-
 def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
     """Return the expression that ends the rule with a verdict; `chain` is the attribute that says where to jump."""
     data = nested(nf.NFTA_DATA.VERDICT, u32(nf.NFTA_VERDICT.CODE, code & 0xFFFF_FFFF), *chain)
@@ -232,7 +227,8 @@ def _verdict(code: nf.NFT_VERDICTS, *chain: bytes) -> bytes:
     return expression("immediate", register, nested(nf.NFTA_IMMEDIATE.DATA, data))
 
 
-def _jump(chain: str) -> bytes:
+def jump(chain: str) -> bytes:
+    """Return the expression that jumps to the chain."""
     return _verdict(nf.NFT_VERDICTS.NFT_JUMP, text(nf.NFTA_VERDICT.CHAIN, chain))
 
 

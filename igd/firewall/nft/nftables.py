@@ -98,13 +98,13 @@ which is not part of what operators save, needs Linux 6.9.
 """
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import chain
 
 from igd.core.mapping import Change, Entry, PortMapping
 from igd.firewall.backend import FirewallError
-from igd.firewall.netlink import BatchError, Netlink, NetlinkError
+from igd.firewall.netlink import BatchError, Netlink
 from igd.firewall.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST, NFTA_TABLE
 from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, Message, body, nft_message, text
 from igd.firewall.nft import elements
@@ -113,11 +113,15 @@ from igd.firewall.nft.internal_addresses import InternalAddresses
 from igd.firewall.nft.own_table import Attributes, OwnTable
 from igd.firewall.nft.pinhole_elements import PinholeElements
 from igd.firewall.nft.source_ports import Selection, SourcePorts
+from igd.firewall.nft.table_messages import transact_tolerantly
 from igd.firewall.site import Site
 
 
 class Nftables:
-    """A Backend (igd.firewall.backend) that keeps `table inet igd_<interface>`."""
+    """A Backend (igd.firewall.backend) that keeps `table inet igd_<interface>`.
+
+    `netlink` edits it. `beside` returns what else belongs into the transaction of changes.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -127,7 +131,8 @@ class Nftables:
         self._remotes: set[RemoteSet] = set()  # exist in the kernel, each with a rule
         self._internal = InternalAddresses()
         self._pinholes = PinholeElements()
-        self._netlink = Netlink()
+        self.netlink = Netlink()
+        self.beside: Callable[[Sequence[Change]], Iterable[Message]] = lambda _changes: ()
 
     def replace_all(self, addresses: Iterable[IPv4Address], entries: Iterable[Entry], now: float) -> None:
         """Hold exactly `entries` for packets to `addresses`, in one transaction.
@@ -169,18 +174,19 @@ class Nftables:
             messages += self._table.additions(additions)
         for deleted, held in (pinholes, self._internal.change(changes, now)):
             messages += [*self._table.deletions(deleted), *self._table.additions(held)]
-        self._transact_tolerantly([*messages, *self._outbound(selection, now)])
+        messages += [*self._outbound(selection, now), *self.beside(changes)]
+        transact_tolerantly(self._transact, messages)
         self._source_ports.accept(selection)
         self._remotes |= new
 
     @property
     def port(self) -> int:
         """The address of the netlink socket that edits the table."""
-        return self._netlink.port
+        return self.netlink.port
 
     def close(self) -> None:
         """Close the socket; the table stays."""
-        self._netlink.close()
+        self.netlink.close()
 
     def _select(self, changes: Sequence[Change]) -> Selection:
         return self._source_ports.select(changes if self._site.preserve_source_port and self._external else ())
@@ -195,21 +201,9 @@ class Nftables:
                 (OUTBOUND, elements.outbound_element(entry, external, now)) for entry in added
             )
 
-    def _transact_tolerantly(self, messages: Sequence[Message]) -> None:
-        """Carry out a transaction, without those of its deletions whose element no longer exists."""
-        while True:
-            try:
-                return self._transact(messages)
-            except BatchError as error:
-                # One failed deletion fails the transaction. Each repetition has fewer messages, so this ends.
-                gone = {bad.index for bad in error.errors if bad.errno == errno.ENOENT and _deletes(messages, bad)}
-                if len(gone) < len(error.errors):
-                    raise
-                messages = [message for index, message in enumerate(messages) if index not in gone]
-
     def _transact(self, messages: Sequence[Message]) -> None:
         try:
-            self._netlink.transact(NFNL_SUBSYS_NFTABLES, messages)
+            self.netlink.transact(NFNL_SUBSYS_NFTABLES, messages)
         except BatchError as error:
             numbers = {bad.errno for bad in error.errors}
             if errno.EPERM in numbers and self._owner() not in (None, self.port):
@@ -238,7 +232,7 @@ class Nftables:
 
     def _dump_internal(self) -> list[bytes]:
         names = text(NFTA_SET_ELEM_LIST.TABLE, self._table.name), text(NFTA_SET_ELEM_LIST.SET, INTERNAL.name)
-        return self._netlink.dump_if_exists(nft_message(NFT_MSG.GETSETELEM, NFPROTO_INET, *names))
+        return self.netlink.dump_if_exists(nft_message(NFT_MSG.GETSETELEM, NFPROTO_INET, *names))
 
     def _owner(self) -> int | None:
         """Return the netlink address of the program that owns our table, or None."""
@@ -248,16 +242,12 @@ class Nftables:
     def _dump(self, kind: NFT_MSG) -> list[Attributes]:
         """Return the attributes of our table, or of its sets or chains, whose table name is the same attribute."""
         name = self._table.name.encode() + b"\0"
-        dumped = self._netlink.dump(nft_message(kind, NFPROTO_INET))
+        dumped = self.netlink.dump(nft_message(kind, NFPROTO_INET))
         return [each for each in map(body, dumped) if each[NFTA_TABLE.NAME] == name]
 
 
 def _remote_sets(added: Iterable[Placed]) -> set[RemoteSet]:
     return {nft_set for nft_set, _element in added if isinstance(nft_set, RemoteSet)}
-
-
-def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:
-    return error.index is not None and messages[error.index].kind & 0xFF == NFT_MSG.DELSETELEM
 
 
 def _additions(entry: Entry | None, now: float) -> list[Placed]:

@@ -1,10 +1,12 @@
 """The messages that create, fill and delete one nftables table of the family inet. Bytes only."""
 
-from collections.abc import Iterable, Iterator
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from igd.firewall import nf_tables as nf
+from igd.firewall.netlink import BatchError, NetlinkError
 from igd.firewall.nfnetlink import (
     NFPROTO_INET,
     NLM_F_APPEND,
@@ -84,3 +86,20 @@ class TableMessages:
         while chunk := list(islice(remaining, _CHUNK)):
             parts = text(nf.NFTA_SET_ELEM_LIST.SET, nft_set), nested(nf.NFTA_SET_ELEM_LIST.ELEMENTS, *chunk)
             yield self.message(nf.NFT_MSG.NEWSETELEM, *parts, flags=NLM_F_CREATE)
+
+
+def transact_tolerantly(transact: Callable[[Sequence[Message]], None], messages: Sequence[Message]) -> None:
+    """Carry out a transaction, without those of its deletions whose element no longer exists."""
+    while True:
+        try:
+            return transact(messages)
+        except BatchError as error:
+            # One failed deletion fails the transaction. Each repetition has fewer messages, so this ends.
+            gone = {bad.index for bad in error.errors if bad.errno == errno.ENOENT and _deletes(messages, bad)}
+            if len(gone) < len(error.errors):
+                raise
+            messages = [message for index, message in enumerate(messages) if index not in gone]
+
+
+def _deletes(messages: Sequence[Message], error: NetlinkError) -> bool:
+    return error.index is not None and messages[error.index].kind & 0xFF == nf.NFT_MSG.DELSETELEM
