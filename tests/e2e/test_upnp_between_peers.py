@@ -13,7 +13,13 @@ from typing import NamedTuple
 import pytest
 
 from igd.wire.upnp.actions import ACTIONS
-from igd.wire.upnp.devices import LAYER3_FORWARDING, WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.devices import (
+    LAYER3_FORWARDING,
+    WAN_COMMON_INTERFACE_CONFIG,
+    WAN_IP_CONNECTION,
+    WAN_IPV6_FIREWALL_CONTROL,
+    Service,
+)
 from tests.e2e import control, two_peers
 from tests.e2e.serving import GATEWAY, REMOTE
 from tests.e2e.two_peers import ALL_PORTS, FREE, TAKEN, UDP, Attacked, invoke
@@ -23,7 +29,7 @@ from tests.lab.fixtures import requires_root
 pytestmark = requires_root
 
 BROADCAST = "10.100.0.255"  # of the tunnel's network, which is c1's
-OK, NO_SUCH, NOT_YOURS, CONFLICT, NOT_FOUND = 200, 714, 606, 718, 730
+OK, NO_SUCH, NOT_YOURS, CONFLICT, NOT_FOUND, NO_SUCH_PINHOLE = 200, 714, 606, 718, 730, 704
 
 
 class Call(NamedTuple):
@@ -66,12 +72,18 @@ def _ranges(code: int, counted: str = "") -> Iterator[Call]:
 def _calls(scene: Attacked) -> dict[tuple[Service, str], list[Call]]:
     """Return the attacks by every action; those without arguments change nothing for anyone."""
     connection = {"DefaultConnectionService": f"uuid:{scene.victim.address}:WANConnectionDevice:1,urn:x"}
-    harmless = [Call({}, OK)]
+    harmless, unique_ids = [Call({}, OK)], _unique_ids(scene)
     return {
         (LAYER3_FORWARDING, "SetDefaultConnectionService"): [Call(connection, 723)],
         (LAYER3_FORWARDING, "GetDefaultConnectionService"): harmless,
         **{(WAN_COMMON_INTERFACE_CONFIG, f"GetTotal{unit}"): harmless for unit in _COUNTERS},
         (WAN_COMMON_INTERFACE_CONFIG, "GetCommonLinkProperties"): harmless,
+        (WAN_COMMON_INTERFACE_CONFIG, "SetEnabledForInternet"): [
+            Call({"EnabledForInternet": enabled}, NOT_YOURS) for enabled in (0, 1)
+        ],
+        (WAN_COMMON_INTERFACE_CONFIG, "GetEnabledForInternet"): harmless,
+        (WAN_COMMON_INTERFACE_CONFIG, "GetMaximumActiveConnections"): harmless,
+        (WAN_COMMON_INTERFACE_CONFIG, "GetActiveConnection"): [Call({"ActiveConnectionIndex": 1}, 713)],
         (WAN_IP_CONNECTION, "SetConnectionType"): [
             Call({"ConnectionType": "Unconfigured"}, 731),
             Call({"ConnectionType": "IP_Bridged"}, 731),
@@ -79,6 +91,9 @@ def _calls(scene: Attacked) -> dict[tuple[Service, str], list[Call]]:
         (WAN_IP_CONNECTION, "GetConnectionTypeInfo"): harmless,
         (WAN_IP_CONNECTION, "RequestConnection"): harmless,
         (WAN_IP_CONNECTION, "ForceTermination"): [Call({}, NOT_YOURS)],
+        (WAN_IP_CONNECTION, "RequestTermination"): [Call({}, NOT_YOURS)],
+        **{(WAN_IP_CONNECTION, f"Set{what}"): [Call({what: 1}, NOT_YOURS)] for what in _DISCONNECTIONS},
+        **{(WAN_IP_CONNECTION, f"Get{what}"): harmless for what in _DISCONNECTIONS},
         (WAN_IP_CONNECTION, "GetStatusInfo"): harmless,
         (WAN_IP_CONNECTION, "GetNATRSIPStatus"): harmless,
         (WAN_IP_CONNECTION, "GetExternalIPAddress"): harmless,
@@ -96,9 +111,45 @@ def _calls(scene: Attacked) -> dict[tuple[Service, str], list[Call]]:
         ],
         (WAN_IP_CONNECTION, "DeletePortMappingRange"): [*_ranges(NOT_FOUND, "UnmapPorts NO_SUCH_MAPPING")],
         (WAN_IP_CONNECTION, "GetListOfPortMappings"): [*_ranges(NOT_FOUND)],
+        (WAN_IPV6_FIREWALL_CONTROL, "GetFirewallStatus"): harmless,
+        (WAN_IPV6_FIREWALL_CONTROL, "GetOutboundPinholeTimeout"): [Call(_pinhole(scene.victim.address6), OK)],
+        (WAN_IPV6_FIREWALL_CONTROL, "AddPinhole"): [*_pinholes(scene)],
+        **{
+            (WAN_IPV6_FIREWALL_CONTROL, action): [
+                Call({"UniqueID": each, "LeaseTime": 1}, NO_SUCH_PINHOLE, f"{request} NO_SUCH_MAPPING")
+                for each in unique_ids
+            ]
+            for action, request in _BY_UNIQUE_ID.items()
+        },
     }
 
 
+def _pinhole(client: str, port: int = two_peers.PINHOLE) -> dict[str, object]:
+    flow = {"RemoteHost": "", "RemotePort": 0, "InternalClient": client, "InternalPort": port, "Protocol": 6}
+    return flow | {"LeaseTime": 300}
+
+
+def _pinholes(scene: Attacked) -> Iterator[Call]:
+    """Yield pinholes to what is not the attacker's."""
+    foreign = (scene.victim.address6, "2001:470:100::1", "2001:4860:4860::8888", "fe80::1", "ff02::1", "::", "::1")
+    for address, port in itertools.product(foreign, (FREE, two_peers.PINHOLE)):
+        yield Call(_pinhole(address, port), NOT_YOURS, "MapPort NOT_YOUR_ADDRESS")
+    yield Call(_pinhole(scene.victim.address), 600)
+
+
+def _unique_ids(scene: Attacked) -> tuple[int, ...]:
+    """Return the UniqueID of the victim's pinhole, and some that nobody has."""
+    found = two_peers.unique_id(scene.victim)
+    return found, 0, found ^ 1, 65535 if found != 65535 else 1
+
+
+_BY_UNIQUE_ID = {
+    "UpdatePinhole": "RenewPinhole",
+    "DeletePinhole": "UnmapPinhole",
+    "GetPinholePackets": "GetPinholeTraffic",
+    "CheckPinholeWorking": "GetPinholeTraffic",
+}
+_DISCONNECTIONS = ("AutoDisconnectTime", "IdleDisconnectTime", "WarnDisconnectDelay")
 _COUNTERS = ("BytesSent", "BytesReceived", "PacketsSent", "PacketsReceived")
 EVERY_ACTION = [(service, action.name) for service, actions in ACTIONS.items() for action in actions]
 

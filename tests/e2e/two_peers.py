@@ -12,7 +12,7 @@ from igd.core.mapping import TransportProtocol
 from igd.operator import admin_client
 from igd.wire.pcp import natpmp
 from igd.wire.pcp.options import Filter, Options, PortSet
-from igd.wire.upnp.devices import Service
+from igd.wire.upnp.devices import WAN_IPV6_FIREWALL_CONTROL, Service
 from tests.e2e import control
 from tests.e2e.pcp_client import connected, granted, map_port
 from tests.e2e.serving import GATEWAY, PUBLIC, REMOTE, rules, serving
@@ -163,6 +163,17 @@ def _map_everything(victim: Party) -> None:
         mapped = map_port(host, port, protocol, source=address, external_port=port, nonce=NONCE, options=options)
         assert granted(mapped).external_port == port
     granted(map_port(host, PINHOLE, source=victim.address6, nonce=NONCE))
+    unique_id(victim)
+
+
+def unique_id(victim: Party) -> int:
+    """Return the UniqueID of the victim's pinhole, which UPnP requests as well."""
+    wanted = {"RemoteHost": "", "RemotePort": 0, "InternalClient": victim.address6, "LeaseTime": LEASE}
+    wanted |= {"InternalPort": PINHOLE, "Protocol": TCP.value}
+    answer = invoke(victim.host, "", WAN_IPV6_FIREWALL_CONTROL, "AddPinhole", wanted)
+    found = re.search(rb"<UniqueID>(\d+)</UniqueID>", answer.rest)
+    assert found, answer
+    return int(found[1])
 
 
 def _add(victim: Party, port: int, arguments: control.Arguments) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from igd.wire.upnp.actions import ACTIONS
 from igd.wire.upnp.devices import VERSIONS, Service
+from igd.wire.upnp.soap import CONTROL
 from tests.wire import test_stun
 from tests.wire.pcp import test_messages, test_natpmp
 from tests.wire.stun_server_codec import ERROR, MAPPED_ADDRESS, OTHER_ADDRESS, SUCCESS, address, error, message
@@ -79,7 +80,10 @@ _SERVICE = {name: service for service, name in _ROWS}
 
 _HABITS = [habit(test_habits.CANONICAL) for habit in test_habits.HABITS.values()]
 
+_QUERY = f'<u:QueryStateVariable xmlns:u="{CONTROL}"><u:varName>Uptime</u:varName></u:QueryStateVariable>'
+
 CALLS = (
+    f'"{CONTROL}#QueryStateVariable"\n'.encode() + test_soap.envelope(_QUERY),
     *(
         f"{header}\n".encode() + body.encode(code)
         for header, body, code in (
