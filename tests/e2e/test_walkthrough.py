@@ -87,6 +87,7 @@ def test_the_operator_sees_what_clients_did(served: Lab) -> None:
         "peer": key,
         "name": None,
         "description": "for the operator",
+        "unique_id": None,
     }
     table = igd(served, "list", "wg0").stdout
     assert re.search(rf"TCP +8601 +anywhere +{C1}:8600 +\d+s +{re.escape(key)} +for the operator\n", table)

@@ -9,9 +9,12 @@ from ipaddress import IPv4Address, ip_interface
 import pytest
 
 from igd.core.mapping import Endpoint, TransportProtocol
-from igd.core.request import Refusal
+from igd.core.policies import Policies
+from igd.core.policy import Policy
+from igd.core.rate_limit import RateLimit
+from igd.core.request import MapPort, Refusal
 from igd.endpoints import http_connection, upnp_http
-from igd.endpoints.upnp_http import Listening, UPnPHttp
+from igd.endpoints.upnp_http import LISTED_ENTRIES, Listening, UPnPHttp
 from igd.wire.upnp import actions, description, soap
 from tests.endpoints.http_client import (
     CONTROL,
@@ -367,3 +370,17 @@ async def test_a_missing_interface_is_an_error(harness: GatewayHarness) -> None:
     with pytest.raises(OSError, match="No such device"):
         await server.listen_on([ip_interface(C2)])
     await server.close()
+
+
+async def test_a_long_list_counts_by_its_length(harness: GatewayHarness, server: UPnPHttp) -> None:
+    """A connection, and one request more for each 64 mappings."""
+    harness.gateway.policies, harness.gateway.rate_limit = Policies(Policy(max_mappings=200)), RateLimit(1000)
+    for port in range(9000, 9000 + 2 * LISTED_ENTRIES):
+        mapped = await harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, 8080), port, 300))
+        assert not isinstance(mapped, Refusal)
+    harness.gateway.rate_limit = RateLimit(7)
+    wanted = {"NewStartPort": "1", "NewEndPort": "65535", "NewProtocol": "TCP"}
+    first, second, third = [await exchange(call("GetListOfPortMappings", wanted)) for _ in range(3)]
+    assert first.body == second.body
+    assert first.body.count("<p:PortMappingEntry>") == 2 * LISTED_ENTRIES
+    assert error_code(third) == 501
