@@ -16,9 +16,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import AnyMapping, Endpoint, Pinhole, Remote, TransportProtocol
+from igd.core.mapping import (
+    BY_EXTERNAL_PORT,
+    BY_INTERNAL_ENDPOINT,
+    AnyMapping,
+    Endpoint,
+    Pinhole,
+    Remote,
+    TransportProtocol,
+)
 from igd.core.moment import Moment
-from igd.core.request import MapPort, Refusal, UnmapPorts
+from igd.core.request import MapPort, Refusal, UnmapInternal, UnmapPinhole, UnmapPorts
 from igd.firewall import kernel
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.nft.internal_addresses import RELEASE_SECONDS
@@ -161,6 +169,14 @@ def running(backend: Backend) -> Iterator[Running]:
         yield Running(backend, Path(directory) / "leases.sqlite")
 
 
+@dataclass(frozen=True)
+class ClosedPinhole:
+    """A request by UPnP that closes one of the open pinholes, counted from the oldest."""
+
+    number: int
+
+
+PORTS6 = st.integers(2000, 2001)
 remotes4 = st.sampled_from(
     [
         (),
@@ -169,7 +185,9 @@ remotes4 = st.sampled_from(
         (Remote(IPv4Network("198.51.0.0/16"), 53), Remote(IPv4Network("198.51.100.0/24"))),
     ]
 )
-remotes6 = st.sampled_from([(), (Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("2001:db8::/48"), 80))])
+WIDE, NARROW = Remote(IPv6Network("2001:db8::/32")), Remote(IPv6Network("2001:db8::/48"), 80)
+remotes6 = st.sampled_from([(), (WIDE,), (NARROW,), (WIDE, NARROW)])
+claims = st.sampled_from([BY_EXTERNAL_PORT, BY_INTERNAL_ENDPOINT])
 lifetimes = st.sampled_from([60, 300, 4000])
 protocols = st.sampled_from(TransportProtocol)
 opening = st.one_of(
@@ -186,19 +204,24 @@ opening = st.one_of(
         remotes4,
     ),
     st.builds(
-        lambda protocol, port, lifetime, remotes: (
+        lambda protocol, port, lifetime, remotes, claim: (
             C1_6,
-            MapPort(protocol, Endpoint(C1_6, port), None, lifetime, "", any_port=True, remotes=remotes),
+            MapPort(protocol, Endpoint(C1_6, port), None, lifetime, "", any_port=True, remotes=remotes, claim=claim),
         ),
         protocols,
         st.integers(2000, 2001),
         lifetimes,
         remotes6,
+        claims,
     ),
 )
-closing_requests = st.tuples(
-    st.sampled_from([C1, C2]),
-    st.builds(UnmapPorts, protocols, st.builds(range, st.integers(2000, 2002), st.integers(2003, 2004))),
+closing_requests = st.one_of(
+    st.tuples(
+        st.sampled_from([C1, C2]),
+        st.builds(UnmapPorts, protocols, st.builds(range, st.integers(2000, 2002), st.integers(2003, 2004))),
+    ),
+    st.tuples(st.just(C1), st.builds(lambda port: UnmapInternal(None, C1_6, port, BY_INTERNAL_ENDPOINT), PORTS6)),
+    st.builds(ClosedPinhole, st.integers(0, 3)),
 )
 FOREIGN: dict[Backend, list[str]] = {
     "nftables": [
@@ -228,7 +251,7 @@ class Unnoticed:
     """A change by somebody else, and what a peer asks before anybody has noticed it."""
 
     command: str
-    asked: tuple[IPv4Address | IPv6Address, MapPort | UnmapPorts]
+    asked: tuple[IPv4Address | IPv6Address, MapPort | UnmapPorts | UnmapInternal] | ClosedPinhole
 
 
 def steps(backend: Backend) -> st.SearchStrategy[list[object]]:
@@ -248,10 +271,14 @@ def steps(backend: Backend) -> st.SearchStrategy[list[object]]:
 async def _take(step: object, gateway: Running) -> None:
     harness = gateway.harness
     match step:
-        case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() as request):
+        case (IPv4Address() | IPv6Address() as source, MapPort() | UnmapPorts() | UnmapInternal() as request):
             admitted = await harness.admit(source)
             if not isinstance(admitted, Refusal):
                 await harness.gateway.ask(admitted, source, request)
+        case ClosedPinhole(number):
+            open_ones = [one.mapping for one in harness.ledger.table if isinstance(one.mapping, Pinhole)]
+            for pinhole in open_ones[number : number + 1]:
+                await harness.ask(UnmapPinhole(pinhole.unique_id))
         case Unnoticed(command, asked):
             _by_somebody_else(command)
             await _take(asked, gateway)

@@ -12,12 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from igd.core.mapping import ControlProtocol, Entry, Key, TransportProtocol
+from igd.core.mapping import ControlProtocol, Entry, Key, Pinhole, TransportProtocol
 from igd.core.peers import Address, Peer
 from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
-from igd.core.request import Mapped, MapPort, Refusal, Reply, Request, UnmapInternal, Unmapped, UnmapPorts
+from igd.core.request import (
+    Mapped,
+    MapPort,
+    Refusal,
+    RenewPinhole,
+    Reply,
+    Request,
+    UnmapInternal,
+    Unmapped,
+    UnmapPinhole,
+    UnmapPorts,
+)
 from igd.core.reserved_ports import Reservation, StaticMapping
+from igd.gateway import ChangeRequest
 from tests.fuzz.failing import FailingKernel, FailingStore, Trouble
 from tests.fuzz.random_requests import ADDRESSES, C2_KEY, C3_KEY, KEEPER_KEY, PEERS, PORTS, random_request
 from tests.gateway_harness import EXTERNAL, Clock, GatewayHarness, MemoryStore, map_port, peer
@@ -91,7 +103,8 @@ class Session:
         await self._check()
 
     async def _make_requests(self) -> None:
-        made = [random_request(self._rng) for _ in range(self._rng.choice([1, 1, LONGEST_BATCH]))]
+        unique_ids = [each.unique_id for each in _pinholes(self._harness.table)]
+        made = [random_request(self._rng, unique_ids) for _ in range(self._rng.choice([1, 1, LONGEST_BATCH]))]
         before = self._harness.table
         replies = await asyncio.gather(*(self._ask(source, request) for source, request in made))
         if len(made) == 1:
@@ -114,11 +127,17 @@ class Session:
             case MapPort(), Mapped(mapping, _, number):
                 assert table[mapping.key].mapping == mapping
                 assert len(table) <= len(before) + number
-            case ((UnmapPorts() | UnmapInternal()), Unmapped(mappings)):
+            case RenewPinhole(unique_id), Mapped(mapping):
+                assert isinstance(mapping, Pinhole)
+                assert unique_id == mapping.unique_id
+                assert {key: entry.mapping for key, entry in table.items()} == {
+                    key: entry.mapping for key, entry in before.items()
+                }
+            case ((UnmapPorts() | UnmapInternal() | UnmapPinhole()), Unmapped(mappings)):
                 assert before.keys() - table.keys() == {mapping.key for mapping in mappings}
             case _:
                 assert table == before
-                assert isinstance(reply, Refusal) or not isinstance(request, MapPort | UnmapPorts | UnmapInternal)
+                assert isinstance(reply, Refusal) or not isinstance(request, ChangeRequest)
 
     async def _disturb(self) -> None:
         """Let time pass, or peers, routes and addresses change, while the trouble lasts."""
@@ -170,6 +189,9 @@ class Session:
         table, peers = harness.table, await harness.peers.peers()
         assert {key: entry for key, entry in table.items() if not entry.suspended} == harness.backend.entries
         assert _lasting(table) == _lasting(self._store.entries)
+        numbers = {each.unique_id: each.key for each in _pinholes(table)}
+        assert len(numbers) == len(_pinholes(table)) == len(harness.ledger.table.unique_ids)
+        assert {each: harness.ledger.table.unique_ids.key(each) for each in numbers} == numbers
         held = Counter(entry.mapping.peer for entry in table.values() if not entry.lease.static)
         for entry in table.values():
             mapping, policy = entry.mapping, harness.gateway.policies.of(entry.mapping.peer)
@@ -182,6 +204,10 @@ class Session:
         stands = peers.still_owns(C2_KEY, address) and harness.peers.reaches(address)
         if STATIC_KEY not in harness.servers_own:
             assert stands == (STATIC_KEY in table and table[STATIC_KEY].lease.static)
+
+
+def _pinholes(table: dict[Key, Entry]) -> list[Pinhole]:
+    return [entry.mapping for entry in table.values() if isinstance(entry.mapping, Pinhole)]
 
 
 def _lasting(table: dict[Key, Entry]) -> dict[Key, object]:

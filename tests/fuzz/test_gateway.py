@@ -17,7 +17,7 @@ async def test_table_kernel_and_store_agree_after_failures(tmp_path: Path) -> No
     except Exception as error:
         error.add_note(f"Session({seed!r}, ...).run({REQUESTS})")
         raise
-    granted = {"MapPort", "UnmapPorts", "UnmapInternal"}
+    granted = {"MapPort", "UnmapPorts", "UnmapInternal", "RenewPinhole", "UnmapPinhole"}
     assert (
         granted | {"SYSTEM_FAILURE", "CONFLICT", "QUOTA", "OTHER_NONCE", "NOT_YOUR_ADDRESS"} <= session.outcomes.keys()
     )
