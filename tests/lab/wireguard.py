@@ -9,8 +9,13 @@ Iptables = Literal["nft", "legacy"]
 
 ENDPOINT = "60.60.60.1:51820"
 
-# wireguard-go's device has a MULTICAST flag, the kernel's has none: what works here must work there.
-_NO_MULTICAST = "PostUp = ip link set %i multicast off"
+# wireguard-go's device has a MULTICAST flag and an IPv6 link-local address, the kernel's has neither: what works here
+# must work there.
+_AS_THE_KERNELS = (
+    "PostUp = ip link set %i multicast off",
+    "PostUp = sysctl -qw net.ipv6.conf.default.addr_gen_mode=1 net.ipv6.conf.%i.addr_gen_mode=1",  # none comes again
+    "PostUp = ip -6 address flush dev %i scope link",
+)
 
 # What lets the VPN's packets through srv. "accept-lines" is how the how-tos do it, in wg0.conf. "drop" is a
 # careful operator's static firewall: clients out, answers in, and nothing new towards wg0. "open" has nothing of it.
@@ -60,7 +65,7 @@ def server_conf(
             "Address = 10.100.0.1/24, 2001:470:100::1/64",
             "ListenPort = 51820",
             f"PrivateKey = {keys.private}",
-            _NO_MULTICAST,
+            *_AS_THE_KERNELS,
             *_firewall_lines(forward, iptables),
             *extra,
             *(f"\n[Peer]\nPublicKey = {peer.public}\nAllowedIPs = {peer.allowed_ips}" for peer in peers),
@@ -76,7 +81,7 @@ def client_conf(keys: Keys, address: str, server: str, *, keepalive: int, extra:
             "[Interface]",
             f"Address = {address}",
             f"PrivateKey = {keys.private}",
-            _NO_MULTICAST,
+            *_AS_THE_KERNELS,
             *extra,
             "",
             "[Peer]",
