@@ -35,6 +35,7 @@ _GROUPS = RTMGRP_LINK | _ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | _RU
 _UP = 0x1  # IFF_UP: administratively up
 _RUNNING = 0x40  # IFF_RUNNING: operational, with a carrier
 _UNUSABLE = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, IFA_F_TENTATIVE, IFA_F_DADFAILED
+_LAST = {socket.AF_INET: 0x20, socket.AF_INET6: 0x20 | 0x01}  # IFA_F_DEPRECATED, IFA_F_TEMPORARY
 
 _GET_LINK = (RTM_GETLINK, NLM_F_REQUEST)
 _GET_ROUTE = (RTM_GETROUTE, NLM_F_REQUEST)
@@ -95,11 +96,16 @@ class Links:
         return LinkState(link["index"], bool(link["flags"] & _UP)) if link else None
 
     async def addresses(self, name: str) -> tuple[Interface, ...]:
-        """Return the addresses and networks of this interface, in the kernel's order; none if it does not exist."""
+        """Return the addresses and networks of this interface; none if it does not exist.
+
+        They are in the kernel's order, but deprecated ones come last, and before them temporary ones: a peer that
+        is told another will not lose it soon.
+        """
         link = await self._link(name)
         if link is None:
             return ()
-        return tuple(_address(message) for message in await self._dump("addr", index=link["index"]))
+        messages = await self._dump("addr", index=link["index"])
+        return tuple(map(_address, sorted(messages, key=lambda each: each["flags"] & _LAST[each["family"]])))
 
     async def ipv4_addresses(self) -> list[BorneAddress]:
         """Return the IPv4 addresses of all interfaces, in the kernel's order."""
