@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from igd.core.mapping import PortMapping
-from igd.core.peers import Address
+from igd.core.mapping import ControlProtocol, PortMapping
+from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Reply, Request
 from igd.endpoints.sockets import SocketAddress, UdpServer, peer_address
 from igd.gateway import Gateway
@@ -111,14 +111,20 @@ class _Announcer:
 
     async def _announce(self) -> None:
         external, live = self._gateway.announced, await self._gateway.live_peers()
-        for address in [address for peer in live for address in peer.addresses]:
-            if self._lost:
-                self._send(address, pcp.encode_response(0, self._epoch(), Announce()))
-            if external is not None and address.version == 4:
-                self._send(address, natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external))
-        keys = {peer.public_key for peer in live}
+        pcp_peers, natpmp_peers = (self._users(each, live) for each in (ControlProtocol.PCP, ControlProtocol.NAT_PMP))
+        for peer in live:
+            for address in peer.addresses:
+                if self._lost and peer.public_key in pcp_peers:
+                    self._send(address, pcp.encode_response(0, self._epoch(), Announce()))
+                if external is not None and address.version == 4 and peer.public_key in natpmp_peers:
+                    self._send(address, natpmp.encode_address(natpmp.Result.SUCCESS, self._epoch(), external))
         for mapped in await self._gateway.mappings():
             unreachable = external is None and isinstance(mapped.mapping, PortMapping)
-            if mapped.mapping.claim.nonce and mapped.mapping.peer in keys and not unreachable:
+            if mapped.mapping.claim.nonce and mapped.mapping.peer in pcp_peers and not unreachable:
                 self._send(mapped.mapping.internal.address, requests.encode_update(mapped, self._epoch(), external))
                 await asyncio.sleep(0)  # requests do not wait for thousands of these
+
+    def _users(self, protocol: ControlProtocol, peers: Iterable[Peer]) -> set[str]:
+        """Return the public keys of those of the peers that may use this protocol."""
+        keys = (peer.public_key for peer in peers)
+        return {key for key in keys if protocol in self._gateway.policies.of(key).protocols}

@@ -14,8 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igd.core.mapping import BY_INTERNAL_ENDPOINT, Claim, Endpoint, Key, Pinhole, PortMapping, TransportProtocol
+from igd.core.mapping import (
+    BY_INTERNAL_ENDPOINT,
+    Claim,
+    ControlProtocol,
+    Endpoint,
+    Key,
+    Pinhole,
+    PortMapping,
+    TransportProtocol,
+)
 from igd.core.peers import Peers
+from igd.core.policies import Policies
 from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, MapPort, Refusal, Unmapped, UnmapPorts
 from igd.core.table import HOLD_DOWN, MAX_REMOTES
@@ -1105,6 +1115,30 @@ async def test_live_peers_get_ten_announcements(
                 await asyncio.sleep(0)
         assert pauses == [0.25 * 2**number for number in range(10)]
         assert listener.unread() == no_session.unread() == []
+
+
+@pytest.mark.parametrize("protocol", ControlProtocol)
+async def test_a_peer_gets_announcements_of_the_protocols_that_it_may_use(
+    protocol: ControlProtocol, pauses: list[float]
+) -> None:
+    policies = Policies(by_peer={"c1": Policy(protocols=frozenset({protocol}))})
+    harness = await GatewayHarness(policies).start()
+    control = PortControl("lo", harness.gateway, lambda: EPOCH, third_party=False)
+    await control.listen_on([ip_interface(SERVER)])
+    harness.peers.shaken = {"c1": harness.clock.now}
+    with contextlib.closing(Client(C1, pcp.CLIENT_PORT)) as client:
+        control.announce(lost=True)
+        async with asyncio.timeout(PATIENCE):
+            while len(pauses) < 10:  # noqa: ASYNC110 - a list has no event
+                await asyncio.sleep(0)
+        found = client.unread()
+    assert [each == RESTARTED for each in found] == {
+        ControlProtocol.UPNP: [],
+        ControlProtocol.NAT_PMP: [False] * 10,
+        ControlProtocol.PCP: [True] * 10,
+    }[protocol]
+    await control.close()
+    await harness.ledger.close()
 
 
 async def test_a_new_address_is_announced_and_updates_mappings(
