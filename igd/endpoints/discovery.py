@@ -1,15 +1,17 @@
-"""SSDP on UDP 1900 of the WireGuard interface, and of no other: answers searches, announces start and stop."""
+"""SSDP on UDP 1900 of the WireGuard interface, and of no other: answers searches, announces start, stop and changes."""
 
 import asyncio
+import functools
 import logging
 import random
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from igd.core.mapping import Endpoint
-from igd.core.peers import Address, Interface
+from igd.core.mapping import ControlProtocol, Endpoint
+from igd.core.peers import Address, Interface, Peer
 from igd.core.request import Refusal
 from igd.endpoints.sockets import SocketAddress, UdpServer, bind, peer_address
 from igd.gateway import Gateway
@@ -31,6 +33,7 @@ class Discovery(UdpServer):
     Multicast searches are answered after a delay, unicast ones at once, and a socket bound to the group receives
     nothing else, so the socket tells them apart. `http` returns where a peer reaches the HTTP server, best at the
     given address of ours, or None: nothing is advertised where no description can be read.
+    A peer whose `protocols` exclude UPnP gets no answers and no announcements.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Discovery(UdpServer):
         self._advertiser = advertiser
         self._http = http
         self._rng = rng
+        self._greeted: set[Address] = set()  # to which the gateway was announced while they were live
 
     async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
         """Serve on these addresses, and on the groups of their IP versions; as UdpServer.listen_on."""
@@ -64,20 +68,51 @@ class Discovery(UdpServer):
 
     async def announce(self, message: Message) -> None:
         """Send `ssdp.alive` or `ssdp.byebye` to each live peer by unicast: WireGuard routes no multicast to peers."""
-        for peer in await self._gateway.live_peers():
-            for address in peer.addresses:
-                own = self._sockets.nearest(address)
-                http = self._http(address, own) if own else None
-                if own and http:
-                    for advert in ssdp.adverts(self._advertiser.root):
-                        self._send(message(advert, self._advertiser, http), (str(address), ssdp.PORT), own)
+        live = await self._live()
+        self._greeted = set(live)
+        await self._announce_to(live, message)
+
+    async def greet(self) -> None:
+        """Send `ssdp.alive` to the peers that are live now and were not at the last announcement."""
+        live = await self._live()
+        late = [address for address in live if address not in self._greeted]
+        self._greeted = set(live)
+        await self._announce_to(late, ssdp.alive)
+
+    async def announce_change(self, boot_id: int) -> None:
+        """Announce that the server's addresses have changed, with this new BOOTID.UPNP.ORG (§1.2.4)."""
+        try:
+            await self.announce(functools.partial(ssdp.update, boot_id))
+        finally:
+            self._advertiser = replace(self._advertiser, boot_id=boot_id)
+        await self.announce(ssdp.alive)
+
+    async def _live(self) -> list[Address]:
+        """Return the addresses of the live peers that may use UPnP."""
+        live = await self._gateway.live_peers()
+        return [address for peer in live if self._may_use(peer) for address in peer.addresses]
+
+    def _may_use(self, peer: Peer) -> bool:
+        return ControlProtocol.UPNP in self._gateway.policies.of(peer.public_key).protocols
+
+    async def _announce_to(self, addresses: Iterable[Address], message: Message) -> None:
+        for address in addresses:
+            own = self._sockets.nearest(address)
+            http = self._http(address, own) if own else None
+            if own and http:
+                for advert in ssdp.adverts(self._advertiser.root):
+                    self._send(message(advert, self._advertiser, http), (str(address), ssdp.PORT), own)
             await asyncio.sleep(0)  # requests do not wait for thousands of these
 
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
-        """Answer a search of a peer; count a malformed one and do not answer it."""
-        peer = peer_address(source)
-        if isinstance(await self._gateway.identify(peer), Refusal):
+        """Answer a search of a peer; count what is not answered."""
+        address = peer_address(source)
+        peer = await self._gateway.identify(address)
+        if isinstance(peer, Refusal):
             self._count("refused")
+            return
+        if not self._may_use(peer):
+            self._count("forbidden")
             return
         try:
             search = ssdp.parse(datagram)
@@ -85,11 +120,13 @@ class Discovery(UdpServer):
             self._count("malformed")
             log.debug("%s port %s: malformed SSDP message: %s", *source[:2], malformed.reason)
             return
-        adverts = ssdp.matches(search.target, self._advertiser.root) if search else ()
-        if search and adverts:
+        if search is None:
+            return
+        adverts = ssdp.matches(search.target, self._advertiser.root, version_1_only=search.version_1_only)
+        if adverts:
             self._count("answered")
             await asyncio.sleep(self._rng.uniform(0, min(search.mx or 0, SPREAD_SECONDS)) if own.is_multicast else 0)
-            self._answer(adverts, peer, source, own)
+            self._answer(adverts, address, source, own)
 
     def _answer(self, adverts: tuple[ssdp.Advert, ...], peer: Address, source: SocketAddress, own: Address) -> None:
         sender = self._sockets.nearest(peer) if own.is_multicast else own

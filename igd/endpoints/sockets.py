@@ -63,6 +63,15 @@ def bind(
     return sock
 
 
+def is_usable(own: Address, peer: Address) -> bool:
+    """Return whether a peer with this address can be told to use the address `own` of the server.
+
+    It must be of the same IP version. An IPv6 link-local one is for link-local peers only: a URL does not say on which
+    link it is (RFC 6874), but a peer that has asked from there knows.
+    """
+    return own.version == peer.version and (own.version == 4 or peer.is_link_local or not own.is_link_local)
+
+
 class _Closable(Protocol):
     def close(self) -> None:
         """Close the socket."""
@@ -122,9 +131,9 @@ class AddressSockets(Generic[Opened]):
     def nearest(self, peer: Address) -> Address | None:
         """Return the address to talk to `peer` from: in the smallest network that contains it, else the first, or None.
 
-        The address is of the peer's IP version and has a socket.
+        The address has a socket and is usable for the peer.
         """
-        found = [each for each in self._served if each.version == peer.version and each.ip in self._by_address]
+        found = [each for each in self._served if is_usable(each.ip, peer) and each.ip in self._by_address]
         nearest = max(found, key=lambda each: each.network.prefixlen if peer in each.network else -1, default=None)
         return nearest.ip if nearest else None
 

@@ -19,7 +19,7 @@ from igd.core.request import ListMappings, MappingList, Refusal, Reply
 from igd.endpoints import page
 from igd.endpoints.http_admission import HttpAdmission
 from igd.endpoints.http_connection import Responder
-from igd.endpoints.sockets import AddressSockets, bind
+from igd.endpoints.sockets import AddressSockets, bind, is_usable
 from igd.endpoints.subscriptions import Subscription, Subscriptions
 from igd.endpoints.tcp_listener import TcpListener
 from igd.gateway import Gateway
@@ -27,6 +27,7 @@ from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, gena, soap, xml
 from igd.wire.upnp.devices import Service
 from igd.wire.upnp.requests import Parties
+from igd.wire.upnp.user_agents import knows_version_1_only
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Listening(NamedTuple):
 class UPnPHttp:
     """The HTTP server for one WireGuard interface; every response closes its connection.
 
-    `documents` are served by their paths.
+    `documents` are served by their paths, to clients that know version 1 only with one device description for all.
     """
 
     def __init__(
@@ -81,8 +82,9 @@ class UPnPHttp:
         self._subscriptions = subscriptions
         app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[_check])
         app.router.add_get(PAGE, self._page)
+        version_1_only = dict.fromkeys(description.DEVICE_PATHS.values(), description.WITHOUT_FIREWALL_PATH)
         for path, document in documents.items():
-            app.router.add_get(path, _document(document))
+            app.router.add_get(path, _document(document, documents[version_1_only.get(path, path)]))
         for path, service in description.CONTROL_PATHS.items():
             app.router.add_post(path, self._control(service))
         for path, service in description.EVENT_PATHS.items():
@@ -112,7 +114,7 @@ class UPnPHttp:
 
     def endpoint_for(self, peer: Address, own: Address) -> Endpoint | None:
         """Return where `peer` reaches the server: at the address `own` if it listens there, else at the nearest."""
-        address = own if self._sockets.at(own) else self._sockets.nearest(peer)
+        address = own if self._sockets.at(own) and is_usable(own, peer) else self._sockets.nearest(peer)
         return Endpoint(address, self._port) if address else None
 
     async def close(self) -> None:
@@ -235,9 +237,10 @@ def _responder(request: web.Request) -> Responder:
     return request.protocol
 
 
-def _document(document: bytes) -> Handler:
-    async def serve(_request: web.Request) -> web.Response:
-        return web.Response(body=document, headers={"Content-Type": xml.CONTENT_TYPE})
+def _document(document: bytes, version_1_only: bytes) -> Handler:
+    async def serve(request: web.Request) -> web.Response:
+        body = version_1_only if knows_version_1_only(request.headers.get("User-Agent", "")) else document
+        return web.Response(body=body, headers={"Content-Type": xml.CONTENT_TYPE})
 
     return serve
 

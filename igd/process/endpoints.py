@@ -45,6 +45,8 @@ class Endpoints:
         places = Places[Subscription](subscriptions, limits.subscriptions_per_peer)
         self.subscriptions = Subscriptions(gateway, root, Notifier(interface), places)
         self._http = UPnPHttp(listening, gateway, root, documents, self.subscriptions)
+        self._gateway = gateway
+        self._epoch = epoch
         self._discovery = Discovery(interface, gateway, advertiser, self._http.endpoint_for, random.SystemRandom())
         self._port_control: PortControl | None = None
         if config.port_control.enabled:
@@ -59,12 +61,9 @@ class Endpoints:
         self._warnings = RecurringWarnings(log)
 
     async def listen_on(self, addresses: Sequence[Interface]) -> None:
-        """Serve on these addresses of the interface, and on no others; the first call raises OSError if it is in vain.
-
-        IPv6 link-local addresses are not served: a URL with one is of no use without the client's own scope.
-        """
+        """Serve on these addresses of the interface, and no others; the first call raises OSError if it is in vain."""
         async with self._lock:
-            await self._serve(tuple(each for each in addresses if each.version == 4 or not each.ip.is_link_local))
+            await self._serve(tuple(addresses))
 
     async def retry(self) -> None:
         """Try again to open sockets for as long as some cannot be opened; never ends."""
@@ -94,6 +93,15 @@ class Endpoints:
     async def advertise(self, message: Message) -> None:
         """Send `ssdp.alive` or `ssdp.byebye` to each live peer; OSError."""
         await self._discovery.announce(message)
+
+    async def advertise_change(self) -> None:
+        """Announce to each live peer that the addresses have changed; OSError."""
+        boot_id = await self._gateway.ledger.in_worker(self._epoch.next_bootid)
+        await self._discovery.announce_change(boot_id)
+
+    async def greet(self) -> None:
+        """Announce the gateway to the peers that have come alive since the last announcement; OSError."""
+        await self._discovery.greet()
 
     def announce(self, *, lost: bool) -> None:
         """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""

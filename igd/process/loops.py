@@ -40,6 +40,9 @@ DROPPED_SECONDS = 60.0
 ANNOUNCE_SECONDS = ssdp.MAX_AGE / 3
 """How often the gateway is announced: a client may miss two announcements before the last one expires."""
 
+GREET_SECONDS = 10.0
+"""How soon a peer gets an announcement that had no session at the last one. WireGuard reports no handshakes."""
+
 SETTLE_SECONDS = 0.1
 """Firewalls change in bursts; this long after the first change the burst is over."""
 
@@ -113,15 +116,25 @@ async def recheck_peers(maintenance: Maintenance) -> None:
 
 
 async def announce(endpoints: Endpoints) -> None:
-    """Announce the gateway to the peers by SSDP, periodically and when its addresses have changed."""
+    """Announce the gateway to the peers by SSDP: periodically, to late peers, and when its addresses have changed."""
+    loop = asyncio.get_running_loop()
+    failures = RecurringWarnings(log, "the gateway was not announced, trying again: %s")
+    due = loop.time()
+    endpoints.changed.clear()
     while True:
-        endpoints.changed.clear()
-        try:
-            await endpoints.advertise(ssdp.alive)
-        except OSError as error:
-            log.warning("the gateway was not announced: %s", error)
+        with failures.catching(OSError):
+            if endpoints.changed.is_set():
+                endpoints.changed.clear()
+                due = loop.time()  # if this fails, the next round announces everything
+                await endpoints.advertise_change()
+                due = loop.time() + ANNOUNCE_SECONDS
+            elif loop.time() >= due:
+                await endpoints.advertise(ssdp.alive)
+                due = loop.time() + ANNOUNCE_SECONDS
+            else:
+                await endpoints.greet()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(endpoints.changed.wait(), ANNOUNCE_SECONDS)
+            await asyncio.wait_for(endpoints.changed.wait(), GREET_SECONDS)
 
 
 async def repair_nftables(ledger: Ledger, watch: Watch, rules_changed: asyncio.Event) -> None:

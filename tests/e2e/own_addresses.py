@@ -91,18 +91,20 @@ def allow(lab: Lab, client: Host, *addresses: str) -> None:
     lab.srv.run("wg", "set", "wg0", "peer", key, "allowed-ips", ",".join(networks))
 
 
-def search(client: Host, destination: str, source: str, target: str = ROOT_DEVICE) -> Found:
+def search(client: Host, destination: str, source: str, target: str = ROOT_DEVICE, device: str = "wg0") -> Found:
     """Search from this address of a client; the destination is a group, or an address of the server."""
-    with searching(client, destination, source, target) as sock:
+    with searching(client, destination, source, target, device) as sock:
         return found(sock)
 
 
-def searching(client: Host, destination: str, source: str, target: str = ROOT_DEVICE) -> socket.socket:
+def searching(
+    client: Host, destination: str, source: str, target: str = ROOT_DEVICE, device: str = "wg0"
+) -> socket.socket:
     """Send a search from a new socket of the client."""
     ipv6 = ":" in destination
     sock = client.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(PATIENCE)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wg0")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     sock.bind((source, 0))
     host = f"[{destination}]" if ipv6 else destination
     lines = ["M-SEARCH * HTTP/1.1", f"HOST: {host}:1900", 'MAN: "ssdp:discover"', "MX: 1", f"ST: {target}"]

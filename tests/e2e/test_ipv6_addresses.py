@@ -1,6 +1,5 @@
 """Over IPv6 the gateway answers as over IPv4: by UPnP for the peer's IPv4 address, by PCP for pinholes."""
 
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -123,10 +122,39 @@ def test_the_last_address_goes_and_comes_back(lab: Lab, process: Process) -> Non
         assert search(lab.c1, group, C1_IPV6) == Found(GATEWAY6, description(GATEWAY6))
 
 
-def test_a_link_local_peer_gets_an_address_that_needs_no_scope(lab: Lab, process: Process) -> None:
+def test_a_link_local_address_is_told_to_link_local_peers_alone(lab: Lab, process: Process) -> None:
     with wg0_has(lab.srv, "fe80::1/64"):
-        assert search(lab.c1, "ff02::c", LINK_LOCAL) == Found(GATEWAY6, description(GATEWAY6))
-        assert not [address for _, address, _ in own.listening(lab) if re.match("fe80", address)]
+        own.served(lab, GATEWAY, GATEWAY6, "fe80::1")
+        for destination in (*own.GROUPS6, "fe80::1"):
+            assert search(lab.c1, destination, LINK_LOCAL) == Found("fe80::1", description("fe80::1"))
+        for group in own.GROUPS6:
+            assert search(lab.c1, group, C1_IPV6) == Found(GATEWAY6, description(GATEWAY6))
+        assert search(lab.c1, "fe80::1", C1_IPV6).location == description(GATEWAY6)
+        printed = lab.c1.run("upnpc", "-6", "-m", "wg0", "-s").stdout  # searches from its link-local address
+        assert f" desc: {description('fe80::1')}\n" in printed
+        assert f"ExternalIPAddress = {PUBLIC}" in printed
+    own.served(lab, GATEWAY, GATEWAY6)
+    lab.srv.run("ip", "route", "replace", LINK_LOCAL, "dev", "wg0")  # wg-quick routes each of AllowedIPs
+    assert search(lab.c1, "ff02::c", LINK_LOCAL) == Found(GATEWAY6, description(GATEWAY6))
+
+
+def test_a_link_local_address_alone_serves_link_local_peers(lab: Lab, process: Process) -> None:
+    with own.moved_to_loopback(lab.srv, f"{GATEWAY6}/64"), wg0_has(lab.srv, "fe80::1/64"):
+        own.served(lab, GATEWAY, "fe80::1")
+        assert search(lab.c1, "ff02::c", LINK_LOCAL) == Found("fe80::1", description("fe80::1"))
+    own.served(lab, GATEWAY, GATEWAY6)
+
+
+def test_a_deprecated_address_answers_but_another_is_told(lab: Lab, process: Process) -> None:
+    """The kernel has the newest address first."""
+    newer = "2001:470:100::99"
+    with wg0_has(lab.srv, f"{newer}/64"):
+        own.served(lab, GATEWAY, GATEWAY6, newer)
+        assert search(lab.c1, "ff02::c", C1_IPV6) == Found(newer, description(newer))
+        lab.srv.run("ip", "address", "change", f"{newer}/64", "dev", "wg0", "preferred_lft", "0")
+        until(lambda: search(lab.c1, "ff02::c", C1_IPV6) == Found(GATEWAY6, description(GATEWAY6)))
+        assert search(lab.c1, newer, C1_IPV6) == Found(newer, description(newer))
+    own.served(lab, GATEWAY, GATEWAY6)
 
 
 @pytest.mark.parametrize(

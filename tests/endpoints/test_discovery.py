@@ -10,8 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from igd.core.mapping import Endpoint
+from igd.core.mapping import ControlProtocol, Endpoint
 from igd.core.peers import Address, Peer
+from igd.core.policies import Policies
+from igd.core.policy import Policy
 from igd.core.request import Refusal
 from igd.endpoints import discovery, sockets
 from igd.endpoints.discovery import Discovery
@@ -95,6 +97,10 @@ def search(target: str, mx: int | None = None) -> bytes:
     return ("\r\n".join(lines if mx is None else [*lines, f"MX: {mx}"]) + "\r\n\r\n").encode()
 
 
+def target_of(answer: str) -> str:
+    return answer.partition("\r\nST: ")[2].partition("\r\n")[0]
+
+
 async def counted(harness: GatewayHarness, outcome: str, count: int = 1) -> None:
     """Wait until `count` searches have had this outcome."""
     async with asyncio.timeout(HANG):
@@ -119,7 +125,7 @@ async def test_a_search_is_answered_to_its_sender_from_port_1900(
 @pytest.mark.usefixtures("server")
 async def test_a_search_for_everything_gets_everything(client: Client) -> None:
     client.send(search("ssdp:all"))
-    targets = [(await client.receive())[0].partition("\r\nST: ")[2].partition("\r\n")[0] for _ in ssdp.adverts(ROOT)]
+    targets = [target_of((await client.receive())[0]) for _ in ssdp.adverts(ROOT)]
     assert targets == [advert.target for advert in ssdp.adverts(ROOT)]
     assert client.left() == 0
 
@@ -225,6 +231,95 @@ async def test_a_search_that_is_too_large_is_dropped(harness: GatewayHarness, cl
     client.send(large.ljust(sockets.LARGEST, b"x"))
     await client.receive()
     assert client.left() == 0
+
+
+async def test_windows_and_xbox_find_version_1(server: Discovery, client: Client) -> None:
+    expected = [advert.target for advert in ssdp.adverts(ROOT) if advert.since == 1]
+    client.send(search("ssdp:all").removesuffix(b"\r\n") + b"USER-AGENT: FDSSDP\r\n\r\n")
+    assert [target_of((await client.receive())[0]) for _ in expected] == expected
+    client.send(search(GATEWAY_2))
+    assert target_of((await client.receive())[0]) == GATEWAY_2
+
+
+NO_UPNP = Policies(by_peer={"c2": Policy(protocols=frozenset({ControlProtocol.PCP, ControlProtocol.NAT_PMP}))})
+
+
+async def test_a_peer_that_may_not_use_upnp_gets_no_answers_and_no_announcements(client: Client) -> None:
+    harness = await GatewayHarness(NO_UPNP).start()
+    server = discovery_for(harness)
+    await listen(server, SERVER)
+    harness.peers.shaken = {"c1": harness.clock.now, "c2": harness.clock.now}
+    with contextlib.closing(Client(C1, 1900)) as allowed, contextlib.closing(Client(C2, 1900)) as forbidden:
+        forbidden.send(search("ssdp:all"))
+        forbidden.send(search(GATEWAY_1, 0), GROUP)
+        await counted(harness, "forbidden", 2)
+        await server.greet()
+        await server.announce(ssdp.alive)
+        await server.announce_change(8)
+        client.send(search(GATEWAY_1))
+        await client.receive()
+        assert allowed.left() == 4 * len(ssdp.adverts(ROOT))
+        assert forbidden.left() == 0
+    await server.close()
+
+
+async def test_a_change_is_announced_with_the_old_bootid_before_the_new_one_is_used(
+    harness: GatewayHarness, server: Discovery, client: Client
+) -> None:
+    harness.peers.shaken = {"c1": harness.clock.now}
+    with contextlib.closing(Client(C1, 1900)) as live:
+        await server.announce_change(8)
+        for nts, boot_id in (("update", 7), ("alive", 8)):
+            for advert in ssdp.adverts(ROOT):
+                announced, _ = await live.receive()
+                assert f"\r\nNT: {advert.target}\r\nNTS: ssdp:{nts}\r\n" in announced
+                assert f"\r\nBOOTID.UPNP.ORG: {boot_id}\r\n" in announced
+                assert ("\r\nNEXTBOOTID.UPNP.ORG: 8\r\n" in announced) == (nts == "update")
+        assert live.left() == 0
+    client.send(search(GATEWAY_1))
+    assert "\r\nBOOTID.UPNP.ORG: 8\r\n" in (await client.receive())[0]
+
+
+async def test_a_new_bootid_is_used_although_it_could_not_be_announced(
+    harness: GatewayHarness, server: Discovery, client: Client
+) -> None:
+    harness.peers.trouble = OSError("no such device")
+    with pytest.raises(OSError, match="no such device"):
+        await server.announce_change(8)
+    harness.peers.trouble = None
+    client.send(search(GATEWAY_1))
+    assert "\r\nBOOTID.UPNP.ORG: 8\r\n" in (await client.receive())[0]
+
+
+async def test_a_peer_that_comes_alive_is_greeted_once(harness: GatewayHarness, server: Discovery) -> None:
+    everything = len(ssdp.adverts(ROOT))
+    with contextlib.closing(Client(C1, 1900)) as early, contextlib.closing(Client(C2, 1900)) as late:
+        harness.peers.shaken = {"c1": harness.clock.now}
+        await server.announce(ssdp.alive)
+        for _ in range(3):
+            harness.peers.shaken["c2"] = harness.clock.now
+            await server.greet()
+        assert (early.left(), late.left()) == (everything, everything)
+        harness.clock.now += 1000  # both sessions end
+        await server.greet()
+        harness.peers.shaken["c2"] = harness.clock.now
+        await server.greet()
+        assert (early.left(), late.left()) == (0, everything)
+
+
+async def test_two_hundred_searches_for_everything_at_once(harness: GatewayHarness, server: Discovery) -> None:
+    """Each is answered completely or dropped, and another peer gets its answer."""
+    with contextlib.closing(Client(C1)) as many, contextlib.closing(Client(C2)) as other:
+        for _ in range(200):
+            many.send(search("ssdp:all", 1), GROUP)
+        other.send(search(GATEWAY_1))
+        await other.receive()
+        async with asyncio.timeout(HANG):
+            while server._tasks:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
+        answered, dropped = (harness.gateway.counters["ssdp", outcome] for outcome in ("answered", "dropped"))
+        assert answered - 1 + dropped == 200
+        assert answered - 1 >= sockets.PENDING
 
 
 @pytest.mark.parametrize(("message", "nts"), [(ssdp.alive, "ssdp:alive"), (ssdp.byebye, "ssdp:byebye")])

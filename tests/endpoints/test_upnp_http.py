@@ -79,6 +79,15 @@ async def test_documents(path: str) -> None:
     assert len(answer.body.encode()) == int(answer.headers["Content-Length"])
 
 
+@pytest.mark.parametrize("path", description.DEVICE_PATHS.values())
+async def test_windows_and_xbox_read_version_1_only(path: str) -> None:
+    version_1_only = (await exchange(get(description.WITHOUT_FIREWALL_PATH))).body
+    for_all = (await exchange(get(path))).body
+    assert (await exchange(get(path, "User-Agent: Microsoft-Windows/10.0 UPnP/1.0"))).body == version_1_only
+    assert (await exchange(get(path, "USER-AGENT:fdssdp"))).body == version_1_only
+    assert (await exchange(get(path, "User-Agent: MiniUPnPc/2.2.4"))).body == for_all != version_1_only
+
+
 async def test_an_action_is_carried_out_and_answered(harness: GatewayHarness) -> None:
     answer = await exchange(call("AddPortMapping", ADD))
     assert (answer.status, answer.headers["EXT"]) == (200, "")

@@ -9,7 +9,15 @@ from igd.wire.upnp.soap import CONTROL
 from tests.wire import test_stun
 from tests.wire.pcp import test_messages, test_natpmp
 from tests.wire.stun_server_codec import ERROR, MAPPED_ADDRESS, OTHER_ADDRESS, SUCCESS, address, error, message
-from tests.wire.upnp import test_actions, test_habits, test_http_head, test_soap, test_ssdp, test_xml
+from tests.wire.upnp import (
+    test_actions,
+    test_habits,
+    test_http_head,
+    test_search_habits,
+    test_soap,
+    test_ssdp,
+    test_xml,
+)
 
 CLIENT, CLIENT6 = test_messages.CLIENT, test_messages.CLIENT6
 """Who sends the messages of PCP."""
@@ -22,7 +30,11 @@ def _words(text: str) -> tuple[bytes, ...]:
 
 # SSDP and HTTP
 
-SEARCHES = (*(datagram for datagram, _ in test_ssdp.SEARCHES.values()), *test_ssdp.MALFORMED.values())
+SEARCHES = (
+    *(datagram for datagram, _ in test_ssdp.SEARCHES.values()),
+    *test_search_habits.READ.values(),
+    *test_search_habits.MALFORMED.values(),
+)
 
 HEADS = (
     b"GET /1/device.xml HTTP/1.1\r\nHost: 10.100.0.1:2869\r\nConnection: Close\r\nUser-Agent: MiniUPnPc/2.2.4\r\n\r\n",

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Literal, cast
 
@@ -18,6 +18,7 @@ from igd.firewall.pretend import Pretend
 from igd.firewall.watch import ForeignChanges, Watch
 from igd.log_lines import LineFilter
 from igd.process import loops
+from igd.process.endpoints import Endpoints
 from tests.gateway_harness import GatewayHarness, MemoryStore, entry
 
 
@@ -304,3 +305,61 @@ async def test_the_operators_rules_are_read_once_more_where_a_reading_asks_for_i
     assert answers == []
     task.cancel()
     await asyncio.wait({task})
+
+
+class PretendEndpoints:
+    """What loops.announce uses of Endpoints: records what is announced, in a queue, and raises `trouble`."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.announced: asyncio.Queue[str] = asyncio.Queue()
+        self.trouble: OSError | None = None
+
+    def _announce(self, what: str) -> None:
+        self.announced.put_nowait(what)
+        if self.trouble:
+            raise self.trouble
+
+    async def advertise(self, message: Callable[..., bytes]) -> None:
+        """Record it."""
+        self._announce(message.__name__)
+
+    async def advertise_change(self) -> None:
+        """Record it."""
+        self._announce("change")
+
+    async def greet(self) -> None:
+        """Record it."""
+        self._announce("greet")
+
+    async def next(self) -> str:
+        """Wait for an announcement."""
+        async with asyncio.timeout(60):
+            return await self.announced.get()
+
+
+async def test_start_changes_and_late_peers_are_announced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a failure everything is announced again."""
+    monkeypatch.setattr(loops, "GREET_SECONDS", 0.01)
+    endpoints = PretendEndpoints()
+    endpoints.changed.set()  # by the start
+    task = asyncio.create_task(loops.announce(cast(Endpoints, endpoints)))
+    assert [await endpoints.next() for _ in range(3)] == ["alive", "greet", "greet"]
+    endpoints.changed.set()
+    while (found := await endpoints.next()) == "greet":
+        pass
+    assert [found, await endpoints.next()] == ["change", "greet"]
+    endpoints.trouble = OSError("no such device")
+    endpoints.changed.set()
+    while (found := await endpoints.next()) == "greet":
+        pass
+    assert [found, await endpoints.next(), await endpoints.next()] == ["change", "alive", "alive"]
+    endpoints.trouble = None
+    while (found := await endpoints.next()) == "alive":
+        pass
+    assert [found, task.done()] == ["greet", False]
+    task.cancel()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["the gateway was not announced, trying again: no such device"]

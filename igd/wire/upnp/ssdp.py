@@ -1,6 +1,8 @@
 """SSDP: searches, their answers and announcements (UPnP Device Architecture 1.1 §1)."""
 
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -9,7 +11,8 @@ from uuid import UUID
 from igd.core.mapping import Endpoint
 from igd.wire.malformed import Malformed
 from igd.wire.upnp.description import DEVICE_PATHS
-from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, Device, Service, udn
+from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, WAN_IPV6_FIREWALL_CONTROL, Device, Service, udn
+from igd.wire.upnp.user_agents import knows_version_1_only
 
 GROUPS: tuple[IPv4Address | IPv6Address, ...] = (
     IPv4Address("239.255.255.250"),
@@ -17,9 +20,6 @@ GROUPS: tuple[IPv4Address | IPv6Address, ...] = (
     IPv6Address("ff05::c"),
 )
 """What searches are sent to (§1.3.2); in IPv6, with the scope of the link or of the site (annex A)."""
-
-_ANNOUNCED_TO: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("239.255.255.250"), 6: IPv6Address("ff05::c")}
-"""The group that an announcement names in HOST. In IPv6 its scope is the site: LOCATION has no link-local address."""
 
 PORT = 1900
 
@@ -32,19 +32,27 @@ LONGEST_MX = 5
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search for `target`, to be answered within `mx` seconds (0 to 5); None: at once."""
+    """A search for `target`, to be answered within `mx` seconds (0 to 5); None: at once.
+
+    `version_1_only`: the client says that it is one of those that know version 1 of InternetGatewayDevice only.
+    """
 
     target: str
     mx: int | None
+    version_1_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """One target that is announced (ST or NT) with its USN, and the version of the description that LOCATION names."""
+    """One target that is announced (ST or NT) with its USN, and the version of the description that LOCATION names.
+
+    `since` is the version of InternetGatewayDevice with which the target came.
+    """
 
     target: str
     usn: str
     version: int
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,42 +69,69 @@ class Advertiser:
     config_id: int
 
 
+_FOLD = re.compile(r"(?<!\n)\n[ \t]+(?=\S)")
+"""Where a header goes on in the next line (RFC 7230 §3.2.4)."""
+
+_MX = re.compile(r"\+?0*([0-9]+)(?:\.[0-9]*)?")
+"""A number of seconds; a fraction is cut off."""
+
+
 def parse(datagram: bytes) -> Search | None:
     """Read a datagram; return None for announcements and answers of others, raise Malformed for anything else.
 
-    Headers may be in any case and order, with or without a space after the colon, and followed by more line ends.
+    What is unambiguous is read, whatever it looks like: method, names of headers and MAN in any case and with or
+    without spaces and quotes, lines that end without CR or go on in the next one, empty lines around the
+    message and zeros after it, MAN or MX missing, a header twice with one value.
     """
-    start, *lines = datagram.decode("latin-1").replace("\r\n", "\n").split("\n")
-    if start.startswith(("NOTIFY ", "HTTP/")):
+    text = datagram.decode("latin-1").rstrip("\0").replace("\r\n", "\n").lstrip("\n")
+    start, *lines = _FOLD.sub(" ", text).split("\n")
+    method = start.split(" ")[0].upper()
+    if method == "NOTIFY" or method.startswith("HTTP/"):
         return None
-    if not start.startswith("M-SEARCH "):
+    if method != "M-SEARCH":
         raise Malformed("neither a search nor an announcement")
     headers = _headers(lines)
-    if headers.get("MAN", "").strip("\"'") != "ssdp:discover":
+    target, man = _value(headers, "ST"), _value(headers, "MAN").partition(";")[0]
+    if man and _unquoted(man).lower() != "ssdp:discover":
         raise Malformed("MAN is not ssdp:discover")
-    if not headers.get("ST"):
+    if not _unquoted(target):
         raise Malformed("the search has no target")
-    return Search(headers["ST"], _mx(headers.get("MX")))
+    version_1_only = knows_version_1_only(" ".join(headers["USER-AGENT"]))
+    return Search(_unquoted(target), _mx(_value(headers, "MX")), version_1_only)
 
 
-def _headers(lines: list[str]) -> dict[str, str]:
-    headers = {}
+def _headers(lines: list[str]) -> defaultdict[str, list[str]]:
+    """Return the values of each header, by its name in upper case."""
+    headers: defaultdict[str, list[str]] = defaultdict(list)
     for line in lines:
         if not line.strip():
             break
         name, colon, value = line.partition(":")
         if not colon:
             raise Malformed("a header without a colon")
-        headers[name.strip().upper()] = value.strip()
+        headers[name.strip().upper()].append(value.strip())
     return headers
 
 
-def _mx(text: str | None) -> int | None:
-    if text is None:
+def _value(headers: defaultdict[str, list[str]], name: str) -> str:
+    """Return the value of a header, "" if it is missing; raise Malformed if there are several."""
+    values = set(headers[name])
+    if len(values) > 1:
+        raise Malformed(f"{name} has several values")
+    return values.pop() if values else ""
+
+
+def _unquoted(value: str) -> str:
+    return value.strip().strip("\"'").strip()
+
+
+def _mx(text: str) -> int | None:
+    if not text:
         return None
-    if not (text.isascii() and text.isdigit()):
+    found = _MX.fullmatch(text)
+    if found is None:
         raise Malformed("MX is not a number of seconds")
-    return LONGEST_MX if len(text) > 1 else min(int(text), LONGEST_MX)
+    return LONGEST_MX if len(found[1]) > 1 else min(int(found[1]), LONGEST_MX)
 
 
 def adverts(root: UUID) -> tuple[Advert, ...]:
@@ -106,26 +141,33 @@ def adverts(root: UUID) -> tuple[Advert, ...]:
     that names no version must lead to the description that every client can read. The types of version 2 follow, for
     clients that search for everything and then use version 2 only.
     """
-    lines = [Advert("upnp:rootdevice", f"{udn(ROOT, root)}::upnp:rootdevice", 1)]
+    lines = [Advert("upnp:rootdevice", f"{udn(ROOT, root)}::upnp:rootdevice", 1, 1)]
     for device in DEVICES:
         name = udn(device, root)
-        lines.append(Advert(name, name, 1))
+        lines.append(Advert(name, name, 1, 1))
     for version in VERSIONS:
         for device in DEVICES:
             name = udn(device, root)
             kinds: tuple[Device | Service, ...] = (device, *device.services)
-            urns = [kind.urn(version) for kind in kinds if kind.version >= version]
-            lines += [Advert(urn, f"{name}::{urn}", version) for urn in urns]
+            for kind in kinds:
+                if kind.version >= version:
+                    urn = kind.urn(version)
+                    since = 2 if kind is WAN_IPV6_FIREWALL_CONTROL else version
+                    lines.append(Advert(urn, f"{name}::{urn}", version, since))
     return tuple(lines)
 
 
-def matches(target: str, root: UUID) -> tuple[Advert, ...]:
-    """Return the adverts that answer a search for `target`, none for a target that is not ours."""
+def matches(target: str, root: UUID, *, version_1_only: bool = False) -> tuple[Advert, ...]:
+    """Return the adverts that answer a search for `target`, none for a target that is not ours.
+
+    A target may be in any case, as the hexadecimal digits of a uuid may (RFC 4122 §3). The answer repeats it as it was
+    sent, because clients compare. A client that knows version 1 only gets everything of version 1 if it searches for
+    everything, and what it names if it names a target.
+    """
     everything = adverts(root)
-    if target == "ssdp:all":
-        return everything
-    # The hexadecimal digits of a uuid may be upper case (RFC 4122 §3).
-    return tuple(advert for advert in everything if advert.target.lower() == target.lower())
+    if target.lower() == "ssdp:all":
+        return tuple(advert for advert in everything if advert.since == 1 or not version_1_only)
+    return tuple(replace(advert, target=target) for advert in everything if advert.target.lower() == target.lower())
 
 
 def respond(advert: Advert, advertiser: Advertiser, http: Endpoint, now: datetime) -> bytes:
@@ -156,6 +198,15 @@ def alive(advert: Advert, advertiser: Advertiser, http: Endpoint) -> bytes:
     )
 
 
+def update(next_boot_id: int, advert: Advert, advertiser: Advertiser, http: Endpoint) -> bytes:
+    """Return the announcement that BOOTID changes to `next_boot_id`, and nothing else (§1.2.4); `http` as in `alive`.
+
+    A client would take a new BOOTID that was not announced for a restart, and subscribe to events again.
+    """
+    next_state = "NEXTBOOTID.UPNP.ORG", str(next_boot_id)
+    return _notify("ssdp:update", advert, advertiser, http, _location(advert, http), next_state)
+
+
 def byebye(advert: Advert, advertiser: Advertiser, http: Endpoint) -> bytes:
     """Return the announcement that `advert` is no longer available (§1.2.3); `http` is as in `alive`."""
     return _notify("ssdp:byebye", advert, advertiser, http)
@@ -166,9 +217,17 @@ def _location(advert: Advert, http: Endpoint) -> tuple[str, str]:
 
 
 def _notify(nts: str, advert: Advert, advertiser: Advertiser, http: Endpoint, *headers: tuple[str, str]) -> bytes:
-    host = "HOST", str(Endpoint(_ANNOUNCED_TO[http.address.version], PORT))
+    host = "HOST", str(Endpoint(_group(http.address), PORT))
     target, usn = ("NT", advert.target), ("USN", advert.usn)
     return _message("NOTIFY * HTTP/1.1", advertiser, host, *headers, target, ("NTS", nts), usn)
+
+
+def _group(own: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the group that an announcement names in HOST: in IPv6 its scope is that of the address in LOCATION."""
+    ipv4, link_local, site_local = GROUPS
+    if own.version == 4:
+        return ipv4
+    return link_local if own.is_link_local else site_local
 
 
 def _message(start: str, advertiser: Advertiser, *headers: tuple[str, str]) -> bytes:
