@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from igd.host import flow_timeouts
 from tests.e2e.behind_nat import coturn
 from tests.e2e.serving import PUBLIC, REMOTE, rules, upnpc
-from tests.lab import PATIENCE, Answer, Lab, answering, ask, until
+from tests.lab import PATIENCE, Answer, CommandFailed, Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.wireguard import Forward, Iptables
 from tests.systemd.booted import (
@@ -41,6 +42,17 @@ def _capabilities(machine: Machine, process: int) -> int:
     return int(found["CapEff"], 16)
 
 
+def _assert_reads_flow_timeouts(machine: Machine, process: int) -> None:
+    """Assert that the unit's user can read them where the unit's sandbox has them."""
+    files = [
+        str(flow_timeouts.DIRECTORY / f"nf_conntrack_{name}") for name in ("udp_timeout", "tcp_timeout_established")
+    ]
+    inside = ("nsenter", f"--target={process}", "--mount", "--net", "setpriv", "--reuid=igd", "--clear-groups")
+    assert machine.run(*inside, "cat", *files).stdout.split() == ["30", "432000"]
+    with pytest.raises(CommandFailed):
+        machine.run(*inside[:-2], "tee", files[0])
+
+
 @pytest.mark.parametrize(
     ("userspace", "drop_ins", "iptables", "forward", "capabilities"),
     [
@@ -61,6 +73,7 @@ def test_traffic_before_and_after_a_crash(
         machine.run("systemctl", "start", WG_QUICK)
         first = assert_serves(machine)
         assert _capabilities(machine, first) == capabilities
+        _assert_reads_flow_timeouts(machine, first)
         _connect_client(lab)
         with answering(lab.c1, 8043):
             upnpc(lab.c1, "-n", "10.100.0.2", "8043", "8043", "tcp", "300")
