@@ -90,6 +90,17 @@ def held_by_iptables() -> set[Led]:
     }
 
 
+def counted() -> set[Led]:
+    """Return what nft says is counted; what is asked for here are no pinholes for single hosts."""
+    listed = json.loads(run("nft", "-j", "list", "table", "inet", "igd_wg0/traffic"))
+    sets = {each["name"]: each.get("elem", []) for item in listed["nftables"] if (each := item.get("set"))}
+    keys = {name: [_value(element)["concat"] for element in elements] for name, elements in sets.items()}
+    assert not any(keys[name] for name in keys.keys() - {"port_mappings", "pinholes"})
+    return {(protocol, port, "") for protocol, port in keys["port_mappings"]} | {
+        _pinhole(*key) for key in keys["pinholes"]
+    }
+
+
 def listed_by_nftables() -> list[str]:
     """Everything in our table, without what time changes, and without sets of remotes that are no longer in use."""
     listing = run("nft", "list", "table", "inet", "igd_wg0")
@@ -160,6 +171,10 @@ class Running:
         """Compare table, kernel and store."""
         table = [entry.mapping for entry in self.harness.ledger.table]
         assert HELD[self.choice]() == {expected(mapping) for mapping in table}
+        assert counted() == {
+            (*expected(mapping)[:2], str(mapping.internal.address) if isinstance(mapping, Pinhole) else "")
+            for mapping in table
+        }
         assert {entry.mapping for entry in self.store.load()} == set(table)
 
 
@@ -223,8 +238,14 @@ closing_requests = st.one_of(
     st.tuples(st.just(C1), st.builds(lambda port: UnmapInternal(None, C1_6, port, BY_INTERNAL_ENDPOINT), PORTS6)),
     st.builds(ClosedPinhole, st.integers(0, 3)),
 )
+COUNTS = [
+    "nft delete table inet igd_wg0/traffic",
+    "nft flush set inet igd_wg0/traffic port_mappings",
+    "nft add element inet igd_wg0/traffic port_mappings { tcp . 2000, udp . 9 }",
+]
 FOREIGN: dict[Backend, list[str]] = {
     "nftables": [
+        *COUNTS,
         "nft flush ruleset",
         "nft delete table inet igd_wg0",
         "nft flush chain inet igd_wg0 prerouting",
@@ -236,6 +257,7 @@ FOREIGN: dict[Backend, list[str]] = {
         "nft add element inet igd_wg0 external { 9.9.9.9 }",
     ],
     "iptables": [
+        *COUNTS,
         "iptables-legacy -t nat -F",
         "iptables-legacy -t nat -F igd_wg0",
         "iptables-legacy -t nat -I igd_wg0 -p tcp --dport 2000 -j DNAT --to 10.9.9.9:9",

@@ -8,7 +8,7 @@
         set pinholes_from_any_port { type ipv6_addr . inet_proto . inet_service . inet_service; counter; }
         chain forward {
             type filter hook forward priority 2147483647; policy accept;
-            ct mark & 0x10000000 != 0x00000000 ct direction original iifname != "wg0" jump received
+            ct mark & 0x10000000 != 0x00000000 iifname != "wg0" jump received
         }
         chain received {                                                            (each rule when it is needed)
             meta nfproto ipv4 meta l4proto tcp meta l4proto . ct original proto-dst @port_mappings
@@ -34,9 +34,10 @@ the counts is missing. With the nftables backend its elements change in the same
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from igd.core.mapping import AnyMapping, Change, Endpoint, Entry
+from igd.core.mapping import AnyMapping, Change, Endpoint, Entry, Key
 from igd.firewall import nf_tables as nf
 from igd.firewall.backend import FirewallError, Traffic
 from igd.firewall.netlink import Netlink
@@ -44,7 +45,7 @@ from igd.firewall.nfnetlink import NFNL_SUBSYS_NFTABLES, Message, nested, text
 from igd.firewall.nft import traffic_sets
 from igd.firewall.nft.elements import NftSet, Placed, element
 from igd.firewall.nft.table_messages import Hook, TableMessages, transact_tolerantly
-from igd.firewall.nft.traffic_sets import COUNTER, RECEIVED, SETS, place
+from igd.firewall.nft.traffic_sets import COUNTER, PINHOLES, RECEIVED, SETS, place
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.firewall.site import TRAFFIC_TABLE, Site, label
 
@@ -71,11 +72,13 @@ class TrafficTable:
         self._messages = TableMessages(table_name(site.wireguard))
         self._is_there = False
         self._looked_up: set[NftSet] = set()  # those that have a rule
+        self._shared: defaultdict[Placed, set[Key]] = defaultdict(set)  # of the elements for endpoints: which pinholes
         self._failures = RecurringWarnings(log, "what passes through mappings is not counted: %s")
 
     def replace(self, mappings: Iterable[AnyMapping]) -> None:
         """Count for exactly these mappings; those that the table has are counted on."""
-        wanted = dict.fromkeys(each for each in map(place, mappings) if each)
+        self._shared = defaultdict(set)
+        wanted = dict.fromkeys(found for each in mappings if (found := self._opened(each)))
         self._is_there = False
         with self._failures.catching(FirewallError):
             present = dict.fromkeys(self._present())
@@ -98,10 +101,8 @@ class TrafficTable:
         if not self._is_there:
             return []
         moved = [change for change in changes if _counted(change.before) != _counted(change.after)]
-        closed, opened = (
-            [found for entry in entries if entry and (found := place(entry.mapping))]
-            for entries in ((change.before for change in moved), (change.after for change in moved))
-        )
+        closed = [found for each in moved if each.before and (found := self._closed(each.before.mapping))]
+        opened = [found for each in moved if each.after and (found := self._opened(each.after.mapping))]
         new = {nft_set for nft_set, _key in opened} - self._looked_up
         self._looked_up |= new
         return [*self._rules(new), *self._deletions(closed), *self._additions(opened)]
@@ -124,13 +125,32 @@ class TrafficTable:
         """
         if not self._is_there:
             raise FirewallError("the kernel does not count what passes through mappings")
-        places = [place(mapping) for mapping in mappings]
-        answers = iter(self._netlink.get([self._request(*each) for each in places if each]))
-        return [traffic_sets.traffic(next(answers)) if each else None for each in places]
+        found = self._netlink.get([self._request(*place(mapping)) for mapping in mappings])
+        return [traffic_sets.traffic(payload) for payload in found]
 
     def remove(self) -> None:
         """Delete the table; its absence is no error."""
         self._transact(self._messages.removal())
+
+    def _opened(self, mapping: AnyMapping) -> Placed | None:
+        """Record that a mapping is opened; return the element that will count for it, unless another shares it."""
+        found = place(mapping)
+        if found[0] is not PINHOLES:
+            return found
+        sharing = self._shared[found]
+        sharing.add(mapping.key)
+        return found if len(sharing) == 1 else None
+
+    def _closed(self, mapping: AnyMapping) -> Placed | None:
+        """Record that a mapping is closed; return the element that counted for it, unless another shares it."""
+        found = place(mapping)
+        if found[0] is not PINHOLES:
+            return found
+        sharing = self._shared[found]
+        sharing.discard(mapping.key)
+        if not sharing:
+            del self._shared[found]
+        return None if sharing else found
 
     def _present(self) -> Iterator[Placed]:
         """Yield the elements that the table has."""

@@ -24,7 +24,6 @@ from igd.firewall.nft.expressions import (
     interface,
     jump,
     load,
-    load_ct,
     membership,
 )
 from igd.firewall.site import Site
@@ -53,10 +52,8 @@ COUNTER = nested(nf.NFTA_SET.EXPR, text(nf.NFTA_EXPR.NAME, "counter"), nested(nf
 
 
 def from_outside(site: Site) -> EncodedRule:
-    """Return the rule for packets through mappings: no answers, and nothing that comes from a peer."""
-    original = load_ct(nf.NFT_CT.DIRECTION), compare(bytes([nf.IP_CT_DIR.ORIGINAL]))
-    outside = interface(IIFNAME, site.wireguard, nf.NFT_CMP.NEQ)
-    return *has_mark(site.mark), *original, *outside, jump(RECEIVED)
+    """Return the rule for packets of mapped flows that do not come from a peer: no answers, nothing hairpin."""
+    return *has_mark(site.mark), *interface(IIFNAME, site.wireguard, nf.NFT_CMP.NEQ), jump(RECEIVED)
 
 
 def lookups(nft_set: NftSet) -> list[EncodedRule]:
@@ -76,22 +73,22 @@ _FIELDS: dict[NftSet, tuple[Field, ...]] = {
 """What of a packet is looked up in the sets of pinholes."""
 
 
-def place(mapping: AnyMapping) -> Placed | None:
-    """Return the element that counts for the mapping with this key, as its set and key; None if none can.
+def place(mapping: AnyMapping) -> Placed:
+    """Return the element that counts for the mapping, by its key, as set and key.
 
-    That is a pinhole whose key has a network; UPnP names hosts only.
+    A pinhole for a network of remotes has the one in PINHOLES, which counts all that comes to its endpoint.
     """
     port = struct.pack(">B3xH2x", mapping.protocol, mapping.external_port)
     if isinstance(mapping, PortMapping):
         return PORT_MAPPINGS, value(_KEY, port)
     endpoint, remote = mapping.internal.address.packed + port, mapping.key[3] if len(mapping.key) == 4 else None
-    if remote is None:
-        return PINHOLES, value(_KEY, endpoint)
-    source, source_port = remote.network, struct.pack(">H2x", remote.port) if remote.port else b""
-    if source.prefixlen == source.max_prefixlen:
-        address = source.network_address.packed
+    source_port = struct.pack(">H2x", remote.port) if remote and remote.port else b""
+    if remote and remote.network.prefixlen == remote.network.max_prefixlen:
+        address = remote.network.network_address.packed
         return (FROM_PORT if source_port else FROM_ADDRESS), value(_KEY, address + endpoint + source_port)
-    return (FROM_ANY_PORT, value(_KEY, endpoint + source_port)) if source_port and not source.prefixlen else None
+    if source_port and remote and not remote.network.prefixlen:
+        return FROM_ANY_PORT, value(_KEY, endpoint + source_port)
+    return PINHOLES, value(_KEY, endpoint)
 
 
 def traffic(payload: bytes | None) -> Traffic | None:
