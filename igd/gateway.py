@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -57,8 +57,8 @@ LIVE_SECONDS = 180
 REREAD_SECONDS = 0.2
 """The shortest time between two readings of the peers because of unknown sources: junk from them costs little."""
 
-LISTED_AT_ONCE = 256
-"""How many mappings are listed before other requests get their turn: a third of a millisecond."""
+LISTED_AT_ONCE = 128
+"""How many mappings are listed before other requests get their turn: a fifth of a millisecond."""
 
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
@@ -216,11 +216,17 @@ class Gateway:
             case GetLinkStatus() | GetPinholeTraffic() | GetPinholeTimeout():
                 return await self._read_host(peer, request)
             case ListMappings():
-                own = self.ledger.table.of_peer(peer.public_key)
-                listed = await self._list(each for each in own if isinstance(each.mapping, PortMapping))
-                return MappingList(tuple(listed))
+                found = itertools.islice(self._found(peer.public_key, request), request.most or None)
+                return MappingList(tuple(await self._list(found)))
             case _:
                 return self._read_table(peer.public_key, request)
+
+    def _found(self, peer: str, request: ListMappings) -> Iterator[Entry]:
+        for entry in self.ledger.table.of_peer(peer):
+            mapping = entry.mapping
+            wanted = isinstance(mapping, PortMapping) and request.protocol in (None, mapping.protocol)
+            if wanted and mapping.external_port in request.ports:
+                yield entry
 
     def _read_table(self, peer: str, request: GetMapping | GetMappingAt | GetPeerState) -> Reply:
         table = self.ledger.table

@@ -477,3 +477,24 @@ async def test_live_peers_are_those_with_a_recent_handshake() -> None:
     live = await harness.gateway.live_peers()
     assert [each.public_key for each in live] == ["c1", "c2", "all"]
     assert [each.addresses for each in live] == [(C1,), (C2,), ()]
+
+
+@pytest.mark.parametrize(
+    ("request_", "ports"),
+    [
+        (ListMappings(), [8043, 8044, 9000, 9001]),
+        (ListMappings(TransportProtocol.TCP, range(1, 9001)), [8043, 9000]),
+        (ListMappings(TransportProtocol.TCP, range(1, 9001), 1), [8043]),
+        (ListMappings(TransportProtocol.UDP), [8044]),
+        (ListMappings(ports=range(9001, 9002)), [9001]),
+        (ListMappings(TransportProtocol.TCP, range(1, 2)), []),
+    ],
+)
+async def test_a_list_holds_what_was_asked_for(request_: ListMappings, ports: list[int]) -> None:
+    harness = await GatewayHarness().start()
+    for port, protocol in ((8043, "TCP"), (8044, "UDP"), (9000, "TCP"), (9001, "TCP")):
+        internal = Endpoint(C1, 8080)
+        await harness.ask(MapPort(TransportProtocol[protocol], internal, port, 300))
+    listed = await harness.ask(request_)
+    assert isinstance(listed, MappingList)
+    assert [mapped.mapping.external_port for mapped in listed.mappings] == ports

@@ -134,7 +134,14 @@ class GetMappingAt:
 
 @dataclass(frozen=True, slots=True)
 class ListMappings:
-    """Read all port mappings of the peer, oldest first."""
+    """Read the peer's port mappings, oldest first: all, or those of one protocol with external ports in a range.
+
+    `most` limits their number; 0: no limit.
+    """
+
+    protocol: TransportProtocol | None = None
+    ports: range = range(2**16)
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True)

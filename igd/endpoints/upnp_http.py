@@ -26,7 +26,7 @@ from igd.gateway import Gateway
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, gena, soap, xml
 from igd.wire.upnp.devices import Service
-from igd.wire.upnp.requests import Parties
+from igd.wire.upnp.requests import Parties, joined_listings
 from igd.wire.upnp.user_agents import knows_version_1_only
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ REQUEST_BYTES = 2048
 
 LISTED_ENTRIES = 64
 """A list counts as one more request for each of so many mappings."""
+
+LISTED_AT_ONCE = 16
+"""How many mappings of a list are written before other requests get their turn: half a millisecond."""
 
 PAGE = "/"
 
@@ -202,8 +205,18 @@ class UPnPHttp:
             return soap.encode_response(call, invocation.answer(reply))
         if not self._gateway.count(peer.public_key, len(reply.mappings) // LISTED_ENTRIES):
             raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
-        # in another thread: no request of another peer waits for a long list
-        return await asyncio.to_thread(lambda: soap.encode_response(call, invocation.answer(reply)))
+        return await _encode_list(call, invocation, reply)
+
+
+async def _encode_list(call: soap.Call, invocation: actions.Invocation | actions.Query, reply: MappingList) -> bytes:
+    """Return the response with a list, which is written in pieces: no request of another peer waits for a long one."""
+    listings = []
+    for first in range(0, max(1, len(reply.mappings)), LISTED_AT_ONCE):
+        piece = invocation.answer(MappingList(reply.mappings[first : first + LISTED_AT_ONCE]))
+        ((name, listing),) = piece.items()
+        listings.append(listing)
+        await asyncio.sleep(0)
+    return soap.encode_listing(call, name, joined_listings(listings))
 
 
 class _Subscribed(web.Response):

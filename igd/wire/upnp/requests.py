@@ -1,6 +1,6 @@
 """How each action is answered: the request that it makes of the gateway, and the values that the reply becomes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, NamedTuple, NoReturn
@@ -255,21 +255,19 @@ def get_at_index(inputs: Inputs, _parties: Parties) -> Exchange:
 
 def list_range(inputs: Inputs, _parties: Parties) -> Exchange:
     """List the peer's mappings in a range: at most NewNumberOfPorts, where 0 is no limit; none at all is 730."""
-    protocol, ports = _range(inputs)
-
-    def values(reply: MappingList) -> Values:
-        found = [
-            _entry(mapped)
-            for mapped in reply.mappings
-            if mapped.mapping.protocol is protocol and mapped.mapping.external_port in ports
-        ]
-        if not found:
-            raise UPnPError(730, "PortMappingNotFound")
-        return (_listing(found[: inputs["NewNumberOfPorts"] or None]),)
-
-    return Exchange(ListMappings(), values)
+    return Exchange(ListMappings(*_range(inputs), inputs["NewNumberOfPorts"]), _listing)
 
 
-def _listing(entries: list[Values]) -> str:
-    elements = (("p:PortMappingEntry", tuple(v.write(_LISTED, entry).items())) for entry in entries)
-    return xml.fragment((_LISTING, tuple(elements)))
+def _listing(reply: MappingList) -> Values:
+    if not reply.mappings:
+        raise UPnPError(730, "PortMappingNotFound")
+    entries = (v.write(_LISTED, _entry(mapped)) for mapped in reply.mappings)
+    elements = (("p:PortMappingEntry", tuple(entry.items())) for entry in entries)
+    return (xml.fragment((_LISTING, tuple(elements))),)
+
+
+def joined_listings(listings: Sequence[str]) -> str:
+    """Return the listing with the entries of these, which were written one after another."""
+    end = f"</{_LISTING.name}>"
+    begin = listings[0][: listings[0].index(">") + 1]
+    return "".join([begin, *(each.removeprefix(begin).removesuffix(end) for each in listings), end])

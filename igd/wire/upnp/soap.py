@@ -21,6 +21,9 @@ _AROUND_ACTION = " \t\"'"
 _XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
 """The media types of a request that may leave the name of the action to its body."""
 
+_PLACE = "listing"
+"""Is replaced by a long text; no name of the standard's contains it in small letters."""
+
 Arguments = Mapping[str, str]
 """The text of each argument by its name."""
 
@@ -107,6 +110,12 @@ def encode_response(call: Call, outputs: Arguments) -> bytes:
     """Return the body of the response 200 (§3.2.2) to a known action; its service type is that of `call`."""
     tag = xml.Tag(f"u:{call.action}Response", {"u": call.service_type})
     return _envelope((tag, tuple(outputs.items())))
+
+
+def encode_listing(call: Call, name: str, listing: str) -> bytes:
+    """Return the body of a response with one out-argument, a CDATA section of XML that was written before."""
+    body = encode_response(call, {name: xml.CData(_PLACE)})
+    return body.replace(_PLACE.encode(), listing.encode())
 
 
 def encode_error(error: UPnPError) -> bytes:

@@ -47,7 +47,7 @@ from igd.wire.upnp.devices import (
     WAN_IPV6_FIREWALL_CONTROL,
     Service,
 )
-from igd.wire.upnp.requests import Parties
+from igd.wire.upnp.requests import Parties, joined_listings
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
 from igd.wire.upnp.xml import Element, parse
 
@@ -699,34 +699,45 @@ def test_beyond_the_last_entry_is_713() -> None:
     assert caught.value.code == 713
 
 
-def listed(arguments: Arguments, reply: MappingList = MAPPINGS) -> tuple[Element, ...]:
-    service, asked = call("GetListOfPortMappings", arguments)
-    invocation = decode(service, asked, PARTIES)
-    assert invocation.request == ListMappings()
-    response = parse(soap.encode_response(asked, invocation.answer(reply)))
-    (listing,) = response.children[0].children[0].children
-    assert listing.name == "NewPortListing"
-    return parse(listing.text.encode()).children
+def listed(reply: MappingList) -> tuple[Element, ...]:
+    service, asked = call("GetListOfPortMappings", LIST)
+    ((name, listing),) = decode(service, asked, PARTIES).answer(reply).items()
+    response = parse(soap.encode_listing(asked, name, listing))
+    (written,) = response.children[0].children[0].children
+    assert written.name == "NewPortListing"
+    assert written.text == listing
+    return parse(listing.encode()).children
 
 
 @pytest.mark.parametrize(
-    ("changed", "ports"),
+    ("changed", "request_"),
     [
-        ({}, ["8043", "9000"]),
-        ({"NewNumberOfPorts": "1"}, ["8043"]),
-        ({"NewNumberOfPorts": "65535"}, ["8043", "9000"]),
-        ({"NewNumberOfPorts": "", "NewManage": ""}, ["8043", "9000"]),
-        ({"NewProtocol": "udp"}, ["8044"]),
-        ({"NewStartPort": "0", "NewEndPort": "65535"}, ["8043", "9000", "9001"]),
-        ({"NewStartPort": "9001", "NewEndPort": "9001", "NewManage": "0"}, ["9001"]),
+        ({}, ListMappings(TransportProtocol.TCP, range(8000, 9001))),
+        ({"NewNumberOfPorts": "1"}, ListMappings(TransportProtocol.TCP, range(8000, 9001), 1)),
+        ({"NewNumberOfPorts": "", "NewManage": ""}, ListMappings(TransportProtocol.TCP, range(8000, 9001))),
+        ({"NewProtocol": "udp"}, ListMappings(TransportProtocol.UDP, range(8000, 9001))),
+        ({"NewStartPort": "0", "NewEndPort": "65535"}, ListMappings(TransportProtocol.TCP, range(65536))),
+        ({"NewStartPort": "9001", "NewEndPort": "9001"}, ListMappings(TransportProtocol.TCP, range(9001, 9002))),
     ],
 )
-def test_a_list_holds_what_is_in_its_range(changed: dict[str, str], ports: list[str]) -> None:
-    assert [entry.children[1].text for entry in listed(LIST | changed)] == ports
+def test_a_list_asks_for_what_is_in_its_range(changed: dict[str, str], request_: ListMappings) -> None:
+    service, asked = call("GetListOfPortMappings", LIST | changed)
+    assert decode(service, asked, PARTIES).request == request_
+
+
+def test_a_list_in_pieces_is_the_list() -> None:
+    service, asked = call("GetListOfPortMappings", LIST)
+    invocation = decode(service, asked, PARTIES)
+    whole, *pieces = (
+        invocation.answer(MappingList(each))["NewPortListing"]
+        for each in (MAPPINGS.mappings, MAPPINGS.mappings[:1], MAPPINGS.mappings[1:3], MAPPINGS.mappings[3:])
+    )
+    assert joined_listings(pieces) == joined_listings([whole]) == whole
+    assert [entry.children[1].text for entry in listed(MAPPINGS)] == ["8043", "8044", "9000", "9001"]
 
 
 def test_an_entry_of_a_list() -> None:
-    (entry,) = listed(LIST, MappingList((mapped(8043, description="]]>&<é"),)))
+    (entry,) = listed(MappingList((mapped(8043, description="]]>&<é listing"),)))
     assert {field.name: field.text for field in entry.children} == {
         "NewRemoteHost": "",
         "NewExternalPort": "8043",
@@ -734,7 +745,7 @@ def test_an_entry_of_a_list() -> None:
         "NewInternalPort": "43",
         "NewInternalClient": "10.100.0.9",
         "NewEnabled": "1",
-        "NewDescription": "]]>&<é",
+        "NewDescription": "]]>&<é listing",
         "NewLeaseTime": "299",
     }
     assert {field.namespace for field in entry.children} == {"urn:schemas-upnp-org:gw:WANIPConnection"}
@@ -742,13 +753,14 @@ def test_an_entry_of_a_list() -> None:
 
 def test_a_list_is_written_as_cdata_which_miniupnpc_needs() -> None:
     called = call("GetListOfPortMappings", LIST)
-    response = soap.encode_response(called[1], answered(called, MAPPINGS))
+    ((name, listing),) = answered(called, MAPPINGS).items()
+    response = soap.encode_listing(called[1], name, listing)
     assert b"<NewPortListing><![CDATA[<p:PortMappingList " in response
 
 
 def test_an_empty_list_is_730() -> None:
     with pytest.raises(UPnPError) as caught:
-        listed(LIST | {"NewStartPort": "1", "NewEndPort": "2"})
+        listed(MappingList(()))
     assert caught.value.code == 730
 
 
