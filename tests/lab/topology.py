@@ -48,6 +48,7 @@ class Lab:
     `wg`: bring the tunnels up. `forward` and `iptables`: the server's firewall (see wireguard.py).
     `server_lines` and `client_lines`: more lines for [Interface], such as "PostUp = ...".
     `keepalive`: the clients' PersistentKeepalive in seconds, 0 for none.
+    `networks`: the clients' `Address` has the prefix lengths of the tunnel's networks.
     """
 
     net: Host
@@ -64,9 +65,10 @@ class Lab:
         server_lines: Sequence[str] = (),
         client_lines: Sequence[str] = (),
         keepalive: int = 25,
+        networks: bool = False,
     ) -> None:
         self._wg, self._forward, self._iptables, self._keepalive = wg, forward, iptables, keepalive
-        self._server_lines, self._client_lines = server_lines, client_lines
+        self._server_lines, self._client_lines, self._networks = server_lines, client_lines, networks
         self._up: list[Host] = []
         self._life = ExitStack()
 
@@ -136,7 +138,8 @@ class Lab:
         for client in (self.c1, self.c2):
             keys, addresses = make_keys(), _IN_TUNNEL[client.name]
             peers.append(Peer(keys.public, addresses))
-            conf = client_conf(keys, addresses, server.public, keepalive=self._keepalive, extra=self._client_lines)
+            own = addresses.replace("/32", "/24").replace("/128", "/64") if self._networks else addresses
+            conf = client_conf(keys, own, server.public, keepalive=self._keepalive, extra=self._client_lines)
             client.write("/etc/wireguard/wg0.conf", conf)
         conf = server_conf(server, peers, forward=self._forward, iptables=self._iptables, extra=self._server_lines)
         self.srv.write("/etc/wireguard/wg0.conf", conf)
