@@ -31,7 +31,6 @@ ANY = IPv4Address(0)
 """Any remote host: IgdDevice can send no empty one when it adds or deletes."""
 
 LEASE = timedelta(minutes=5)
-"""Shorter than a day: of a lease, IgdDevice sends the seconds without the days, and 0 asks for no end."""
 
 TRIED_ELSEWHERE = {
     "async_search",
@@ -159,6 +158,19 @@ async def _opens_a_pinhole(call: Calls, lab: Lab, port: int) -> None:
     await call("delete_pinhole", pinhole)
     assert_dropped(lab, port)
     assert await call.refused("delete_pinhole", pinhole) == 704
+
+
+def test_of_a_lease_the_seconds_are_sent_without_the_days(served: Lab) -> None:
+    """So that one of a day is 0 seconds, which asks for no end."""
+
+    async def use(device: IgdDevice) -> None:
+        call = Calls(device)
+        target = ("TCP", 9231, IPv4Address(C1), True, "ha", timedelta(days=1))
+        await call("add_port_mapping", ANY, 9231, *target)
+        entry = await call("get_specific_port_mapping_entry", None, 9231, "TCP")
+        assert entry.lease_duration > timedelta(days=1)
+
+    with_device(served, 1, use)
 
 
 @pytest.mark.parametrize("version", [1, 2])
