@@ -97,3 +97,17 @@ def test_gluetun(lab: Lab) -> None:
         assert sorted(ports(lab)) == [("TCP", port), ("UDP", port)]
         assert {(each["internal_address"], each["internal_port"]) for each in mappings(lab)} == {(C1, port)}
         assert_reached(lab, lab.c1, port)
+
+
+def test_gluetun_keeps_its_port_when_igd_is_killed(lab: Lab) -> None:
+    """It fails, and gives its port up, where a renewal is answered with another one."""
+    with start(lab) as process, contextlib.closing(lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM)) as gluetun:
+        gluetun.settimeout(PATIENCE)
+        _, _, _, port, _ = _exchange(gluetun, "0001 0000 0000 0000 0000003c")
+        process.signal(signal.SIGKILL)
+        process.wait()
+        with serving(lab):
+            for opcode in GLUETUN.values():
+                request = f"00{opcode:02x} 0000 0000 {port:04x} 0000003c"
+                assert _exchange(gluetun, request) == (0x80 | opcode, 0, 0, port, 60)
+            assert_reached(lab, lab.c1, port)
