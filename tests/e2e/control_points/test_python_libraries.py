@@ -1,17 +1,25 @@
 """Libraries of Python's package index with which scripts map ports: miniupnpc, UPnPy and upnpclient."""
 
+import socket
 from typing import Any
 
 import miniupnpc
 import pytest
 import upnpclient
 import upnpy
+from requests import HTTPError
 from upnpclient.soap import SOAPError
 from upnpy.exceptions import SOAPError as UPnPyError
 
-from tests.e2e.control_points.reach import assert_closed, assert_reached
+from tests.e2e.control_points.reach import (
+    C1_IPV6,
+    assert_closed,
+    assert_dropped,
+    assert_reached,
+    assert_reached_by_ipv6,
+)
 from tests.e2e.serving import C1, GATEWAY, PUBLIC
-from tests.lab import Lab
+from tests.lab import PATIENCE, Lab
 from tests.lab.fixtures import requires_root
 
 pytestmark = requires_root
@@ -114,3 +122,43 @@ def test_upnpclient_maps(served: Lab, location: str) -> None:
             service.DeletePortMapping(**key)
     assert refusal.value.args[0] == 714
     assert_closed(served, 9321)
+
+
+@pytest.mark.parametrize("location", DESCRIPTIONS)
+def test_upnpclient_opens_a_pinhole(served: Lab, location: str) -> None:
+    port = 8330 + DESCRIPTIONS.index(location)
+    with served.c1.entered():
+        firewall = upnpclient.Device(location).WANIPv6Firewall1
+        assert firewall.GetFirewallStatus() == {"FirewallEnabled": True, "InboundPinholeAllowed": True}
+        remote = {"RemoteHost": "", "RemotePort": 0}
+        internal = {"InternalClient": C1_IPV6, "InternalPort": port, "Protocol": 6}
+        pinhole = firewall.AddPinhole(**remote, **internal, LeaseTime=600)
+    assert_reached_by_ipv6(served, port)
+    with served.c1.entered():
+        assert firewall.CheckPinholeWorking(**pinhole) == {"IsWorking": True}
+        assert firewall.GetPinholePackets(**pinhole)["PinholePackets"] > 0
+        assert firewall.GetOutboundPinholeTimeout(**remote, **internal)["OutboundPinholeTimeout"] > 0
+        firewall.UpdatePinhole(**pinhole, NewLeaseTime=900)
+        firewall.DeletePinhole(**pinhole)
+    assert_dropped(served, port)
+
+
+@pytest.mark.parametrize("location", DESCRIPTIONS)
+def test_upnpclient_subscribes(served: Lab, location: str) -> None:
+    """It receives no events itself: a plain socket does."""
+    with served.c1.socket(socket.AF_INET, socket.SOCK_STREAM) as listening, served.c1.entered():
+        listening.settimeout(PATIENCE)
+        listening.bind((C1, 0))
+        listening.listen()
+        service = upnpclient.Device(location).WANIPConn1
+        sid, timeout = service.subscribe(f"http://{C1}:{listening.getsockname()[1]}/events", timeout=600)
+        assert timeout > 0
+        notifying, _ = listening.accept()
+        with notifying:
+            notifying.settimeout(PATIENCE)
+            assert notifying.recv(4096).startswith(b"NOTIFY /events HTTP/1.")
+            notifying.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert service.renew_subscription(sid, timeout=600) > 0
+        service.cancel_subscription(sid)
+        with pytest.raises(HTTPError, match=r"\b412\b"):
+            service.renew_subscription(sid)
