@@ -13,7 +13,7 @@ ENDPOINT = "60.60.60.1:51820"
 # must work there.
 _AS_THE_KERNELS = (
     "PostUp = ip link set %i multicast off",
-    "PostUp = sysctl -qw net.ipv6.conf.default.addr_gen_mode=1 net.ipv6.conf.%i.addr_gen_mode=1",  # none comes again
+    "PostUp = ip link set dev %i addrgenmode none",  # no other comes when the link goes down and up
     "PostUp = ip -6 address flush dev %i scope link",
 )
 
