@@ -1,12 +1,12 @@
-"""Delivers event messages: by HTTP to a literal address, through the tunnel, and no further."""
+"""Delivers event messages: by HTTP to a literal address, through the tunnel, and no further.
 
+aiohttp's client would read interim answers for as long as they come, and spend all of the processor's time on that.
+"""
+
+import asyncio
 import enum
 import logging
 import socket
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from igd.core.peers import Address
 from igd.endpoints.sockets import bind
@@ -15,11 +15,11 @@ from igd.wire.upnp import gena
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 """The time limits of one delivery; subscribers answer within milliseconds. §4.3.2 would allow them 30 seconds."""
 
 LONGEST_ANSWER = 4096
-"""Octets of the answer that are buffered; its body is not read."""
+"""How many octets of an answer are read: the head must be among them."""
 
 
 class Delivery(enum.Enum):
@@ -30,64 +30,50 @@ class Delivery(enum.Enum):
     UNANSWERED = "no valid answer"
 
 
-class _NoNames(AbstractResolver):
-    """Resolves nothing: callbacks have addresses."""
-
-    async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:
-        raise OSError(f"{host} is a name")
-
-    async def close(self) -> None:
-        """Do nothing: nothing is open."""
-
-
 class Notifier:
-    """Sends event messages from this interface and its address `own`."""
+    """Sends event messages from this interface."""
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
-        self._sessions: dict[Address, aiohttp.ClientSession] = {}
 
-    async def notify(self, own: Address, callback: gena.Callback, headers: dict[str, str], body: bytes) -> Delivery:
-        """Deliver one message. Redirects are not followed; any answer but 200 is none."""
-        url = URL(str(callback), encoded=True)
-        skip = ("Accept", "Accept-Encoding", "User-Agent")
+    async def notify(self, own: Address, callback: gena.Callback, message: bytes) -> Delivery:
+        """Deliver one message from the address `own`. Redirects are not followed; any answer but 200 is none."""
         try:
-            async with self._session(own).request(
-                "NOTIFY", url, data=body, headers=headers, allow_redirects=False, skip_auto_headers=skip
-            ) as response:
-                return Delivery.DONE if response.status == 200 else Delivery.UNANSWERED
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            sock = await self._connect(own, callback)
+        except OSError as error:
             log.debug("event not sent to %s: %r", callback, error)
             return Delivery.NOT_SENT
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("event not answered by %s: %r", callback, error)
-            return Delivery.UNANSWERED
+        with sock:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    status = await _exchange(sock, message)
+            except OSError as error:
+                log.debug("event not answered by %s: %r", callback, error)
+                return Delivery.UNANSWERED
+        log.debug("event answered by %s: %s", callback, status)
+        return Delivery.DONE if status == 200 else Delivery.UNANSWERED
 
-    async def close(self) -> None:
-        """End deliveries under way."""
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+    async def _connect(self, own: Address, callback: gena.Callback) -> socket.socket:
+        sock = bind(socket.SOCK_STREAM, self._interface, own, 0)
+        try:
+            sock.setblocking(False)  # noqa: FBT003 - the parameter has no name
+            destination = str(callback.endpoint.address), callback.endpoint.port
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, destination)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
-    def _session(self, own: Address) -> aiohttp.ClientSession:
-        if own not in self._sessions:
-            self._sessions[own] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=_NoNames(),
-                    limit=0,  # of subscriptions: each has one delivery under way at most
-                    force_close=True,
-                    socket_factory=lambda _address: self._open(own),
-                ),
-                timeout=aiohttp.ClientTimeout(TOTAL_SECONDS, sock_connect=CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=LONGEST_ANSWER,
-                max_line_size=LONGEST_ANSWER,
-                max_field_size=LONGEST_ANSWER,
-            )
-        return self._sessions[own]
 
-    def _open(self, own: Address) -> socket.socket:
-        opened = bind(socket.SOCK_STREAM, self._interface, own, 0)
-        opened.settimeout(0)
-        return opened
+async def _exchange(sock: socket.socket, message: bytes) -> int | None:
+    """Send a message, and return the status of the answer; None if that is too long, or ends before its head does."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, message)
+    received = b""
+    while len(received) < LONGEST_ANSWER and (piece := await loop.sock_recv(sock, LONGEST_ANSWER - len(received))):
+        received += piece
+        status = gena.decode_answer(received)
+        if status is not None:
+            return status
+    return None

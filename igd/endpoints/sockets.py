@@ -43,6 +43,8 @@ peers are 14,000."""
 
 SO_RCVBUFFORCE = 33  # may exceed net.core.rmem_max; needs CAP_NET_ADMIN
 
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+
 SocketAddress = tuple[str | Any, ...]
 """An address as the socket module has it: host, port, and for IPv6 flow label and scope."""
 
@@ -50,11 +52,15 @@ SocketAddress = tuple[str | Any, ...]
 def bind(
     kind: socket.SocketKind, interface: str, address: Address, port: int, *, reuse_address: bool = False
 ) -> socket.socket:
-    """Return a socket that is bound to an address of the interface; raise OSError if the port is in use."""
+    """Return a socket that is bound to an address of the interface; raise OSError if the port is in use.
+
+    With port 0, `connect` chooses the port: one that is in use for another destination, or was, will do.
+    """
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse_address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, port == 0)
         sock.bind((str(address), port))
     except OSError as error:
         sock.close()

@@ -193,10 +193,11 @@ class Subscriptions:
         news = {name: value for name, value in values.items() if subscription.sent.get(name) != value}
         if not news:
             return
-        headers, body = gena.headers(subscription.sid, subscription.seq), gena.encode_event(news)
+        body = gena.encode_event(news)
         outcome = Delivery.NOT_SENT
         for callback in subscription.callbacks:
-            outcome = await self._notifier.notify(subscription.own, callback, headers, body)
+            message = gena.encode_notify(callback, subscription.sid, subscription.seq, body)
+            outcome = await self._notifier.notify(subscription.own, callback, message)
             if outcome is not Delivery.NOT_SENT:
                 break
         self._count(outcome.value)
@@ -238,7 +239,6 @@ class Subscriptions:
         for each in list(self._by_sid.values()):
             self._end(each)
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._notifier.close()
 
 
 def _pause(failures: int) -> float:

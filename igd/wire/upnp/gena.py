@@ -28,6 +28,9 @@ _URL = re.compile(
 _TIMEOUT = re.compile(r"second-([0-9]{1,10}|infinite)", re.IGNORECASE)
 _SID = re.compile(r"uuid:[!-~]{1,80}")
 
+_ANSWER = re.compile(rb"(?:HTTP/1\.[01] 1.*?\n\r?\n)*+HTTP/1\.[01] ([2-9][0-9]{2})\b.*?\n\r?\n", re.DOTALL)
+"""The head of an answer, after any interim ones (RFC 9110 §15.2); lines may end without a CR (RFC 9112 §2.2)."""
+
 
 Headers = Mapping[str, str]
 """The headers of a request; lookups ignore case."""
@@ -105,15 +108,26 @@ def next_seq(seq: int) -> int:
     return 1 if seq == LAST_SEQ else seq + 1
 
 
-def headers(sid: str, seq: int) -> dict[str, str]:
-    """Return the headers of an event message (§4.3.2), but for HOST and CONTENT-LENGTH."""
-    return {
-        "CONTENT-TYPE": xml.CONTENT_TYPE,
-        "NT": "upnp:event",
-        "NTS": "upnp:propchange",
-        "SID": sid,
-        "SEQ": str(seq),
-    }
+def encode_notify(callback: Callback, sid: str, seq: int, body: bytes) -> bytes:
+    """Return the request that delivers an event (§4.3.2)."""
+    lines = (
+        f"NOTIFY {callback.target} HTTP/1.1",
+        f"HOST: {callback.endpoint}",
+        f"CONTENT-TYPE: {xml.CONTENT_TYPE}",
+        f"CONTENT-LENGTH: {len(body)}",
+        "NT: upnp:event",
+        "NTS: upnp:propchange",
+        f"SID: {sid}",
+        f"SEQ: {seq}",
+        "CONNECTION: close",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode() + body
+
+
+def decode_answer(received: bytes) -> int | None:
+    """Return the status of the answer to an event; None if its head has not arrived, or is none of HTTP."""
+    match = _ANSWER.match(received)
+    return int(match[1]) if match else None
 
 
 def encode_event(values: Mapping[str, str]) -> bytes:

@@ -150,14 +150,29 @@ def test_any_headers_are_a_request_or_an_error(callback: str, nt: str, sid: str,
             assert SHORTEST <= wanted.seconds <= LONGEST
 
 
-def test_4_3_2_an_event() -> None:
-    assert gena.headers(SID, 0) == {
-        "CONTENT-TYPE": 'text/xml; charset="utf-8"',
-        "NT": "upnp:event",
-        "NTS": "upnp:propchange",
-        "SID": SID,
-        "SEQ": "0",
-    }
+@pytest.mark.parametrize(
+    ("url", "line", "host"),
+    [
+        ("http://10.100.0.2:49152/a/../%7E//b?c=%zz&d", "/a/../%7E//b?c=%zz&d", "10.100.0.2:49152"),
+        ("http://[2001:db8:0::2]", "/", "[2001:db8::2]:80"),
+        ("http://10.100.0.2/[a\\b]{}|^`'\"?", "/[a\\b]{}|^`'\"?", "10.100.0.2:80"),
+    ],
+)
+def test_4_3_2_an_event(url: str, line: str, host: str) -> None:
+    """Its target is what the subscriber gave, octet for octet."""
+    subscribed = subscribe(url, source=C1_IPV6 if "[2001" in url else C1)
+    assert isinstance(subscribed, Subscribe)
+    assert (
+        gena.encode_notify(subscribed.callbacks[0], SID, 0, b"<body/>")
+        == (
+            f"NOTIFY {line} HTTP/1.1\r\nHOST: {host}\r\n"
+            'CONTENT-TYPE: text/xml; charset="utf-8"\r\nCONTENT-LENGTH: 7\r\n'
+            f"NT: upnp:event\r\nNTS: upnp:propchange\r\nSID: {SID}\r\nSEQ: 0\r\nCONNECTION: close\r\n\r\n<body/>"
+        ).encode()
+    )
+
+
+def test_4_3_2_the_body_of_an_event() -> None:
     root = xml.parse(gena.encode_event({"ExternalIPAddress": "60.60.60.1", "Note": "<a> & b"}))
     assert root.name == "propertyset"
     assert root.namespace == "urn:schemas-upnp-org:event-1-0"
@@ -170,3 +185,25 @@ def test_4_3_2_an_event() -> None:
 
 def test_4_3_2_the_event_key_wraps_to_1() -> None:
     assert [gena.next_seq(seq) for seq in (0, 1, 2**32 - 2, 2**32 - 1)] == [1, 2, 2**32 - 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("received", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200),
+        (b"HTTP/1.0 200\r\n\r\n<html>", 200),
+        (b"HTTP/1.1 200 OK\n\n", 200),
+        (b"HTTP/1.1 412 Precondition Failed\r\n\r\n", 412),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", 200),
+        (b"HTTP/1.1 100 Continue\r\nA: HTTP/1.1 200 OK\r\n\r\n", None),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", None),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", None),
+        (b"HTTP/1.1 099 OK\r\n\r\n", None),
+        (b"\r\nHTTP/1.1 200 OK\r\n\r\n", None),
+        (b"NOTIFY / HTTP/1.1 200 OK\r\n\r\n", None),
+        (b"", None),
+    ],
+)
+def test_4_3_2_the_status_of_an_answer(received: bytes, status: int | None) -> None:
+    assert gena.decode_answer(received) == status
