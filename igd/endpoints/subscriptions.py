@@ -26,8 +26,8 @@ MODERATION_SECONDS = 0.2
 HOST_SECONDS = 0.2
 """The pause between two readings of what all peers share: the way out may change thousands of times a second."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds between two attempts to reach a subscriber that does not answer; the first pause is one second."""
+PAUSES = (MODERATION_SECONDS, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds before the next event after so many failures in a row, and after more of them."""
 
 WAKE_SECONDS = 60.0
 """How soon a subscription ends that has run out while the machine was suspended, when asyncio's timers stand still."""
@@ -51,6 +51,11 @@ class Subscription:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
+    def may_replace(self, earlier: "Subscription") -> bool:
+        """Return whether an earlier one's subscriber does not answer, did not get its SID, or has started again."""
+        same = earlier.service is self.service and earlier.callbacks == self.callbacks
+        return same or not earlier.begun or earlier.failures > 0
+
     def begin(self) -> None:
         """Have the initial event sent: the subscriber has got the SID."""
         self.begun = True
@@ -71,7 +76,7 @@ class Subscriptions:
         self._places = places
         self._by_sid: dict[str, Subscription] = {}
         self._host_changed = asyncio.Event()
-        self._host: tuple[object, ...] = ()
+        self._host: tuple[object, ...] = ()  # what all subscribers have, as far as is known
         gateway.ledger.on_accepted.append(self._mappings_changed)
         gateway.on_new_peers.append(self._follow)
 
@@ -114,16 +119,20 @@ class Subscriptions:
 
     def _find(self, sid: str, service: Service, peer: Peer) -> Subscription:
         found = self._by_sid.get(sid)
-        if found is None or found.service is not service or found.peer.public_key != peer.public_key:
+        known = found is not None and found.service is service and found.peer.public_key == peer.public_key
+        if found is None or not known or self._has_expired(found):
             raise gena.GenaError(412, "no subscription has this SID")
         return found
 
+    def _has_expired(self, subscription: Subscription) -> bool:
+        return subscription.expires <= self._gateway.clock()
+
     def _place(self, subscription: Subscription) -> None:
-        """Give a new subscription a place: if need be, that of one of its peer's which does not answer; GenaError."""
+        """Give a new subscription a place: if need be, that of one that nobody seems to use any more; GenaError."""
         key = subscription.peer.public_key
         if not self._places.is_open_to(key):
-            silent = (each for each in self._by_sid.values() if each.peer.public_key == key and each.failures)
-            if (oldest := next(silent, None)) is not None:
+            own = (each for each in self._by_sid.values() if each.peer.public_key == key)
+            if (oldest := next(filter(subscription.may_replace, own), None)) is not None:
                 self._end(oldest)
         if not self._places.is_open_to(key):
             self._gateway.dropped[key, "subscriptions above subscriptions_per_peer or subscriptions"] += 1
@@ -179,7 +188,7 @@ class Subscriptions:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, WAKE_SECONDS)):
                         await subscription.changed.wait()
-                if subscription.changed.is_set():
+                if subscription.changed.is_set() and not self._has_expired(subscription):
                     subscription.changed.clear()
                     await self._send_changes(subscription)
                     await asyncio.sleep(_pause(subscription.failures))
@@ -188,11 +197,17 @@ class Subscriptions:
             self._end(subscription)
 
     async def _send_changes(self, subscription: Subscription) -> None:
-        """Send the variables whose values the subscriber does not have; a failure is tried again."""
+        """Send the variables whose values the subscriber does not have; a failure is tried again.
+
+        Nothing is sent to an address that is no longer the peer's: `_follow` may end the subscription a moment later.
+        """
+        if not self._gateway.peers.last_read.still_owns(subscription.peer.public_key, subscription.source):
+            return
         values = await self._values(subscription)
         news = {name: value for name, value in values.items() if subscription.sent.get(name) != value}
         if not news:
             return
+        self._host = ()  # the subscriber may get what `watch_host` has not read
         body = gena.encode_event(news)
         outcome = Delivery.NOT_SENT
         for callback in subscription.callbacks:
@@ -242,4 +257,4 @@ class Subscriptions:
 
 
 def _pause(failures: int) -> float:
-    return min(2.0 ** (failures - 1), LONGEST_PAUSE) if failures else MODERATION_SECONDS
+    return PAUSES[min(failures, len(PAUSES) - 1)]

@@ -9,15 +9,16 @@ import pytest
 import pytest_asyncio
 
 from igd.core.mapping import Endpoint, TransportProtocol
-from igd.core.peers import Peer
+from igd.core.peers import Address, Peer
 from igd.core.places import Places
 from igd.core.policy import Policy
 from igd.core.request import MapPort, UnmapPorts
 from igd.endpoints import subscriptions as subscribing
-from igd.endpoints.notifier import Notifier
+from igd.endpoints.notifier import Delivery, Notifier
 from igd.endpoints.subscriptions import Subscriptions
 from igd.wire.upnp import xml
 from igd.wire.upnp.devices import WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
+from igd.wire.upnp.gena import Callback
 from igd.wire.upnp.state import STATE
 from tests.endpoints.http_client import HANG, ROOT, Answer, exchange, get, http_for
 from tests.gateway_harness import C1, C2, SERVER, GatewayHarness
@@ -76,8 +77,11 @@ class Subscriber:
 
     async def subscribe(self, *headers: str, path: str = PATH) -> Answer:
         """Subscribe, or send these headers."""
-        wanted = f"CALLBACK: <http://{self.source}:{self.port}/here?a=b>", "NT: upnp:event"
-        return await exchange(get(path, *(headers or wanted), method="SUBSCRIBE"), source=self.source)
+        return await exchange(get(path, *(headers or self.wants()), method="SUBSCRIBE"), source=self.source)
+
+    def wants(self, target: str = "/here?a=b") -> tuple[str, ...]:
+        """Return the headers of a new subscription whose events go to this target."""
+        return f"CALLBACK: <http://{self.source}:{self.port}{target}>", "NT: upnp:event"
 
     async def unsubscribe(self, sid: str, path: str = PATH) -> Answer:
         """End a subscription."""
@@ -176,6 +180,30 @@ async def test_what_all_peers_share_is_sent_when_it_changes(harness: GatewayHarn
         assert event.values == {"ExternalIPAddress": ""}
 
 
+async def test_a_change_back_to_what_was_sent_earlier_is_sent(harness: GatewayHarness) -> None:
+    """Between the two nobody was subscribed, so that nobody was told of the first change."""
+    async with Subscriber().listening() as subscriber:
+        sid = (await subscriber.subscribe()).headers["SID"]
+        await subscriber.event()
+        await announce(harness, "61.61.61.1")
+        assert (await subscriber.event()).values == {"ExternalIPAddress": "61.61.61.1"}
+        await subscriber.unsubscribe(sid)
+        await announce(harness, "62.62.62.1")
+        await subscriber.subscribe()
+        assert (await subscriber.event()).values["ExternalIPAddress"] == "62.62.62.1"
+        await announce(harness, "61.61.61.1")
+        assert (await subscriber.event()).values == {"ExternalIPAddress": "61.61.61.1"}
+
+
+async def announce(harness: GatewayHarness, address: str) -> None:
+    """Change the external address, and wait until that is noticed."""
+    harness.gateway.announced = IPv4Address(address)
+    harness.events.host_changed()  # type: ignore[attr-defined]
+    async with asyncio.timeout(HANG):
+        while harness.events._host_changed.is_set():  # type: ignore[attr-defined] # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_a_change_during_a_delivery_is_not_lost(harness: GatewayHarness) -> None:
     held = asyncio.Event()
 
@@ -224,6 +252,47 @@ async def test_a_subscription_ends_with_its_time(harness: GatewayHarness, monkey
         assert (await subscriber.subscribe(f"SID: {sid}")).status == 412
 
 
+@pytest.mark.parametrize("method", ["SUBSCRIBE", "UNSUBSCRIBE"])
+async def test_4_1_4_an_expired_subscription_is_unknown(harness: GatewayHarness, method: str) -> None:
+    """Even before it is noticed: while the machine was suspended, no timer ran."""
+    async with Subscriber().listening() as subscriber:
+        sid = (await subscriber.subscribe()).headers["SID"]
+        await subscriber.event()
+        harness.clock.now += 1800
+        answer = await exchange(get(PATH, f"SID: {sid}", method=method), source=C1)
+        assert answer.status == 412
+        await harness.ask(map_port(8043))
+        async with asyncio.timeout(HANG):
+            while len(harness.events):  # type: ignore[attr-defined] # noqa: ASYNC110 - its end has no event
+                await asyncio.sleep(0.01)
+        assert subscriber.connections == 1
+
+
+async def test_the_next_owner_of_an_address_learns_nothing_of_the_last_one(
+    harness: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mappings of an address that changes hands end, which is a change that its subscription would tell."""
+    sent: list[bytes] = []
+
+    async def notify(_notifier: Notifier, _own: Address, _callback: Callback, message: bytes) -> Delivery:
+        sent.append(message)
+        return Delivery.DONE
+
+    monkeypatch.setattr(Notifier, "notify", notify)
+    monkeypatch.setattr(subscribing, "PAUSES", (0.0,))
+    await harness.ask(map_port(8043))
+    await Subscriber().subscribe("CALLBACK: <http://10.100.0.2/>", "NT: upnp:event")
+    async with asyncio.timeout(HANG):
+        while not sent:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+    c1, c2 = harness.peers.all
+    harness.peers.all = (subscribing_peer(c1, c2), subscribing_peer(c2, c1))
+    await harness.maintenance.recheck_peers()
+    assert not len(harness.ledger.table)
+    assert len(harness.events) == 0  # type: ignore[attr-defined]
+    assert len(sent) == 1
+
+
 async def test_subscriptions_of_an_address_that_changes_hands_end(harness: GatewayHarness) -> None:
     """Events show the mappings of the peer that subscribed."""
     async with Subscriber().listening() as subscriber:
@@ -242,11 +311,26 @@ def subscribing_peer(keeps_key: Peer, has_addresses: Peer) -> Peer:
 
 async def test_a_peer_has_so_many_subscriptions(harness: GatewayHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Subscriber().listening() as subscriber, Subscriber(C2).listening() as other:
+        for number in range(3):
+            assert (await subscriber.subscribe(*subscriber.wants(f"/{number}"))).status == 200
+            await subscriber.event()
+        assert (await subscriber.subscribe(*subscriber.wants("/3"))).status == 503
+        assert (await other.subscribe()).status == 200
+
+
+async def test_a_subscriber_that_starts_again_replaces_its_subscription_when_no_place_is_left(
+    harness: GatewayHarness,
+) -> None:
+    """One that was killed has ended none of its subscriptions, and nothing has changed that would show it."""
+    async with Subscriber().listening() as subscriber, Subscriber().listening() as other:
+        kept = (await other.subscribe()).headers["SID"]
+        lost = (await subscriber.subscribe()).headers["SID"]
         for _ in range(3):
             assert (await subscriber.subscribe()).status == 200
-            await subscriber.event()
-        assert (await subscriber.subscribe()).status == 503
-        assert (await other.subscribe()).status == 200
+        for each in (other, *[subscriber] * 4):
+            await each.event()
+        assert (await subscriber.subscribe(f"SID: {lost}")).status == 412
+        assert (await other.subscribe(f"SID: {kept}")).status == 200
 
 
 async def test_a_subscriber_that_is_gone_makes_room(harness: GatewayHarness) -> None:
@@ -272,7 +356,10 @@ async def test_a_subscriber_that_is_gone_makes_room(harness: GatewayHarness) -> 
     ],
     ids=["redirects", "fails", "closes", "binary", "endless"],
 )
-async def test_a_failed_event_is_tried_again_with_another_key(harness: GatewayHarness, answer: bytes) -> None:
+async def test_a_failed_event_is_tried_again_with_another_key(
+    harness: GatewayHarness, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribing, "PAUSES", (0.0,))
     async with Subscriber(answer=answer).listening() as subscriber:
         await subscriber.subscribe()
         first, subscriber.answer = await subscriber.event(), b"HTTP/1.1 200 OK\r\n\r\n"
@@ -281,8 +368,16 @@ async def test_a_failed_event_is_tried_again_with_another_key(harness: GatewayHa
         assert second.values == first.values
 
 
-async def test_an_event_that_was_not_sent_keeps_its_key(harness: GatewayHarness) -> None:
+def test_a_subscriber_that_never_answers_is_tried_every_half_minute() -> None:
+    """Renewed for months: the number of failures has no end."""
+    assert [subscribing._pause(failures) for failures in (0, 1, 2, 6, 7, 10**6)] == [0.2, 1.0, 2.0, 30.0, 30.0, 30.0]
+
+
+async def test_an_event_that_was_not_sent_keeps_its_key(
+    harness: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first event of a subscriber that listens a moment later has key 0 (§4.3.2)."""
+    monkeypatch.setattr(subscribing, "PAUSES", (0.01,))
     subscriber = Subscriber()
     async with subscriber.listening():
         pass
