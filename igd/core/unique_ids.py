@@ -33,7 +33,7 @@ class UniqueIds:
         return len(self._keys) == len(UNIQUE_IDS)
 
     def free(self, rng: random.Random, chosen: Container[int] = ()) -> int | None:
-        """Return a free UniqueID that is not in `chosen`, by chance; None if there is none.
+        """Return a free UniqueID that is not in `chosen`, at random; None if there is none.
 
         One that a pinhole had not long ago comes only when there is no other, the oldest first.
         """

@@ -24,13 +24,15 @@ class OpenPinholes:
     def change(self, changes: Iterable[Change]) -> None:
         """Close and open pinholes."""
         for change in changes:
-            for entry, opens in ((change.before, False), (change.after, True)):
-                if entry is not None and isinstance(entry.mapping, Pinhole):
-                    endpoint, key = _endpoint(entry.mapping), entry.mapping.key
-                    others = {each: held for each, held in self._remotes.get(endpoint, {}).items() if each != key}
-                    self._remotes[endpoint] = others | {key: entry.mapping.remotes} if opens else others
-                    if not self._remotes[endpoint]:
-                        del self._remotes[endpoint]
+            entry = change.after or change.before
+            if entry is not None and isinstance(entry.mapping, Pinhole):
+                endpoint, key = _endpoint(entry.mapping), change.key
+                held = {each: remotes for each, remotes in self._remotes.get(endpoint, {}).items() if each != key}
+                if change.after is not None:
+                    held[key] = entry.mapping.remotes
+                self._remotes[endpoint] = held  # at once: a renewed pinhole is never closed for those who read
+                if not held:
+                    del self._remotes[endpoint]
 
     def admit(self, protocol: int, endpoint: Endpoint, source: Endpoint) -> bool:
         """Return whether a pinhole lets packets from `source` through to the endpoint."""

@@ -107,15 +107,20 @@ class TrafficTable:
         self._looked_up |= new
         return [*self._rules(new), *self._deletions(closed), *self._additions(opened)]
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Collection[Change]) -> None:
         """Carry out what `changed` returns, in a transaction of its own; a failure is logged."""
         looked_up = set(self._looked_up)
+        places = {place(entry.mapping) for each in changes for entry in (each.before, each.after) if entry}
+        shared = {found: set(self._shared[found]) for found in places & self._shared.keys()}
         if messages := self.changed(changes):
             with self._failures.catching(FirewallError):
                 try:
                     transact_tolerantly(self._transact, messages)
                 except FirewallError:
                     self._looked_up = looked_up
+                    for found in places:
+                        self._shared.pop(found, None)
+                    self._shared |= shared
                     raise
 
     def read(self, mappings: Collection[AnyMapping]) -> list[Traffic | None]:

@@ -74,7 +74,7 @@ _FIELDS: dict[NftSet, tuple[Field, ...]] = {
 
 
 def place(mapping: AnyMapping) -> Placed:
-    """Return the element that counts for the mapping, by its key, as set and key.
+    """Return the set and the key of the element that counts for this mapping.
 
     A pinhole for a network of remotes has the one in PINHOLES, which counts all that comes to its endpoint.
     """

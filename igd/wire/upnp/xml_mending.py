@@ -1,7 +1,7 @@
 """Mends XML that is not well-formed and can mean one thing only, as programs write it that build XML from strings.
 
-What can be read as it is never gets here. No entity is expanded that a document declares: a DOCTYPE stays one, and is
-refused when the mended document is read.
+Well-formed documents are not passed to this module. No entity is expanded that a document declares: a DOCTYPE stays
+one, and is refused when the mended document is read.
 """
 
 import codecs
