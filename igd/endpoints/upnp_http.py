@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
@@ -150,12 +150,14 @@ class UPnPHttp:
     def _control(self, service: Service) -> Handler:
         async def control(request: web.Request) -> web.Response:
             try:
-                status, body = 200, await self._invoke(service, request)
+                status, pieces = 200, await self._invoke(service, request)
             except soap.UPnPError as error:
                 self._gateway.counters["upnp error", str(error.code)] += 1
                 log.debug("%s: UPnP error %s: %s", request.remote, error.code, error.description)
-                status, body = 500, soap.encode_error(error)
-            return web.Response(status=status, body=body, headers={"Content-Type": xml.CONTENT_TYPE, "EXT": ""})
+                status, pieces = 500, [soap.encode_error(error)]
+            length = str(sum(map(len, pieces)))
+            headers = {"Content-Type": xml.CONTENT_TYPE, "EXT": "", "Content-Length": length}
+            return web.Response(status=status, body=pieces[0] if len(pieces) == 1 else _each(pieces), headers=headers)
 
         return control
 
@@ -181,7 +183,8 @@ class UPnPHttp:
         self._subscriptions.unsubscribe(service, peer, request.headers)
         return web.Response()
 
-    async def _invoke(self, service: Service, request: web.Request) -> bytes:
+    async def _invoke(self, service: Service, request: web.Request) -> list[bytes]:
+        """Return the body of the response, in pieces if it is long; raise a UPnPError or an error of HTTP."""
         peer, source = _responder(request).admission, _responder(request).source
         if isinstance(peer, Refusal):
             raise soap.UPnPError(*actions.REFUSALS[peer])
@@ -202,13 +205,15 @@ class UPnPHttp:
         # by its right name, whatever the client's case: libxml2 keeps every name that it has written
         call = replace(call, action=invocation.name)
         if not isinstance(reply, MappingList):
-            return soap.encode_response(call, invocation.answer(reply))
+            return [soap.encode_response(call, invocation.answer(reply))]
         if not self._gateway.count(peer.public_key, len(reply.mappings) // LISTED_ENTRIES):
             raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
         return await _encode_list(call, invocation, reply)
 
 
-async def _encode_list(call: soap.Call, invocation: actions.Invocation | actions.Query, reply: MappingList) -> bytes:
+async def _encode_list(
+    call: soap.Call, invocation: actions.Invocation | actions.Query, reply: MappingList
+) -> list[bytes]:
     """Return the response with a list, which is written in pieces: no request of another peer waits for a long one."""
     listings = []
     for first in range(0, max(1, len(reply.mappings)), LISTED_AT_ONCE):
@@ -217,6 +222,11 @@ async def _encode_list(call: soap.Call, invocation: actions.Invocation | actions
         listings.append(listing)
         await asyncio.sleep(0)
     return soap.encode_listing(call, name, joined_listings(listings))
+
+
+async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 class _Subscribed(web.Response):

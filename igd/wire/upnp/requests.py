@@ -1,6 +1,6 @@
 """How each action is answered: the request that it makes of the gateway, and the values that the reply becomes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, NamedTuple, NoReturn
@@ -266,8 +266,11 @@ def _listing(reply: MappingList) -> Values:
     return (xml.fragment((_LISTING, tuple(elements))),)
 
 
-def joined_listings(listings: Sequence[str]) -> str:
-    """Return the listing with the entries of these, which were written one after another."""
+def joined_listings(listings: Sequence[str]) -> Iterator[str]:
+    """Yield, in pieces, the listing with the entries of these."""
     end = f"</{_LISTING.name}>"
     begin = listings[0][: listings[0].index(">") + 1]
-    return "".join([begin, *(each.removeprefix(begin).removesuffix(end) for each in listings), end])
+    yield begin
+    for each in listings:
+        yield each.removeprefix(begin).removesuffix(end)
+    yield end

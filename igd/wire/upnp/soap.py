@@ -1,7 +1,7 @@
 """Control messages: the part of SOAP 1.1 that UPnP Device Architecture 1.1 §3 uses."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from igd.wire.malformed import Malformed
@@ -22,7 +22,7 @@ _XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
 """The media types of a request that may leave the name of the action to its body."""
 
 _PLACE = "listing"
-"""Is replaced by a long text; no name of the standard's contains it in small letters."""
+"""Stands where a long text will; no name of the standard's contains it in small letters."""
 
 Arguments = Mapping[str, str]
 """The text of each argument by its name."""
@@ -112,10 +112,13 @@ def encode_response(call: Call, outputs: Arguments) -> bytes:
     return _envelope((tag, tuple(outputs.items())))
 
 
-def encode_listing(call: Call, name: str, listing: str) -> bytes:
-    """Return the body of a response with one out-argument, a CDATA section of XML that was written before."""
-    body = encode_response(call, {name: xml.CData(_PLACE)})
-    return body.replace(_PLACE.encode(), listing.encode())
+def encode_listing(call: Call, name: str, listing: Iterable[str]) -> list[bytes]:
+    """Return, in pieces, the body of a response with one out-argument: a CDATA section of XML that was written before.
+
+    To handle megabytes in one piece takes milliseconds.
+    """
+    begin, end = encode_response(call, {name: xml.CData(_PLACE)}).split(_PLACE.encode())
+    return [begin, *(piece.encode() for piece in listing), end]
 
 
 def encode_error(error: UPnPError) -> bytes:

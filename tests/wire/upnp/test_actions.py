@@ -702,7 +702,7 @@ def test_beyond_the_last_entry_is_713() -> None:
 def listed(reply: MappingList) -> tuple[Element, ...]:
     service, asked = call("GetListOfPortMappings", LIST)
     ((name, listing),) = decode(service, asked, PARTIES).answer(reply).items()
-    response = parse(soap.encode_listing(asked, name, listing))
+    response = parse(b"".join(soap.encode_listing(asked, name, [listing])))
     (written,) = response.children[0].children[0].children
     assert written.name == "NewPortListing"
     assert written.text == listing
@@ -732,7 +732,7 @@ def test_a_list_in_pieces_is_the_list() -> None:
         invocation.answer(MappingList(each))["NewPortListing"]
         for each in (MAPPINGS.mappings, MAPPINGS.mappings[:1], MAPPINGS.mappings[1:3], MAPPINGS.mappings[3:])
     )
-    assert joined_listings(pieces) == joined_listings([whole]) == whole
+    assert "".join(joined_listings(pieces)) == "".join(joined_listings([whole])) == whole
     assert [entry.children[1].text for entry in listed(MAPPINGS)] == ["8043", "8044", "9000", "9001"]
 
 
@@ -754,7 +754,7 @@ def test_an_entry_of_a_list() -> None:
 def test_a_list_is_written_as_cdata_which_miniupnpc_needs() -> None:
     called = call("GetListOfPortMappings", LIST)
     ((name, listing),) = answered(called, MAPPINGS).items()
-    response = soap.encode_listing(called[1], name, listing)
+    response = b"".join(soap.encode_listing(called[1], name, [listing]))
     assert b"<NewPortListing><![CDATA[<p:PortMappingList " in response
 
 
