@@ -40,8 +40,8 @@ REQUEST_BYTES = 2048
 LISTED_ENTRIES = 64
 """A list counts as one more request for each of so many mappings."""
 
-LISTED_AT_ONCE = 16
-"""How many mappings of a list are written before other requests get their turn: half a millisecond."""
+LISTED_AT_ONCE = 4
+"""How many mappings of a list are written before other requests get their turn: an eighth of a millisecond."""
 
 PAGE = "/"
 
