@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from igd.core.mapping import Change, ControlProtocol
 from igd.core.peers import Address, Peer, Peers
 from igd.core.places import Places
-from igd.core.request import Refusal, Reply, Request
+from igd.core.request import GetLinkStatus, LinkStatus, Refusal, Reply, Request
 from igd.endpoints.notifier import Delivery, Notifier
 from igd.gateway import Gateway
 from igd.wire.upnp import gena
@@ -25,6 +25,9 @@ MODERATION_SECONDS = 0.2
 
 HOST_SECONDS = 0.2
 """The pause between two readings of what all peers share: the way out may change thousands of times a second."""
+
+SENT_AT_ONCE = 8
+"""How many events are sent before requests get their turn, when all subscribers are told of a change."""
 
 PAUSES = (MODERATION_SECONDS, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the next event after so many failures in a row, and after more of them."""
@@ -77,6 +80,7 @@ class Subscriptions:
         self._by_sid: dict[str, Subscription] = {}
         self._host_changed = asyncio.Event()
         self._host: tuple[object, ...] = ()  # what all subscribers have, as far as is known
+        self._link: LinkStatus | None = None  # at the last change of the host
         gateway.ledger.on_accepted.append(self._mappings_changed)
         gateway.on_new_peers.append(self._follow)
 
@@ -152,18 +156,23 @@ class Subscriptions:
         while True:
             await self._host_changed.wait()
             self._host_changed.clear()
-            if self._by_sid and (found := await self._read_host()) != self._host:
+            self._link = await self._read_link()
+            announced = self._gateway.announced if self._gateway.ledger.addresses else None
+            found = announced, self._link and self._link.up
+            if found != self._host:
                 self._host = found
-                self._mark(self._by_sid.values())
+                for number, each in enumerate(list(self._by_sid.values())):
+                    self._mark([each])
+                    if number % SENT_AT_ONCE == 0:
+                        await asyncio.sleep(0)
             await asyncio.sleep(HOST_SECONDS)
 
-    async def _read_host(self) -> tuple[object, ...]:
-        announced = self._gateway.announced if self._gateway.ledger.addresses else None
+    async def _read_link(self) -> LinkStatus | None:
         try:
-            return announced, (await self._gateway.link()).up
+            return await self._gateway.link()
         except OSError as error:
             log.debug("the state of the external interface cannot be read: %s", error)
-            return announced, None
+            return None
 
     def _mappings_changed(self, changes: Sequence[Change]) -> None:
         peers = {change.peer for change in changes}
@@ -226,9 +235,14 @@ class Subscriptions:
             subscription.changed.set()
 
     async def _values(self, subscription: Subscription) -> dict[str, str]:
-        """Return the evented variables, without those that cannot be read at the moment."""
+        """Return the evented variables, without those that cannot be read at the moment.
+
+        The link is read once for all subscriptions: it takes longer than all else.
+        """
         peer, source = subscription.peer, subscription.source
         replies: dict[Request | None, Reply | None] = {None: None}
+        if self._link is not None:
+            replies[GetLinkStatus()] = self._link
         values = {}
         for row in STATE[subscription.service]:
             if row.evented:

@@ -172,7 +172,6 @@ class Daemon:
                     await step()
                 except OSError as error:  # the host changed while it was read, or a port is taken
                     failures.append(str(error))
-            self._parts.endpoints.subscriptions.host_changed()
             self._failures.log(failures)
             if failures:
                 self.look_again.set()
@@ -208,6 +207,7 @@ class Daemon:
             if changed:
                 await parts.maintenance.set_addresses(*external.addresses, update_site)
                 self._rules_changed.set()  # interface and address decide which of the operator's rules apply
+            parts.endpoints.subscriptions.host_changed()
             self.report_way_out()
         if is_new:
             self._announced = announced

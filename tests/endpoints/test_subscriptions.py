@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_interface
 
 import pytest
@@ -12,7 +13,7 @@ from igd.core.mapping import Endpoint, TransportProtocol
 from igd.core.peers import Address, Peer
 from igd.core.places import Places
 from igd.core.policy import Policy
-from igd.core.request import MapPort, UnmapPorts
+from igd.core.request import LinkStatus, MapPort, UnmapPorts
 from igd.endpoints import subscriptions as subscribing
 from igd.endpoints.notifier import Delivery, Notifier
 from igd.endpoints.subscriptions import Subscriptions
@@ -193,6 +194,26 @@ async def test_a_change_back_to_what_was_sent_earlier_is_sent(harness: GatewayHa
         assert (await subscriber.event()).values["ExternalIPAddress"] == "62.62.62.1"
         await announce(harness, "61.61.61.1")
         assert (await subscriber.event()).values == {"ExternalIPAddress": "61.61.61.1"}
+
+
+async def test_the_link_is_read_once_for_all_subscriptions(harness: GatewayHarness) -> None:
+    """200 of them would keep the gateway busy for as many milliseconds."""
+    read, link = 0, harness.gateway.link
+
+    async def count() -> LinkStatus:
+        nonlocal read
+        read += 1
+        return replace(await link(), up=False)
+
+    async with Subscriber().listening() as subscriber:
+        for path in (PATH, WAN_COMMON_INTERFACE_CONFIG.event_path, PATH):
+            await subscriber.subscribe(path=path)
+            await subscriber.event()
+        harness.gateway.link = count
+        harness.events.host_changed()  # type: ignore[attr-defined]
+        values = [tuple((await subscriber.event()).values.items()) for _ in range(3)]
+        assert set(values) == {(("ConnectionStatus", "Disconnected"),), (("PhysicalLinkStatus", "Down"),)}
+        assert read == 1
 
 
 async def announce(harness: GatewayHarness, address: str) -> None:
