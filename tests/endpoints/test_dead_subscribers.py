@@ -42,9 +42,11 @@ def loopback(root: None) -> Iterator[Host]:
 # The ways to be dead: each returns the port of the callback
 
 
-def refusing(_stack: AsyncExitStack, source: IPv4Address) -> int:
-    with socket.create_server((str(source), 0)) as closed:
-        return int(closed.getsockname()[1])
+def refusing(stack: AsyncExitStack, source: IPv4Address) -> int:
+    """Nobody listens, and nobody else gets the port."""
+    closed = stack.enter_context(socket.socket())
+    closed.bind((str(source), 0))
+    return int(closed.getsockname()[1])
 
 
 def black_hole(stack: AsyncExitStack, source: IPv4Address) -> int:

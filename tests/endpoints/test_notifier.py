@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from igd.core.mapping import Endpoint
+from igd.core.peers import Address
 from igd.endpoints import notifier
 from igd.endpoints.notifier import Delivery, Notifier
 from igd.wire.upnp.gena import Callback
@@ -20,7 +21,7 @@ MESSAGE = b"NOTIFY / HTTP/1.1\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def subscriber(first: bytes, endless: bytes = b"") -> AsyncIterator[Callback]:
+async def subscriber(first: bytes, endless: bytes = b"", address: Address = C1) -> AsyncIterator[Callback]:
     """Answer with `first`, then with `endless` again and again until the gateway closes the connection."""
     answering: set[asyncio.Task[None] | None] = set()
 
@@ -37,8 +38,8 @@ async def subscriber(first: bytes, endless: bytes = b"") -> AsyncIterator[Callba
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
-    async with await asyncio.start_server(received, str(C1), 0) as server:
-        yield Callback(Endpoint(C1, server.sockets[0].getsockname()[1]), "/")
+    async with await asyncio.start_server(received, str(address), 0) as server:
+        yield Callback(Endpoint(address, server.sockets[0].getsockname()[1]), "/")
     await asyncio.gather(*filter(None, answering))
 
 
@@ -61,6 +62,12 @@ async def test_no_more_is_read_than_the_head_of_an_answer(first: bytes, endless:
     """An answer without end is given up at once, and not when the time is."""
     async with subscriber(first, endless) as callback, asyncio.timeout(notifier.ANSWER_SECONDS / 2):
         assert await Notifier("lo").notify(SERVER, callback, MESSAGE) is outcome
+
+
+async def test_a_subscriber_with_an_ipv6_address() -> None:
+    localhost = IPv6Address("::1")
+    async with subscriber(OK, address=localhost) as callback:
+        assert await Notifier("lo").notify(localhost, callback, MESSAGE) is Delivery.DONE
 
 
 async def test_a_subscriber_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
