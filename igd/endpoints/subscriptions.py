@@ -32,6 +32,9 @@ SENT_AT_ONCE = 8
 PAUSES = (MODERATION_SECONDS, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the next event after so many failures in a row, and after more of them."""
 
+BEGIN_SECONDS = 15.0
+"""When a subscription ends whose subscriber has not got the SID; its connection lasts ten seconds at most."""
+
 WAKE_SECONDS = 60.0
 """How soon a subscription ends that has run out while the machine was suspended, when asyncio's timers stand still."""
 
@@ -193,7 +196,10 @@ class Subscriptions:
 
     async def _serve(self, subscription: Subscription) -> None:
         try:
-            while (left := subscription.expires - self._gateway.clock()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    await subscription.changed.wait()
+            while subscription.begun and (left := subscription.expires - self._gateway.clock()) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, WAKE_SECONDS)):
                         await subscription.changed.wait()

@@ -354,6 +354,21 @@ async def test_a_subscriber_that_starts_again_replaces_its_subscription_when_no_
         assert (await other.subscribe(f"SID: {kept}")).status == 200
 
 
+async def test_a_subscription_ends_whose_sid_was_not_received(
+    harness: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that resets its connection before the response."""
+    monkeypatch.setattr(subscribing, "BEGIN_SECONDS", 0.01)
+    events: Subscriptions = harness.events  # type: ignore[attr-defined]
+    headers = {"CALLBACK": "<http://10.100.0.2/>", "NT": "upnp:event"}
+    events.subscribe(WAN_IP_CONNECTION, harness.peers.all[0], C1, SERVER, headers)
+    assert len(events) == 1
+    async with asyncio.timeout(HANG):
+        while len(events):  # noqa: ASYNC110 - its end has no event
+            await asyncio.sleep(0.01)
+    assert not harness.gateway.counters["events", "subscriber not reached"]
+
+
 async def test_a_subscriber_that_is_gone_makes_room(harness: GatewayHarness) -> None:
     async with Subscriber().listening() as gone:
         for _ in range(3):
