@@ -1,7 +1,7 @@
 """What one peer has, by age: the item at an index, whatever their number."""
 
 import bisect
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -24,6 +24,10 @@ class OldestFirst(Generic[Item]):
 
     def __getitem__(self, index: int) -> Item:
         return self._items[index]
+
+    def among(self, items: Iterable[Item]) -> list[Item]:
+        """Return those of `items` that are here, oldest first."""
+        return sorted((item for item in items if item in self._age), key=self._age.__getitem__)
 
     def add(self, item: Item) -> None:
         """Add an item as the youngest; one that is there keeps its place."""

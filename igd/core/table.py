@@ -18,6 +18,9 @@ lifetime. Packets for that peer may still be under way, and the peer may soon as
 MAX_HELD_DOWN = 64
 """How many closed ports are held down for one peer, so that no peer can block all ports by opening and closing them."""
 
+MAX_FORMER_PEERS = 4096
+"""How many peers without port mappings keep their update ids: more than most servers have."""
+
 MAX_REMOTES = 16
 """How many remotes one mapping may admit."""
 
@@ -43,7 +46,8 @@ class Table:
         self._entries: dict[Key, Entry] = {}
         self._by_peer: dict[str, dict[Key, Entry]] = {}
         self._port_mappings: dict[str, OldestFirst[Key]] = {}  # of each peer that has any
-        self._update_ids: Counter[str] = Counter()
+        self._update_ids: dict[str, int] = {}
+        self._forgotten = 0  # the highest update id that was dropped: no peer is given one of its own a second time
         self._expiries: list[tuple[float, Key]] = []
         self._reserved: set[Key] = set()
         self._by_internal: dict[
@@ -76,6 +80,12 @@ class Table:
         own = self._port_mappings.get(public_key, ())
         return self._entries[own[index]] if index < len(own) else None
 
+    def port_mappings_among(self, public_key: str, ports: range) -> list[Entry]:
+        """Return the peer's port mappings with these external ports, oldest first: each port is looked up."""
+        own = self._port_mappings.get(public_key)
+        keys = own.among((protocol, port) for port in ports for protocol in TransportProtocol) if own else ()
+        return [self._entries[key] for key in keys]
+
     def port_mappings(self, public_key: str) -> int:
         """Return how many port mappings the peer has."""
         return len(self._port_mappings.get(public_key, ()))
@@ -83,9 +93,11 @@ class Table:
     def update_id(self, public_key: str) -> int:
         """Return how often the peer's port mappings have changed since the start; 0 follows 2**32 - 1.
 
-        SystemUpdateID (WANIPConnection:2 §2.3.28) counts every change, that of a lease as well.
+        SystemUpdateID (WANIPConnection:2 §2.3.28) counts every change, that of a lease as well: a control point that
+        shows leases reads them anew. What leaves an entry as it was is no change. The number of a peer that had no port
+        mappings for long may also go up without a change.
         """
-        return self._update_ids[public_key] % 2**32
+        return self._update_ids.get(public_key, self._forgotten) % 2**32
 
     def find_pinhole(self, public_key: str, unique_id: int) -> Entry | None:
         """Return the peer's pinhole with this UniqueID, or None."""
@@ -159,13 +171,10 @@ class Table:
 
     def plan_unmap(self, public_key: str, request: UnmapPorts) -> list[Change] | Refusal:
         """Plan the removal of all the peer's port mappings that `request` names, but for static ones."""
-        found = self.of_peer(public_key)
-        if len(request.ports) == 1:
-            held = self.find(public_key, (request.protocol, request.ports[0]))
-            found = [] if held is None else [held]
+        few = len(request.ports) <= self.port_mappings(public_key)
         named = [
             entry
-            for entry in found
+            for entry in (self.port_mappings_among(public_key, request.ports) if few else self.of_peer(public_key))
             if isinstance(entry.mapping, PortMapping)
             and entry.mapping.protocol is request.protocol
             and entry.mapping.external_port in request.ports
@@ -257,17 +266,24 @@ class Table:
             self._reserved.discard(key)
             assert self._entries.get(key) == change.before, "the change was planned on another state of the table"
             self._count_remotes(change)
-            if len(key) == 2:  # a port mapping
-                self._update_ids[change.peer] += 1
+            if len(key) == 2 and change.before != change.after:  # a port mapping
+                self._update_ids[change.peer] = self._update_ids.get(change.peer, self._forgotten) + 1
             if change.before is not None and self._by_internal.get(_internal(change.before.mapping)) == key:
                 del self._by_internal[_internal(change.before.mapping)]
             if change.after is None:
                 self._remove(key, now)
             else:
                 self._put(key, change.after)
+        if len(self._update_ids) > 2 * len(self._port_mappings) + MAX_FORMER_PEERS:
+            self._forget_update_ids()
         if len(self._expiries) > 2 * len(self._entries) + 64:  # renewals leave outdated expiries behind
             self._expiries = [(entry.lease.expires, key) for key, entry in self._entries.items()]
             heapq.heapify(self._expiries)
+
+    def _forget_update_ids(self) -> None:
+        """Drop the update ids of peers without port mappings; most of them were removed."""
+        dropped = self._update_ids.keys() - self._port_mappings.keys()
+        self._forgotten = max(self._forgotten, *(self._update_ids.pop(peer) for peer in dropped))
 
     def _count_remotes(self, change: Change) -> None:
         for entry, sign in ((change.before, -1), (change.after, 1)):

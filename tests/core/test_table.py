@@ -25,7 +25,7 @@ from igd.core.mapping import (
     TransportProtocol,
 )
 from igd.core.request import Refusal, UnmapInternal, UnmapPorts
-from igd.core.table import HOLD_DOWN, MAX_HELD_DOWN, MAX_REMOTES, HoldDown, Table
+from igd.core.table import HOLD_DOWN, MAX_FORMER_PEERS, MAX_HELD_DOWN, MAX_REMOTES, HoldDown, Table
 
 C1, C1_HOST, C2 = (IPv4Address(text) for text in ("10.100.0.2", "192.168.7.20", "10.100.0.3"))
 QUOTA = 3
@@ -477,6 +477,83 @@ def test_a_renewal_keeps_the_place_in_the_lists() -> None:
     held.accept([change], NOW)
     assert [each.mapping.internal.port for each in held] == [99, 80]
     assert [each.mapping.internal.port for each in held.of_peer("c1")] == [99, 80]
+
+
+OPENED = Entry(Pinhole(TransportProtocol.TCP, Endpoint(IPv6Address("fd00::2"), 80), "c1", unique_id=1), Lease(60.0))
+
+
+def indexed(held: Table, peer: str = "c1") -> list[int]:
+    """Return the ports of the peer's port mappings by index, to beyond the last."""
+    found = [held.port_mapping_at(peer, index) for index in range(held.port_mappings(peer) + 1)]
+    assert found.pop() is None
+    return [each.mapping.external_port for each in found if each and isinstance(each.mapping, PortMapping)]
+
+
+def test_port_mappings_by_index() -> None:
+    """Oldest first; a renewal keeps the place, pinholes have none, and what is deleted makes the rest move up."""
+    held = table(entry(3), OPENED, entry(1), entry(2, peer="c2"), entry(4))
+    assert (indexed(held), indexed(held, "c2"), indexed(held, "c3")) == ([3, 1, 4], [2], [])
+    held.accept([Change(entry(3), entry(3, 99.0))], NOW)
+    assert indexed(held) == [3, 1, 4]
+    held.accept([Change(entry(1), None)], NOW)
+    assert indexed(held) == [3, 4]
+    held.accept([Change(None, entry(1))], NOW)
+    assert indexed(held) == [3, 4, 1]
+
+
+def test_a_client_that_deletes_the_first_entry_until_there_is_none_deletes_all() -> None:
+    held = table(*(entry(port) for port in range(1, 101)))
+    deleted = []
+    while (first := held.port_mapping_at("c1", 0)) is not None:
+        deleted.append(first)
+        held.accept([Change(first, None)], NOW)
+    assert deleted == [entry(port) for port in range(1, 101)]
+
+
+def test_port_mappings_by_their_ports() -> None:
+    other = Entry(replace(mapping(2), protocol=TransportProtocol.UDP), Lease(60.0))
+    held = table(entry(3), other, entry(2), entry(1), entry(4, peer="c2"))
+    assert held.port_mappings_among("c1", range(2, 5)) == [entry(3), other, entry(2)]
+    assert held.port_mappings_among("c1", range(5, 9)) == held.port_mappings_among("c3", range(9)) == []
+
+
+def test_the_update_id_counts_changes_of_the_peers_port_mappings() -> None:
+    held = Table()
+    counted = []
+    for before, after in (
+        (None, entry(1)),
+        (entry(1), entry(1, 99.0)),  # of the lease alone
+        (entry(1, 99.0), entry(1, 99.0)),  # none
+        (None, OPENED),
+        (OPENED, None),
+        (None, entry(2, peer="c2")),
+        (entry(1, 99.0), None),
+    ):
+        held.accept([Change(before, after)], NOW)
+        counted.append(held.update_id("c1"))
+    assert counted == [1, 2, 2, 2, 2, 2, 3]
+    assert (held.update_id("c2"), held.update_id("c3")) == (1, 0)
+
+
+def test_the_update_id_begins_again_at_0() -> None:
+    held = table(entry(1))
+    held._update_ids["c1"] = 2**32 - 1
+    held.accept([Change(entry(1), None)], NOW)
+    assert held.update_id("c1") == 0
+
+
+def test_update_ids_of_former_peers_do_not_accumulate() -> None:
+    """Nor does a peer that returns get a number that it had before."""
+    held = table(entry(1), entry(2, peer="first"), entry(3, peer="first"))
+    held.accept([Change(entry(port, peer="first"), None) for port in (2, 3)], NOW)
+    for number in range(2 * MAX_FORMER_PEERS):
+        once = entry(2, peer=f"former {number}")
+        held.accept([Change(None, once)], NOW)
+        held.accept([Change(once, None)], NOW)
+    assert len(held._update_ids) <= MAX_FORMER_PEERS + 2
+    assert held.update_id("c1") == 1
+    held.accept([Change(None, entry(2, peer="first"))], NOW)
+    assert held.update_id("first") > 4
 
 
 def test_expired_entries_are_returned_until_they_are_removed() -> None:
