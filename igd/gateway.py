@@ -3,11 +3,10 @@
 import asyncio
 import collections
 import functools
-import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -48,6 +47,7 @@ from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.ledger import Ledger
 from igd.log_lines import UNKNOWN_SOURCES, cause
+from igd.turns import Turns, pieces
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ REREAD_SECONDS = 0.2
 """The shortest time between two readings of the peers because of unknown sources: junk from them costs little."""
 
 LISTED_AT_ONCE = 128
-"""How many mappings are listed before other requests get their turn: a fifth of a millisecond."""
+"""How many mappings are looked at before other requests get their turn: a fifth of a millisecond."""
 
 MAX_WAITING = 4
 """How many changes one peer may have in progress: each takes milliseconds of kernel and disk that all peers share."""
@@ -101,7 +101,7 @@ class Gateway:
     flow without packets (OSError, ValueError). If the kernel or the store fails, the request is refused.
     `announced` is the external address as clients see it, `counters` counts by request and outcome, `dropped` counts
     what was sent above a limit, by `subject` and as a text. `on_new_peers` are awaited one after another when the peers
-    have changed, before any change is decided.
+    have changed, before any change is decided. All long lists are read and written in `turns`.
     """
 
     policies: Policies
@@ -117,6 +117,7 @@ class Gateway:
     counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
     dropped: collections.Counter[tuple[str | None, str]] = field(default_factory=collections.Counter, init=False)
     on_new_peers: list[Callable[[Peers], Awaitable[None]]] = field(default_factory=list, init=False)
+    turns: Turns = field(default_factory=Turns, init=False)
     _followed: Peers | None = field(default=None, init=False)
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _reread_at: float = field(default=-math.inf, init=False)
@@ -216,17 +217,20 @@ class Gateway:
             case GetLinkStatus() | GetPinholeTraffic() | GetPinholeTimeout():
                 return await self._read_host(peer, request)
             case ListMappings():
-                found = itertools.islice(self._found(peer.public_key, request), request.most or None)
-                return MappingList(tuple(await self._list(found)))
+                return await self._read_list(peer.public_key, request)
             case _:
                 return self._read_table(peer.public_key, request)
 
-    def _found(self, peer: str, request: ListMappings) -> Iterator[Entry]:
-        for entry in self.ledger.table.of_peer(peer):
-            mapping = entry.mapping
-            wanted = isinstance(mapping, PortMapping) and request.protocol in (None, mapping.protocol)
-            if wanted and mapping.external_port in request.ports:
-                yield entry
+    async def _read_list(self, peer: str, request: ListMappings) -> MappingList:
+        table, few = self.ledger.table, len(request.ports) <= LISTED_AT_ONCE
+        entries = table.port_mappings_among(peer, request.ports) if few else table.of_peer(peer)
+        most, found = request.most or len(entries), list[Mapped]()
+        for piece in pieces(entries, LISTED_AT_ONCE):
+            async with self.turns:
+                found += [self._mapped(entry) for entry in piece if _is_asked_for(entry, request)]
+            if len(found) >= most:
+                break
+        return MappingList(tuple(found[:most]))
 
     def _read_table(self, peer: str, request: GetMapping | GetMappingAt | GetPeerState) -> Reply:
         table = self.ledger.table
@@ -382,16 +386,10 @@ class Gateway:
 
     async def mappings(self) -> list[Mapped]:
         """Return all mappings of all peers as they are now, oldest first."""
-        return await self._list(list(self.ledger.table))
-
-    async def _list(self, entries: Iterable[Entry]) -> list[Mapped]:
-        """Return what a list shows of these entries, which do not change meanwhile. Requests do not wait for it."""
         found: list[Mapped] = []
-        remaining = iter(entries)
-        while chunk := list(itertools.islice(remaining, LISTED_AT_ONCE)):
-            found += map(self._mapped, chunk)
-            if len(chunk) == LISTED_AT_ONCE:
-                await asyncio.sleep(0)
+        for piece in pieces(list(self.ledger.table), LISTED_AT_ONCE):
+            async with self.turns:
+                found += map(self._mapped, piece)
         return found
 
     def _granted(self, entry: Entry, lease: Lease) -> Mapped:
@@ -402,6 +400,15 @@ class Gateway:
         """Return the mapping with a lifetime of at least one second, because 0 is ENDLESS; static ones have that."""
         lifetime = ENDLESS if entry.lease.static else max(1, entry.lease.remaining(self.clock()))
         return Mapped(entry.mapping, lifetime, suspended=entry.suspended)
+
+
+def _is_asked_for(entry: Entry, request: ListMappings) -> bool:
+    mapping = entry.mapping
+    return (
+        isinstance(mapping, PortMapping)
+        and request.protocol in (None, mapping.protocol)
+        and mapping.external_port in request.ports
+    )
 
 
 def _for_log(reply: Reply) -> str:

@@ -4,16 +4,20 @@ import asyncio
 import logging
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import NoReturn
 
 import pytest
 
-from igd.core.mapping import Endpoint, Pinhole, PortMapping, Remote, TransportProtocol
+from igd import gateway
+from igd.core.mapping import Endpoint, Entry, Pinhole, PortMapping, Remote, TransportProtocol
+from igd.core.oldest_first import OldestFirst
 from igd.core.peers import Address, Peers
 from igd.core.request import (
     ExternalAddress,
     GetExternalAddress,
     GetLinkStatus,
     GetMapping,
+    GetMappingAt,
     ListMappings,
     Mapped,
     MappingList,
@@ -22,8 +26,9 @@ from igd.core.request import (
     Unmapped,
     UnmapPorts,
 )
+from igd.core.table import Table
 from igd.core.unique_ids import UNIQUE_IDS
-from igd.gateway import LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
+from igd.gateway import LISTED_AT_ONCE, LIVE_SECONDS, MAX_WAITING, REREAD_SECONDS
 from igd.log_lines import cause
 from tests.gateway_harness import (
     C1,
@@ -35,6 +40,7 @@ from tests.gateway_harness import (
     PEERS,
     SERVER,
     GatewayHarness,
+    entry,
     map_port,
     peer,
     policy,
@@ -462,6 +468,45 @@ async def test_refused_admissions_are_counted() -> None:
     harness = await GatewayHarness().start()
     await harness.admit(IPv4Address("10.100.0.99"))
     assert harness.gateway.counters["admission", "NOT_A_PEER"] == 1
+
+
+async def test_an_entry_is_read_without_a_list_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by its index nor by its port, however many there are."""
+    harness = await GatewayHarness().start(*(entry(port) for port in range(1024, 1024 + 1000)))
+    assert isinstance(await harness.ask(map_port(2023, internal_port=8080)), Mapped)  # follows the peers
+
+    def walk(*_table: object) -> NoReturn:
+        raise AssertionError("all entries are walked through")
+
+    monkeypatch.setattr(Table, "of_peer", walk)
+    monkeypatch.setattr(Table, "__iter__", walk)
+    monkeypatch.setattr(OldestFirst, "__iter__", walk)
+    for request in (GetMappingAt(999), GetMapping(TransportProtocol.TCP, 2023)):
+        found = await harness.ask(request)
+        assert isinstance(found, Mapped)
+        assert found.mapping == entry(2023).mapping
+    assert await harness.ask(GetMappingAt(1000)) == Refusal.NO_SUCH_MAPPING
+    listed = await harness.ask(ListMappings(TransportProtocol.TCP, range(2000, 2000 + LISTED_AT_ONCE)))
+    assert isinstance(listed, MappingList)
+    assert len(listed.mappings) == 24
+    assert isinstance(await harness.ask(UnmapPorts(TransportProtocol.TCP, range(2000, 2500))), Unmapped)
+
+
+async def test_a_list_looks_at_no_more_than_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = await GatewayHarness().start(*(entry(port) for port in range(1024, 1024 + 3 * LISTED_AT_ONCE)))
+    seen = list[Entry]()
+
+    def is_asked_for(each: Entry, _request: ListMappings) -> bool:
+        seen.append(each)
+        return True
+
+    monkeypatch.setattr(gateway, "_is_asked_for", is_asked_for)
+    for most, looked_at in ((1, 1), (LISTED_AT_ONCE, 1), (LISTED_AT_ONCE + 1, 2), (0, 3), (9999, 3)):
+        seen.clear()
+        listed = await harness.ask(ListMappings(most=most))
+        assert isinstance(listed, MappingList)
+        assert len(listed.mappings) == min(most or len(seen), len(seen))
+        assert len(seen) == looked_at * LISTED_AT_ONCE
 
 
 async def test_live_peers_are_those_with_a_recent_handshake() -> None:

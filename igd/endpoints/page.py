@@ -1,9 +1,12 @@
 """The page that presentationURL names: the public address, and the mappings of the peer that requests it."""
 
 import html
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from igd.core.request import ENDLESS, Mapped, MappingList
+from igd.core.request import ENDLESS, Mapped
+
+END = b"</table>\n"
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -21,14 +24,18 @@ _PAGE = """<!doctype html>
 <p>Public address of this server: {address}. These of its ports are mapped to {peer}:</p>
 <table>
 <tr><th>Protocol<th>External port<th>Internal endpoint<th>Seconds left<th>Description
-{rows}</table>
 """
 
 
-def render(external: IPv4Address | None, own: MappingList, name: str) -> str:
-    """Return the page for the peer that holds the mappings `own`; `name` is the peer's, or ""."""
+def head(external: IPv4Address | None, name: str) -> bytes:
+    """Return the page down to its rows; `name` is the peer's, or ""."""
     peer = f"you ({html.escape(name)})" if name else "you"
-    return _PAGE.format(address=external or "no address yet", peer=peer, rows="".join(map(_row, own.mappings)))
+    return _PAGE.format(address=external or "no address yet", peer=peer).encode()
+
+
+def rows(own: Iterable[Mapped]) -> bytes:
+    """Return the rows of these mappings of the peer."""
+    return "".join(map(_row, own)).encode()
 
 
 def _row(mapped: Mapped) -> str:

@@ -1,10 +1,9 @@
 """HTTP on the WireGuard interface: description documents, control, and the page that presentationURL names."""
 
-import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
@@ -19,14 +18,16 @@ from igd.core.request import ListMappings, MappingList, Refusal, Reply
 from igd.endpoints import page
 from igd.endpoints.http_admission import HttpAdmission
 from igd.endpoints.http_connection import Responder
+from igd.endpoints.long_body import LongBody
 from igd.endpoints.sockets import AddressSockets, bind, is_usable
 from igd.endpoints.subscriptions import Subscription, Subscriptions
 from igd.endpoints.tcp_listener import TcpListener
 from igd.gateway import Gateway
+from igd.turns import pieces
 from igd.wire.malformed import Malformed
 from igd.wire.upnp import actions, description, gena, soap, xml
 from igd.wire.upnp.devices import Service
-from igd.wire.upnp.requests import Parties, joined_listings
+from igd.wire.upnp.requests import Parties, split_listing
 from igd.wire.upnp.user_agents import knows_version_1_only
 
 log = logging.getLogger(__name__)
@@ -143,21 +144,29 @@ class UPnPHttp:
         assert isinstance(responder.admission, Peer), "_check has refused others"
         reply = await self._gateway.ask(responder.admission, responder.source, ListMappings())
         assert isinstance(reply, MappingList), "the gateway refuses no list"
-        external, name = self._gateway.announced, responder.admission.name
-        text = await asyncio.to_thread(page.render, external, reply, name)  # as a long list of control
-        return web.Response(text=text, content_type="text/html", headers=page.HEADERS)
+        if not self._counts(responder.admission, reply):
+            raise web.HTTPTooManyRequests(text=f"{Refusal.TOO_MANY_REQUESTS.value}\n")
+        written = [page.head(self._gateway.announced, responder.admission.name)]
+        for piece in pieces(reply.mappings, LISTED_AT_ONCE):
+            async with self._gateway.turns:
+                written.append(page.rows(piece))
+        body = LongBody([*written, page.END], "text/html; charset=utf-8")
+        return web.Response(body=body, headers=page.HEADERS)
+
+    def _counts(self, peer: Peer, listed: MappingList) -> bool:
+        """Count a list by its length; return whether the peer's rate admits it."""
+        return self._gateway.count(peer.public_key, len(listed.mappings) // LISTED_ENTRIES)
 
     def _control(self, service: Service) -> Handler:
         async def control(request: web.Request) -> web.Response:
+            body: bytes | LongBody
             try:
-                status, pieces = 200, await self._invoke(service, request)
+                status, body = 200, await self._invoke(service, request)
             except soap.UPnPError as error:
                 self._gateway.counters["upnp error", str(error.code)] += 1
                 log.debug("%s: UPnP error %s: %s", request.remote, error.code, error.description)
-                status, pieces = 500, [soap.encode_error(error)]
-            length = str(sum(map(len, pieces)))
-            headers = {"Content-Type": xml.CONTENT_TYPE, "EXT": "", "Content-Length": length}
-            return web.Response(status=status, body=pieces[0] if len(pieces) == 1 else _each(pieces), headers=headers)
+                status, body = 500, soap.encode_error(error)
+            return web.Response(status=status, body=body, headers={"Content-Type": xml.CONTENT_TYPE, "EXT": ""})
 
         return control
 
@@ -183,8 +192,7 @@ class UPnPHttp:
         self._subscriptions.unsubscribe(service, peer, request.headers)
         return web.Response()
 
-    async def _invoke(self, service: Service, request: web.Request) -> list[bytes]:
-        """Return the body of the response, in pieces if it is long; raise a UPnPError or an error of HTTP."""
+    async def _invoke(self, service: Service, request: web.Request) -> bytes | LongBody:
         peer, source = _responder(request).admission, _responder(request).source
         if isinstance(peer, Refusal):
             raise soap.UPnPError(*actions.REFUSALS[peer])
@@ -204,29 +212,17 @@ class UPnPHttp:
             reply = await self._gateway.ask(peer, source, invocation.request, ControlProtocol.UPNP)
         # by its right name, whatever the client's case: libxml2 keeps every name that it has written
         call = replace(call, action=invocation.name)
-        if not isinstance(reply, MappingList):
-            return [soap.encode_response(call, invocation.answer(reply))]
-        if not self._gateway.count(peer.public_key, len(reply.mappings) // LISTED_ENTRIES):
+        if not isinstance(reply, MappingList) or not reply.mappings:
+            return soap.encode_response(call, invocation.answer(reply))
+        if not self._counts(peer, reply):
             raise soap.UPnPError(*actions.REFUSALS[Refusal.TOO_MANY_REQUESTS])
-        return await _encode_list(call, invocation, reply)
-
-
-async def _encode_list(
-    call: soap.Call, invocation: actions.Invocation | actions.Query, reply: MappingList
-) -> list[bytes]:
-    """Return the response with a list, which is written in pieces: no request of another peer waits for a long one."""
-    listings = []
-    for first in range(0, max(1, len(reply.mappings)), LISTED_AT_ONCE):
-        piece = invocation.answer(MappingList(reply.mappings[first : first + LISTED_AT_ONCE]))
-        ((name, listing),) = piece.items()
-        listings.append(listing)
-        await asyncio.sleep(0)
-    return soap.encode_listing(call, name, joined_listings(listings))
-
-
-async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+        written = []
+        for piece in pieces(reply.mappings, LISTED_AT_ONCE):
+            async with self._gateway.turns:
+                ((name, listing),) = invocation.answer(MappingList(tuple(piece))).items()
+                begin, entries, end = split_listing(listing)
+                written.append(entries.encode())
+        return LongBody(soap.encode_listing(call, name, [begin.encode(), *written, end.encode()]), xml.CONTENT_TYPE)
 
 
 class _Subscribed(web.Response):

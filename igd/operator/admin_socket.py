@@ -1,6 +1,5 @@
 """The server side of `igd list` and `igd status`: HTTP on a unix socket, for its owner and root."""
 
-import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -9,9 +8,14 @@ from typing import Any
 
 from aiohttp import web
 
+from igd.endpoints.long_body import LongBody
 from igd.gateway import Gateway
 from igd.operator.admin_client import MAPPINGS, NAME, STATUS
 from igd.operator.status import mapping_as_json
+from igd.turns import pieces
+
+WRITTEN_AT_ONCE = 32
+"""How many mappings of a list are written before requests get their turn: half a millisecond."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -46,12 +50,12 @@ def _mappings_handler(gateway: Gateway) -> Handler:
     name_of = gateway.policies.name_of
 
     async def respond(_request: web.Request) -> web.Response:
-        mappings = await gateway.mappings()
-
-        def text() -> str:
-            return json.dumps([mapping_as_json(mapped, name_of(mapped.mapping.peer)) for mapped in mappings])
-
-        return web.json_response(text=await asyncio.to_thread(text))  # no request of a peer waits for a long list
+        written = list[bytes]()
+        for piece in pieces(await gateway.mappings(), WRITTEN_AT_ONCE):
+            async with gateway.turns:
+                shown = [mapping_as_json(each, name_of(each.mapping.peer)) for each in piece]
+                written += [b"," if written else b"[", json.dumps(shown)[1:-1].encode()]
+        return web.Response(body=LongBody([*(written or [b"["]), b"]"], "application/json; charset=utf-8"))
 
     return respond
 

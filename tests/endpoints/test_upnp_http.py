@@ -14,7 +14,7 @@ from igd.core.policy import Policy
 from igd.core.rate_limit import RateLimit
 from igd.core.request import MapPort, Refusal
 from igd.endpoints import http_connection, upnp_http
-from igd.endpoints.upnp_http import LISTED_ENTRIES, Listening, UPnPHttp
+from igd.endpoints.upnp_http import LISTED_AT_ONCE, LISTED_ENTRIES, Listening, UPnPHttp
 from igd.wire.upnp import actions, description, soap
 from tests.endpoints.http_client import (
     CONTROL,
@@ -36,9 +36,11 @@ from tests.endpoints.http_client import (
     serving,
     subscriptions_for,
 )
-from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, map_port
+from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, entry, map_port
 
 STRANGER = IPv4Address("10.100.0.9")
+
+EVERYTHING = {"NewStartPort": "1", "NewEndPort": "65535", "NewProtocol": "TCP"}
 
 ADD = {
     "NewRemoteHost": "",
@@ -388,8 +390,50 @@ async def test_a_long_list_counts_by_its_length(harness: GatewayHarness, server:
         mapped = await harness.ask(MapPort(TransportProtocol.TCP, Endpoint(C1, 8080), port, 300))
         assert not isinstance(mapped, Refusal)
     harness.gateway.rate_limit = RateLimit(7)
-    wanted = {"NewStartPort": "1", "NewEndPort": "65535", "NewProtocol": "TCP"}
-    first, second, third = [await exchange(call("GetListOfPortMappings", wanted)) for _ in range(3)]
+    first, second, third = [await exchange(call("GetListOfPortMappings", EVERYTHING)) for _ in range(3)]
     assert first.body == second.body
     assert first.body.count("<p:PortMappingEntry>") == 2 * LISTED_ENTRIES
     assert error_code(third) == 501
+
+
+async def test_a_long_page_counts_by_its_length(harness: GatewayHarness, server: UPnPHttp) -> None:
+    await harness.maintenance.start([entry(port) for port in range(9000, 9000 + 2 * LISTED_ENTRIES)], EXTERNAL, [])
+    harness.gateway.rate_limit = RateLimit(7)
+    first, second, third = [await exchange(get("/")) for _ in range(3)]
+    assert (first.status, second.status, third.status) == (200, 200, 429)
+    assert first.body == second.body
+    assert first.body.count("<tr><td>") == 2 * LISTED_ENTRIES
+    assert first.body.endswith("</table>\n")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_long_list_has_its_length(harness: GatewayHarness, version: str) -> None:
+    """So that a client of HTTP/1.0 can read it, too."""
+    entries = [entry(port) for port in range(9000, 9000 + 64 * LISTED_AT_ONCE)]
+    await harness.maintenance.start(entries, EXTERNAL, [EXTERNAL])
+    for request in (call("GetListOfPortMappings", EVERYTHING), get("/"), get("/", method="HEAD")):
+        answer = await exchange(request.replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1))
+        assert "Transfer-Encoding" not in answer.headers
+        length = 0 if request.startswith(b"HEAD") else int(answer.headers["Content-Length"])
+        assert len(answer.body) == length
+
+
+@pytest.mark.parametrize("asked", [call("GetListOfPortMappings", EVERYTHING), get("/")], ids=["list", "page"])
+async def test_other_requests_are_answered_while_long_lists_are_written(harness: GatewayHarness, asked: bytes) -> None:
+    """Several at the same time: they take turns."""
+    entries = [entry(port) for port in range(9000, 9000 + 64 * LISTED_AT_ONCE)]
+    await harness.maintenance.start(entries, EXTERNAL, [EXTERNAL])
+    harness.gateway.rate_limit = RateLimit(100_000)
+    order: list[str] = []
+
+    async def ask(name: str, request: bytes, source: IPv4Address = C1) -> None:
+        assert (await exchange(request, source=source)).status == 200
+        order.append(name)
+
+    async def ask_until_listed() -> None:
+        while order.count("list") < 3:
+            await ask("other", call("GetExternalIPAddress"), C2)
+
+    async with asyncio.timeout(HANG):
+        await asyncio.gather(ask_until_listed(), *(ask("list", asked) for _ in range(3)))
+    assert order.index("list") > 5

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from igd.operator.admin_client import MAPPINGS, NAME, STATUS, get
-from igd.operator.admin_socket import AdminSocket
-from tests.gateway_harness import GatewayHarness, map_port
+from igd.operator.admin_socket import WRITTEN_AT_ONCE, AdminSocket
+from tests.gateway_harness import GatewayHarness, entry, map_port
 
 SHOWN: dict[str, object] = {
     "external_address": None,
@@ -51,6 +51,13 @@ async def test_mappings_and_status_are_served(tmp_path: Path, harness: GatewayHa
     (mapping,) = await fetched(tmp_path, MAPPINGS)
     assert (mapping["external_port"], mapping["description"], mapping["lease"]) == (8043, "a\x1b\nü", 300)
     assert await fetched(tmp_path, STATUS) == SHOWN
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("count", [WRITTEN_AT_ONCE, 2 * WRITTEN_AT_ONCE + 1])
+async def test_a_list_that_is_written_in_pieces(tmp_path: Path, harness: GatewayHarness, count: int) -> None:
+    await harness.maintenance.start([entry(port) for port in range(2000, 2000 + count)], None, [])
+    assert [each["external_port"] for each in await fetched(tmp_path, MAPPINGS)] == list(range(2000, 2000 + count))
 
 
 @pytest.mark.usefixtures("admin")

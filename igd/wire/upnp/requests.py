@@ -1,6 +1,6 @@
 """How each action is answered: the request that it makes of the gateway, and the values that the reply becomes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, NamedTuple, NoReturn
@@ -266,11 +266,8 @@ def _listing(reply: MappingList) -> Values:
     return (xml.fragment((_LISTING, tuple(elements))),)
 
 
-def joined_listings(listings: Sequence[str]) -> Iterator[str]:
-    """Yield, in pieces, the listing with the entries of these."""
+def split_listing(listing: str) -> tuple[str, str, str]:
+    """Return start tag, entries and end tag of a listing: between the tags there may also be the entries of several."""
     end = f"</{_LISTING.name}>"
-    begin = listings[0][: listings[0].index(">") + 1]
-    yield begin
-    for each in listings:
-        yield each.removeprefix(begin).removesuffix(end)
-    yield end
+    begin = listing[: listing.index(">") + 1]
+    return begin, listing[len(begin) : -len(end)], end

@@ -22,7 +22,7 @@ _XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
 """The media types of a request that may leave the name of the action to its body."""
 
 _PLACE = "listing"
-"""Stands where a long text will; no name of the standard's contains it in small letters."""
+"""Is replaced by a long text; no name of the standard's contains it in small letters."""
 
 Arguments = Mapping[str, str]
 """The text of each argument by its name."""
@@ -112,13 +112,10 @@ def encode_response(call: Call, outputs: Arguments) -> bytes:
     return _envelope((tag, tuple(outputs.items())))
 
 
-def encode_listing(call: Call, name: str, listing: Iterable[str]) -> list[bytes]:
-    """Return, in pieces, the body of a response with one out-argument: a CDATA section of XML that was written before.
-
-    To handle megabytes in one piece takes milliseconds.
-    """
-    begin, end = encode_response(call, {name: xml.CData(_PLACE)}).split(_PLACE.encode())
-    return [begin, *(piece.encode() for piece in listing), end]
+def encode_listing(call: Call, name: str, parts: Iterable[bytes]) -> list[bytes]:
+    """Return the parts of a response's body: its out-argument is a CDATA section of XML that was written in `parts`."""
+    before, _, after = encode_response(call, {name: xml.CData(_PLACE)}).partition(_PLACE.encode())
+    return [before, *parts, after]
 
 
 def encode_error(error: UPnPError) -> bytes:

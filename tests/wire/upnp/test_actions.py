@@ -47,7 +47,7 @@ from igd.wire.upnp.devices import (
     WAN_IPV6_FIREWALL_CONTROL,
     Service,
 )
-from igd.wire.upnp.requests import Parties, joined_listings
+from igd.wire.upnp.requests import Parties, split_listing
 from igd.wire.upnp.soap import Arguments, Call, UPnPError
 from igd.wire.upnp.xml import Element, parse
 
@@ -702,7 +702,7 @@ def test_beyond_the_last_entry_is_713() -> None:
 def listed(reply: MappingList) -> tuple[Element, ...]:
     service, asked = call("GetListOfPortMappings", LIST)
     ((name, listing),) = decode(service, asked, PARTIES).answer(reply).items()
-    response = parse(b"".join(soap.encode_listing(asked, name, [listing])))
+    response = parse(b"".join(soap.encode_listing(asked, name, [listing.encode()])))
     (written,) = response.children[0].children[0].children
     assert written.name == "NewPortListing"
     assert written.text == listing
@@ -732,7 +732,10 @@ def test_a_list_in_pieces_is_the_list() -> None:
         invocation.answer(MappingList(each))["NewPortListing"]
         for each in (MAPPINGS.mappings, MAPPINGS.mappings[:1], MAPPINGS.mappings[1:3], MAPPINGS.mappings[3:])
     )
-    assert "".join(joined_listings(pieces)) == "".join(joined_listings([whole])) == whole
+    begin, entries, end = split_listing(whole)
+    assert begin + entries + end == whole
+    assert [split_listing(piece)[0] for piece in pieces] == [begin] * 3
+    assert "".join(split_listing(piece)[1] for piece in pieces) == entries
     assert [entry.children[1].text for entry in listed(MAPPINGS)] == ["8043", "8044", "9000", "9001"]
 
 
@@ -754,7 +757,7 @@ def test_an_entry_of_a_list() -> None:
 def test_a_list_is_written_as_cdata_which_miniupnpc_needs() -> None:
     called = call("GetListOfPortMappings", LIST)
     ((name, listing),) = answered(called, MAPPINGS).items()
-    response = b"".join(soap.encode_listing(called[1], name, [listing]))
+    response = b"".join(soap.encode_listing(called[1], name, [listing.encode()]))
     assert b"<NewPortListing><![CDATA[<p:PortMappingList " in response
 
 
