@@ -40,7 +40,7 @@ READY_SECONDS = 60.0
 """How long a gateway may take to start."""
 
 _SOURCES = Path(__file__).parents[1]
-_PYTHON = ("env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m")
+PYTHON = ("env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m")
 
 _FIRST_FILLED_PORT = 6000
 
@@ -134,7 +134,7 @@ def start_seconds(lab: Lab, store: Path) -> float:
 @contextmanager
 def _started(lab: Lab, store: Path, config: str = "") -> Iterator[Process]:
     lab.srv.write("/etc/igd/wg0.toml", _IGD_CONFIG.format(store=store) + config)
-    with lab.srv.start(*_PYTHON, "igd", "run", "wg0") as process:
+    with lab.srv.start(*PYTHON, "igd", "run", "wg0") as process:
         process.wait_for("ready for", READY_SECONDS)
         yield process
     for line, times in Counter(line for line in process.lines if not line.startswith("INFO")).items():
@@ -163,7 +163,7 @@ def miniupnpd(lab: Lab) -> Iterator[Gateway]:
 def floor(lab: Lab) -> Iterator[Gateway]:
     """Run what gives every request the same answer at once."""
     control = Control(8080, "/", 8080)
-    with lab.srv.start(*_PYTHON, "benchmarks.fixed_answer", GATEWAY, str(control.port)) as process:
+    with lab.srv.start(*PYTHON, "benchmarks.fixed_answer", GATEWAY, str(control.port)) as process:
         process.wait_for("listening", READY_SECONDS)
         yield Gateway("floor", lab, process.pid, control)
 
@@ -239,13 +239,13 @@ def _rule_message(kind: int, *parts: bytes) -> Message:
     return nft_message(kind, NFPROTO_INET, *parts, flags=flags)
 
 
-def write_store(lab: Lab, store: Path, count: int) -> None:
+def write_store(lab: Lab, store: Path, count: int, description: str = "benchmark") -> None:
     """Leave what igd would have left that held this many mappings of c1."""
     peer = next(line.split()[0] for line in _allowed_ips(lab) if f"{CLIENT}/32" in line)
     lease = Lease(clock.boottime() + LEASE_SECONDS)
     leases = LeaseStore(store, clock.moment)
     try:
-        leases.save([Change(None, Entry(_mapping(number, peer), lease)) for number in range(count)])
+        leases.save([Change(None, Entry(_mapping(number, peer, description), lease)) for number in range(count)])
     finally:
         leases.close()
 
@@ -254,9 +254,9 @@ def _allowed_ips(lab: Lab) -> Sequence[str]:
     return lab.srv.run("wg", "show", "wg0", "allowed-ips").stdout.splitlines()
 
 
-def _mapping(number: int, peer: str) -> PortMapping:
+def _mapping(number: int, peer: str, description: str) -> PortMapping:
     protocol, port = filled(number)
-    return PortMapping(protocol, port, Endpoint(IPv4Address(CLIENT), port), peer, "benchmark")
+    return PortMapping(protocol, port, Endpoint(IPv4Address(CLIENT), port), peer, description)
 
 
 # A daemon, which leaves no handle

@@ -4,7 +4,6 @@ Beside Debian's miniupnpd, which has the first action, and lists the mappings of
 """
 
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,18 +21,12 @@ MINIUPNPD_HELD = (10, 1_000)
 
 READINGS = 300
 LISTING_SECONDS = 8.0
-PAUSE = 0.005  # seconds between two requests of the other peer
+LISTERS = (1, 8)
+"""How many connections of one peer list at the same time."""
 
-LIST = Action(
-    "GetListOfPortMappings",
-    {
-        "NewStartPort": 1,
-        "NewEndPort": 65535,
-        "NewProtocol": "TCP",
-        "NewManage": 0,
-        "NewNumberOfPorts": 0,
-    },
-)
+LONGEST = "\u00e9&" * 128
+"""A description as long as igd takes it, and longer as XML."""
+PAUSE = 0.005  # seconds between two requests of the other peer
 
 
 def main() -> None:
@@ -42,7 +35,7 @@ def main() -> None:
     for held in HELD:
         with _igd(held) as gateway:
             ours = [_entry(gateway, index) for index in (0, held - 1)]
-        theirs = []
+        theirs: list[Series] = []
         if held in MINIUPNPD_HELD:
             with Lab() as lab, gateways.miniupnpd(lab) as gateway:
                 gateways.fill(gateway, held)
@@ -55,15 +48,18 @@ def main() -> None:
             )
     head = ("entry", "igd, ms", "miniupnpd, ms", "ratio", "")
     print(figures.table("GetGenericPortMappingEntry", head, rows))
-    with _igd(HELD[-1]) as gateway:
-        _beside_lists(gateway)
+    for description in ("benchmark", LONGEST):
+        with _igd(HELD[-1], description) as gateway:
+            print(f"Descriptions of {len(description)} characters.")
+            for connections in LISTERS:
+                _beside_lists(gateway, connections)
 
 
 @contextmanager
-def _igd(held: int) -> Iterator[Gateway]:
+def _igd(held: int, description: str = "benchmark") -> Iterator[Gateway]:
     with tempfile.TemporaryDirectory() as folder, Lab() as lab:
         store = Path(folder) / "leases"
-        gateways.write_store(lab, store, held)
+        gateways.write_store(lab, store, held, description)
         with gateways.igd(lab, store) as gateway:
             yield gateway
 
@@ -73,24 +69,23 @@ def _entry(gateway: Gateway, index: int) -> Series:
     return Series(tuple(soap.ask(gateway.lab.c1, gateway.control, action) for _ in range(READINGS)))
 
 
-def _beside_lists(gateway: Gateway) -> None:
-    """Print how long requests of c2's take alone, and while c1 lists all its mappings again and again."""
-    lists: list[float] = []
-    stopped = threading.Event()
-
-    def list_again() -> None:
-        while not stopped.is_set():
-            lists.append(soap.ask(gateway.lab.c1, gateway.control, LIST))
-
+def _beside_lists(gateway: Gateway, connections: int) -> None:
+    """Print how long requests of c2's take alone, and while c1 lists by so many connections all the time."""
     alone = _others(gateway)
-    listing = threading.Thread(target=list_again)
-    listing.start()
-    beside = _others(gateway)
-    stopped.set()
-    listing.join()
-    print(f"Another peer's GetExternalIPAddress, ms: {alone.shown(1e3)} alone, {beside.shown(1e3)} beside lists")
-    worst = sorted(beside.values)[int(len(beside.values) * 0.99)] - alone.median
-    print(f"99 of 100 were delayed by less than {worst * 1e3:.1f} ms; a list took {Series(tuple(lists)).shown(1e3)} ms")
+    seconds = str(LISTING_SECONDS + 1)
+    with gateway.lab.c1.start(*gateways.PYTHON, "benchmarks.lister", str(connections), seconds) as lister:
+        lister.wait_for("listing")
+        beside = _others(gateway)
+        listed = lister.wait_for("listed (.*)")[1]
+    print(f"{connections} at a time. Another peer's GetExternalIPAddress, ms:")
+    print(f"    alone {alone.shown(1e3)}, beside lists {beside.shown(1e3)}; a list takes {listed}")
+    median, most = (each - alone.median for each in (beside.median, _percentile(beside, 99)))
+    print(f"    half were delayed by {median * 1e3:.1f} ms, 99 of 100 by less than {most * 1e3:.1f}")
+    print(f"    alone, 99 of 100 were delayed by less than {(_percentile(alone, 99) - alone.median) * 1e3:.1f}")
+
+
+def _percentile(series: Series, percent: int) -> float:
+    return sorted(series.values)[len(series.values) * percent // 100]
 
 
 def _others(gateway: Gateway) -> Series:

@@ -69,7 +69,7 @@ def delete(protocol: str, port: int) -> Action:
 
 def ask(client: Host, control: Control, action: Action) -> float:
     """Ask from a client, and give the seconds from before connect to the end of the answer; OSError unless granted."""
-    request = _request(control, action)
+    request = encode(control, action)
     with client.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)
         start = time.perf_counter()
@@ -99,7 +99,8 @@ def _complete(received: bytes) -> bool:
     return bool(blank_line) and length is not None and len(body) >= int(length[1])
 
 
-def _request(control: Control, action: Action) -> bytes:
+def encode(control: Control, action: Action) -> bytes:
+    """Return the request as it is sent."""
     arguments = "".join(f"<{name}>{value}</{name}>" for name, value in action.arguments.items())
     body = _ENVELOPE.format(action=action.name, service=_SERVICE, arguments=arguments)
     head = _HEAD.format(

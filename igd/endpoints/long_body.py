@@ -8,7 +8,7 @@ from aiohttp.payload import Payload
 
 from igd.turns import pieces
 
-SENT_AT_ONCE = 8
+SENT_AT_ONCE = 16
 """How many parts are sent before other requests get their turn. Each has the mappings that were written at once."""
 
 

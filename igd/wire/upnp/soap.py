@@ -22,7 +22,7 @@ _XML_TYPES = {"text/xml", "application/xml", "application/soap+xml"}
 """The media types of a request that may leave the name of the action to its body."""
 
 _PLACE = "listing"
-"""Is replaced by a long text; no name of the standard's contains it in small letters."""
+"""Stands where a long text will; no name of the standard's contains it in small letters."""
 
 Arguments = Mapping[str, str]
 """The text of each argument by its name."""
