@@ -223,6 +223,7 @@ _TO_VERSION_2 = (
     "INSERT INTO state SELECT began - boottime + wall, address FROM state_3",
     "UPDATE lease SET expires = expires - (SELECT boottime FROM state_3) + (SELECT wall FROM state_3)",
     "DROP TABLE state_3",
+    "ALTER TABLE lease DROP COLUMN unique_id",
     "DROP TABLE hold_down",
     "PRAGMA user_version = 2",
     "PRAGMA application_id = 0",
