@@ -122,7 +122,8 @@ class Connection(asyncio.BufferedProtocol):
         """Have aiohttp answer with this error."""
         assert self._responder is not None
         self._request = None
-        self._responder.refusal = error
+        # its frames refer to this connection: without this, the body stays until garbage is collected
+        self._responder.refusal = error.with_traceback(None)
         self._responder.data_received(_REFUSED if error.is_sent else _REFUSED_WHILE_SENT)
 
     def pause_writing(self) -> None:

@@ -90,7 +90,7 @@ def read_head(octets: bytes, own: tuple[str, int]) -> Head:
             head.headers[b"host"] = authority or _host(own)
         _check_coding(head.headers.pop(b"content-encoding", b""))
     except HttpError as error:
-        head.error = error
+        head.error = error.with_traceback(None)  # its frames refer to this head
     return head
 
 
