@@ -183,7 +183,7 @@ class Gateway:
         found: Peer | Refusal = peer
         if isinstance(request, ChangeRequest):
             found = await self._identify(source, self._read_and_follow())
-        if isinstance(found, Peer) and protocol and protocol not in self.policies.of(found.public_key).protocols:
+        if isinstance(found, Peer) and protocol and not self.policies.may_use(found.public_key, protocol):
             reply: Reply = Refusal.PROTOCOL_FORBIDDEN
         else:
             reply = found if isinstance(found, Refusal) else await self._decide(found, source, request)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, collapse_addresses
 
-from igd.core.mapping import TransportProtocol
+from igd.core.mapping import ControlProtocol, TransportProtocol
 from igd.core.peers import Peer, Peers
 from igd.core.policy import Policy
 from igd.core.reserved_ports import Reservation
@@ -36,6 +36,10 @@ class Policies:
     def of(self, public_key: str) -> Policy:
         """Return the policy of a peer."""
         return self.by_peer.get(public_key, self.default)
+
+    def may_use(self, public_key: str, protocol: ControlProtocol) -> bool:
+        """Return whether a peer may make requests by this protocol."""
+        return protocol in self.of(public_key).protocols
 
     def name_of(self, public_key: str) -> str:
         """Return the name of a peer; "" if it has none."""

@@ -93,7 +93,7 @@ class Discovery(UdpServer):
         return [address for peer in live if self._may_use(peer) for address in peer.addresses]
 
     def _may_use(self, peer: Peer) -> bool:
-        return ControlProtocol.UPNP in self._gateway.policies.of(peer.public_key).protocols
+        return self._gateway.policies.may_use(peer.public_key, ControlProtocol.UPNP)
 
     async def _announce_to(self, addresses: Iterable[Address], message: Message) -> None:
         for address in addresses:

@@ -127,4 +127,4 @@ class _Announcer:
     def _users(self, protocol: ControlProtocol, peers: Iterable[Peer]) -> set[str]:
         """Return the public keys of those of the peers that may use this protocol."""
         keys = (peer.public_key for peer in peers)
-        return {key for key in keys if protocol in self._gateway.policies.of(key).protocols}
+        return {key for key in keys if self._gateway.policies.may_use(key, protocol)}

@@ -100,7 +100,7 @@ class Subscriptions:
         A new one gets its first event after `begin`.
         """
         wanted = gena.decode_subscribe(headers, source)
-        if ControlProtocol.UPNP not in self._gateway.policies.of(peer.public_key).protocols:
+        if not self._gateway.policies.may_use(peer.public_key, ControlProtocol.UPNP):
             raise gena.GenaError(403, Refusal.PROTOCOL_FORBIDDEN.value)
         expires = self._gateway.clock() + wanted.seconds
         if isinstance(wanted, gena.Renew):
