@@ -1,30 +1,16 @@
 """What clients send otherwise than the standards say is served through HTTP, or refused with a reason and no change."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from igd.core.mapping import TransportProtocol
-from igd.endpoints.upnp_http import UPnPHttp
 from igd.wire.upnp import soap
-from tests.endpoints.http_client import CONTROL, PORT, WIC, Answer, connected, envelope, exchange, get, parsed, serving
+from tests.endpoints.http_client import CONTROL, PORT, WIC, Answer, connected, envelope, exchange, get, parsed
 from tests.endpoints.test_upnp_http import ADD
 from tests.gateway_harness import SERVER, GatewayHarness
 
 BODY = envelope("AddPortMapping", ADD)
 ACTION = f'SOAPAction: "{WIC}#AddPortMapping"'
 XML = "Content-Type: text/xml"
-
-
-@pytest.fixture
-async def harness() -> GatewayHarness:
-    return await GatewayHarness(rate=100).start()
-
-
-@pytest.fixture
-async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    async with serving(harness) as server:
-        yield server
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]

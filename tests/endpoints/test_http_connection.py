@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -22,21 +21,7 @@ from tests.endpoints.http_client import (
     get,
     head,
     parsed,
-    serving,
 )
-from tests.gateway_harness import GatewayHarness
-
-
-@pytest.fixture
-async def harness() -> GatewayHarness:
-    return await GatewayHarness(rate=100).start()
-
-
-@pytest.fixture
-async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    async with serving(harness) as server:
-        yield server
-
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
 

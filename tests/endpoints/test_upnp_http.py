@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, ip_interface
 
 import pytest
@@ -33,7 +32,6 @@ from tests.endpoints.http_client import (
     head,
     http_for,
     parsed,
-    serving,
     subscriptions_for,
 )
 from tests.gateway_harness import C1, C2, EXTERNAL, SERVER, GatewayHarness, entry, map_port
@@ -52,17 +50,6 @@ ADD = {
     "NewPortMappingDescription": "<b>&",
     "NewLeaseDuration": "300",
 }
-
-
-@pytest.fixture
-async def harness() -> GatewayHarness:
-    return await GatewayHarness(rate=100).start()
-
-
-@pytest.fixture
-async def server(harness: GatewayHarness) -> AsyncIterator[UPnPHttp]:
-    async with serving(harness) as server:
-        yield server
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("server")]
