@@ -6,7 +6,6 @@ import functools
 import gc
 import logging
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 
@@ -27,13 +26,8 @@ log = logging.getLogger(__name__)
 OnReady = Callable[[], None]
 
 
-SWITCH_SECONDS = 0.0005
-"""How long another thread, which writes a long list or sweeps flows, may keep the one that answers requests waiting."""
-
-
 def run(instance: Instance, config: Config, on_ready: OnReady | None = None) -> None:
     """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError."""
-    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_serve_until_signalled(instance, config, on_ready))
 
 

@@ -29,10 +29,10 @@ OLD, NEW = "61.61.61.1", "61.61.61.2"
 CONFIG = f'external_interface = "wan"\n[limits]\nsubscriptions_per_peer = {EACH}\n'
 
 LATE = 10.0
-"""Seconds. The living hear of a mapping within 0.2 s, and of another address within 1.1 s."""
+"""Seconds. The living hear of mappings within 0.7 s, and of another address within 1.1 s, on a busy machine."""
 
 SLOW = 5.0
-"""Seconds. The other peer's answers take up to 0.07 s, as they do without subscribers."""
+"""Seconds. The other peer's answers take up to 0.5 s on a busy machine, where this test itself delays them."""
 
 GROWTH = 20_000
 """KB that deliveries may add to the memory of igd; they add 1,500."""

@@ -24,8 +24,8 @@ REFUSALS: dict[Refusal, tuple[int, str]] = {
     Refusal.PROTOCOL_FORBIDDEN: (606, "Action not authorized"),
     Refusal.FORBIDDEN: (606, "Action not authorized"),
     Refusal.NO_PINHOLES: (606, "Action not authorized"),
-    # Besides 501, the only code on which libtorrent tries again.
     Refusal.STATIC: (606, "Action not authorized"),
+    # Besides 501, the only code on which libtorrent tries again.
     Refusal.CONFLICT: (718, "ConflictInMappingEntry"),
     Refusal.OTHER_NONCE: (718, "ConflictInMappingEntry"),
     Refusal.TOO_MANY_REMOTES: (501, "Action Failed"),
