@@ -13,7 +13,9 @@ ENDPOINT = "60.60.60.1:51820"
 # must work there.
 _AS_THE_KERNELS = (
     "PostUp = ip link set %i multicast off",
-    "PostUp = ip link set dev %i addrgenmode none",  # no other comes when the link goes down and up
+    "PostUp = ip link set dev %i addrgenmode none",
+    # nor does one come when IPv6 is switched off and on, or the MTU has been too small for it
+    "PostUp = echo 1 >/proc/sys/net/ipv6/conf/default/addr_gen_mode",
     "PostUp = ip -6 address flush dev %i scope link",
 )
 
