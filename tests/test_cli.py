@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from igd import VERSION, cli
+from igd.commands.command import FAILED, MISUSED, OK
 from igd.firewall import kernel
 from igd.firewall.backend import FirewallError
 from igd.firewall.site import MARK
@@ -79,7 +80,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_wrong_usage_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert run(monkeypatch, *arguments) == cli.MISUSED
+    assert run(monkeypatch, *arguments) == MISUSED
     assert "usage: igd" in capsys.readouterr().err
 
 
@@ -97,16 +98,16 @@ def test_check_prints_the_whole_configuration(
 
 def test_check_warns_about_the_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("igd.process.host_check.host_warnings", lambda *_: ["no IPv4 default route"])
-    assert run(monkeypatch, "check") == cli.OK
+    assert run(monkeypatch, "check") == OK
     assert "default route" not in capsys.readouterr().err, "the defaults are of no host"
-    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert run(monkeypatch, "check", "wg0") == OK
     assert capsys.readouterr().err.endswith("igd: warning: no IPv4 default route\n")
 
     def fail(*_: object) -> list[str]:
         raise OSError("too many open files")
 
     monkeypatch.setattr("igd.process.host_check.host_warnings", fail)
-    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert run(monkeypatch, "check", "wg0") == OK
     assert capsys.readouterr().err.endswith("igd: warning: this host cannot be examined: too many open files\n")
 
 
@@ -151,9 +152,9 @@ def test_check_reads_a_file_in_the_current_directory(
     monkeypatch.chdir(tmp_path / "here")
     assert run(monkeypatch, "check", "mine") == 0
     assert "http_port = 5000\n" in capsys.readouterr().out
-    assert run(monkeypatch, "check", "yours.toml") == cli.MISUSED
+    assert run(monkeypatch, "check", "yours.toml") == MISUSED
     assert capsys.readouterr().err == f"igd: {tmp_path}/here/yours.toml: No such file or directory\n"
-    assert run(monkeypatch, "check", "a b") == cli.MISUSED
+    assert run(monkeypatch, "check", "a b") == MISUSED
     assert capsys.readouterr().err.startswith("igd: 'a b' is not an interface name")
 
 
@@ -172,10 +173,10 @@ def test_a_private_external_address_is_allowed_with_a_warning(
 ) -> None:
     (tmp_path / "wg0.toml").write_text(f'external_address = "{address}"', encoding="utf-8")
     sentence = f"external_address {address} is not a public address, and clients refuse such addresses"
-    assert run(monkeypatch, "check", "wg0") == cli.OK
+    assert run(monkeypatch, "check", "wg0") == OK
     assert (f"igd: warning: {sentence}" in capsys.readouterr().err) is not public
     with Instance("wg0").lock():
-        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+        assert run(monkeypatch, "run", "wg0") == FAILED
     assert any(message.startswith(sentence) for message in caplog.messages) is not public
 
 
@@ -184,7 +185,7 @@ def test_the_way_out_is_not_the_wireguard_interface(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "wg0.toml").write_text('external_interface = "wg0"', encoding="utf-8")
-    assert run(monkeypatch, command, "wg0") == cli.MISUSED
+    assert run(monkeypatch, command, "wg0") == MISUSED
     assert "wg0.toml: external_interface: 'wg0': this is the WireGuard interface itself" in capsys.readouterr().err
 
 
@@ -194,7 +195,7 @@ def test_an_invalid_configuration_exits_with_2_and_prints_a_line_per_error(
 ) -> None:
     path = tmp_path / "wg0.toml"
     path.write_text("http_port = 0\nnonsense = 1", encoding="utf-8")
-    assert run(monkeypatch, *(argument.format(path=path) for argument in arguments)) == cli.MISUSED
+    assert run(monkeypatch, *(argument.format(path=path) for argument in arguments)) == MISUSED
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"igd: {path}: ") for line in lines)
@@ -203,7 +204,7 @@ def test_an_invalid_configuration_exits_with_2_and_prints_a_line_per_error(
 def test_a_configuration_named_on_the_command_line_must_exist(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "none")) == cli.MISUSED
+    assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "none")) == MISUSED
     assert "No such file" in capsys.readouterr().err
 
 
@@ -216,7 +217,7 @@ def test_an_unreadable_directory_is_not_treated_as_empty(
     importlib.import_module("igd.process.background")  # that user may be unable to read Python's files
     os.seteuid(65534)
     try:
-        assert run(monkeypatch, "run", "wg0") == cli.MISUSED
+        assert run(monkeypatch, "run", "wg0") == MISUSED
     finally:
         os.seteuid(0)
     assert "wg0.toml: user nobody may not enter /" in capsys.readouterr().err
@@ -230,7 +231,7 @@ def test_an_error_becomes_the_status_of_the_service(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        assert run(monkeypatch, "run", "wg0") == cli.MISUSED
+        assert run(monkeypatch, "run", "wg0") == MISUSED
         first, _ = capsys.readouterr().err.splitlines()
         assert systemd.recv(4096).decode() == f"STATUS={first.removeprefix('igd: ')}"
 
@@ -241,15 +242,15 @@ def test_a_file_that_is_not_read_is_logged(
     (tmp_path / "wg0.conf").touch()
     (tmp_path / "given").touch()
     with Instance("wg0").lock():
-        assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "given")) == cli.FAILED
+        assert run(monkeypatch, "run", "wg0", "--config", str(tmp_path / "given")) == FAILED
         assert caplog.messages == []
-        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+        assert run(monkeypatch, "run", "wg0") == FAILED
     assert [message.partition(":")[0] for message in caplog.messages] == [f"{tmp_path}/wg0.conf is not read"]
 
 
 def test_a_second_instance_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with Instance("wg0").lock():
-        assert run(monkeypatch, "run", "wg0") == cli.FAILED
+        assert run(monkeypatch, "run", "wg0") == FAILED
     assert capsys.readouterr().err == f"igd: wg0: another igd (process {os.getpid()}) serves it already\n"
 
 
@@ -257,7 +258,7 @@ def test_a_second_instance_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_query_without_a_daemon_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    assert run(monkeypatch, command, "wg0") == cli.FAILED
+    assert run(monkeypatch, command, "wg0") == FAILED
     output = capsys.readouterr()
     assert output.err.startswith("igd: igd is not running for wg0")
     assert output.out == ""
@@ -271,9 +272,9 @@ def test_a_query_says_what_the_daemon_waits_for(
     with instance.lock():
         for missing, reason in (("wg0 to be up", "igd waits for wg0 to be up"), ("", "igd is starting for wg0")):
             instance.report_waiting(missing)
-            assert run(monkeypatch, command, "wg0") == cli.FAILED
+            assert run(monkeypatch, command, "wg0") == FAILED
             assert capsys.readouterr() == ("", f"igd: {reason}\n")
-    assert run(monkeypatch, command, "wg0") == cli.FAILED
+    assert run(monkeypatch, command, "wg0") == FAILED
     assert capsys.readouterr().err.startswith("igd: igd is not running for wg0")
 
 
@@ -284,7 +285,7 @@ def test_what_the_daemon_waits_for_does_not_control_the_terminal(
     instance = Instance("wg0")
     with instance.lock():
         (instance.runtime_directory / "lock").write_bytes(b"1\n\x1b[2J\xff" + b"x" * 1_000_000)
-        assert run(monkeypatch, "list", "wg0") == cli.FAILED
+        assert run(monkeypatch, "list", "wg0") == FAILED
     error = capsys.readouterr().err
     assert error.startswith("igd: igd waits for \\x1b[2J")
     assert len(error) < 10_000
@@ -345,7 +346,7 @@ def test_another_user_is_told_who_may_stop(
                 pass
         os.seteuid(64000)
         try:
-            assert run(monkeypatch, "stop", "wg0") == cli.FAILED
+            assert run(monkeypatch, "stop", "wg0") == FAILED
         finally:
             os.seteuid(0)
     assert capsys.readouterr() == ("", "igd: only root and its own user may stop the igd of wg0: sudo igd stop wg0\n")
@@ -368,5 +369,5 @@ def test_a_failed_cleanup_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: p
         raise FirewallError("not permitted")
 
     monkeypatch.setattr(kernel, "remove_everything", fail)
-    assert run(monkeypatch, "stop", "wg0") == cli.FAILED
+    assert run(monkeypatch, "stop", "wg0") == FAILED
     assert capsys.readouterr().err == "igd: wg0: not permitted\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from igd import cli
+from igd.commands.command import FAILED, OK
 from igd.operator import admin_client
 from igd.operator.admin_client import NAME, STATUS, get
 
@@ -148,7 +149,7 @@ def test_nothing_of_an_answer_controls_the_terminal(
     more: tuple[str, ...],
 ) -> None:
     with answering(tmp_path / NAME, [HEAD + b"\r\n" + json.dumps(answer).encode()]):
-        assert igd(command, "wg0", *more) == cli.OK
+        assert igd(command, "wg0", *more) == OK
     printed = capsys.readouterr().out
     assert printed.replace("\n", "").isprintable()
     assert len(printed) < 20_000
@@ -161,7 +162,7 @@ def test_an_answer_of_another_form_is_an_error(
 ) -> None:
     with answering(tmp_path / NAME, [HEAD + b"\r\n" + answer.encode()]):
         status = igd(command, "wg0")
-    assert status == cli.FAILED or (command, answer) == ("list", "{}")
+    assert status == FAILED or (command, answer) == ("list", "{}")
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -169,5 +170,5 @@ def test_a_reason_that_the_daemon_gives_does_not_control_the_terminal(
     tmp_path: Path, igd: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(tmp_path / NAME, [b"HTTP/1.1 500 \x1b[2J\r\n\r\n"]):
-        assert igd("list", "wg0") == cli.FAILED
+        assert igd("list", "wg0") == FAILED
     assert capsys.readouterr().err == "igd: the igd of wg0 does not answer: response 500 \\x1b[2J\n"

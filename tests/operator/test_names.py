@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd import cli
+from igd.commands.command import FAILED, MISUSED, OK
 from igd.config import Config, ConfigError, load, parse
 from igd.operator.names import add, named
 from tests.operator.test_wg_quick import INTERFACE, KEY, OTHER, SECRET
@@ -165,7 +166,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_names_are_printed_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: Path, path: Path
 ) -> None:
-    assert run(monkeypatch, "--from", source, "--config", path) == cli.OK
+    assert run(monkeypatch, "--from", source, "--config", path) == OK
     printed = capsys.readouterr()
     assert tomllib.loads(printed.out) == {"peers": {"laptop": {"public_key": KEY}}}
     assert printed.err == ""
@@ -175,10 +176,10 @@ def test_names_are_printed_and_nothing_is_written(
 def test_names_are_written_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: Path, path: Path
 ) -> None:
-    assert run(monkeypatch, "--from", source, "--config", path, "--write") == cli.OK
+    assert run(monkeypatch, "--from", source, "--config", path, "--write") == OK
     assert f"added to {path}; restart igd" in capsys.readouterr().out
     written = path.read_bytes()
-    assert run(monkeypatch, "--from", source, "--config", path, "--write") == cli.OK
+    assert run(monkeypatch, "--from", source, "--config", path, "--write") == OK
     assert capsys.readouterr().err == f"igd: every peer of {source} has its section in {path}\n"
     assert path.read_bytes() == written
 
@@ -187,7 +188,7 @@ def test_a_file_without_comments_is_an_error_with_what_to_write(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: Path, path: Path
 ) -> None:
     source.write_text(conf(("", KEY)))
-    assert run(monkeypatch, "--from", source, "--config", path, "--write") == cli.FAILED
+    assert run(monkeypatch, "--from", source, "--config", path, "--write") == FAILED
     assert capsys.readouterr().err.splitlines() == [
         f"igd: {source}: no comment above the [Peer] of {KEY} names it",
         f'igd: {source}: write a line such as "# laptop" above [Peer]',
@@ -198,7 +199,7 @@ def test_a_file_without_comments_is_an_error_with_what_to_write(
 def test_a_missing_file_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Path
 ) -> None:
-    assert run(monkeypatch, "--from", path, "--config", path) == cli.FAILED
+    assert run(monkeypatch, "--from", path, "--config", path) == FAILED
     assert capsys.readouterr().err == f"igd: {path}: No such file or directory; --from FILE names wg-quick's file\n"
 
 
@@ -207,6 +208,6 @@ def test_an_invalid_configuration_is_an_error(
 ) -> None:
     path.parent.mkdir()
     path.write_text("http_port = 0\n")
-    assert run(monkeypatch, "--from", source, "--config", path, "--write") == cli.MISUSED
+    assert run(monkeypatch, "--from", source, "--config", path, "--write") == MISUSED
     assert capsys.readouterr().err.startswith(f"igd: {path}: http_port: 0: must be")
     assert path.read_text() == "http_port = 0\n"
