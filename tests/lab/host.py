@@ -40,7 +40,8 @@ ip link set lo up
 echo ready
 exec env --ignore-signal=CHLD cat > /dev/null 2>&1
 """
-_NAMESPACES = ("--net", "--mount", "--uts")
+_NAMESPACES = {"--net": "net", "--mount": "mnt", "--uts": "uts"}
+"""Options of unshare and nsenter, and the files in /proc/PID/ns."""
 
 # Paths in this machine's /run and /var; a host has its own.
 _OF_THIS_MACHINE = {"XTABLES_LOCKFILE", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY"}
@@ -67,6 +68,13 @@ class Host:
     def pid(self) -> int:
         """A process in the host's namespaces (all but pid), as `ip link set dev X netns PID` wants it."""
         return self._holder.pid
+
+    @property
+    def _entrance(self) -> tuple[str, ...]:
+        """The options with which nsenter enters the host, and its root directory."""
+        holder = f"/proc/{self.pid}"
+        namespaces = (f"{option}={holder}/ns/{file}" for option, file in _NAMESPACES.items())
+        return (*namespaces, f"--root={holder}/root", f"--wd={holder}/root")
 
     @property
     def netns_path(self) -> Path:
@@ -148,10 +156,12 @@ class Host:
 
     def _spawn(self, argv: list[str], *, stdin: int, stderr: int) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if name not in _OF_THIS_MACHINE}
-        # The child is born in the pid namespace, so nsenter need not fork, and signals reach the program itself.
+        # The child is born in the pid namespace, so nsenter need not fork, and signals reach the program itself. It is
+        # given files and not --target=PID: its newer versions look for that number in the pid namespace first, where
+        # it may be their own.
         with joined(self.pid, "pid_for_children"):
             popen = subprocess.Popen(
-                ("nsenter", f"--target={self.pid}", *_NAMESPACES, "--root", "--wd=/", "--", *argv),
+                ("nsenter", *self._entrance, "--", *argv),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -41,6 +41,14 @@ def test_runs_a_command_in_its_own_namespaces(host: Host) -> None:
     assert host.run("false", check=False).returncode == 1
 
 
+def test_a_command_whose_number_is_that_of_the_holder_elsewhere_is_in_the_host(host: Host) -> None:
+    """The pid namespaces of machine and host number their processes separately."""
+    host.run("sh", "-c", f"echo {host.pid - 4} >/proc/sys/kernel/ns_last_pid")
+    ran = [host.run("sh", "-c", "echo $$; hostname; ls /sys/class/net").stdout.split() for _ in range(8)]
+    assert str(host.pid) in {number for number, *_ in ran}, "none had the number"
+    assert [rest for _, *rest in ran] == [["here", "lo"]] * 8
+
+
 def test_a_failure_shows_host_command_and_both_outputs(host: Host) -> None:
     with pytest.raises(CommandFailed) as failed:
         host.run("sh", "-c", "echo out; echo err >&2; exit 3")
