@@ -18,12 +18,17 @@ COMMANDS = {
 
 def main() -> None:
     """Run the given subcommand; exit with 0 (success), 1 (failure) or 2 (wrong usage or configuration)."""
-    parser = argparse.ArgumentParser(prog="igd", description="A port-mapping gateway for WireGuard servers.")
-    parser.add_argument("--version", action="version", version=f"igd {VERSION}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    arguments = parser().parse_args()
+    sys.exit(COMMANDS[arguments.command].run(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, from which manual page and completions are made."""
+    whole = argparse.ArgumentParser(prog="igd", description="A port-mapping gateway for WireGuard servers.")
+    whole.add_argument("--version", action="version", version=f"igd {VERSION}")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.purpose, description=command.purpose)
         for argument, options in command.arguments:
             subparser.add_argument(argument, **options)
-    arguments = parser.parse_args()
-    sys.exit(COMMANDS[arguments.command].run(arguments))
+    return whole

@@ -1,4 +1,4 @@
-"""The configuration in docs/operating.md for a client that sends only some of its traffic through the tunnel."""
+"""The configuration in docs/clients.md for a client that sends only some of its traffic through the tunnel."""
 
 import pytest
 

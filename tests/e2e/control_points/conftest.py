@@ -14,7 +14,7 @@ MULTICAST = "PostUp = ip link set %i multicast on"
 
 @pytest.fixture(scope="module")
 def served(root: None) -> Iterator[Lab]:
-    """Serve clients that are set up as docs/operating.md has it for programs that find no gateway.
+    """Serve clients that are set up as docs/clients.md has it for programs that find no gateway.
 
     Every test has ports of its own.
     """

@@ -1,6 +1,6 @@
 """Programs that map their own ports, and nmap's scripts; all begin at once, because each searches for seconds.
 
-In c1 they have what docs/operating.md advises. In c2 they show what it is good for: Syncthing runs without the flag
+In c1 they have what docs/clients.md advises. In c2 they show what it is good for: Syncthing runs without the flag
 MULTICAST, and Kubo with the flag, but without the network in `Address`.
 """
 
