@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, checking, peer_names, serving
+from igd.commands import asking, checking, peer_names, serving, streams
 
 COMMANDS = {
     "run": serving.RUN,
@@ -18,8 +18,12 @@ COMMANDS = {
 
 def main() -> None:
     """Run the given subcommand; exit with 0 (success), 1 (failure) or 2 (wrong usage or configuration)."""
+    sys.exit(streams.guarded(_run))
+
+
+def _run() -> int:
     arguments = parser().parse_args()
-    sys.exit(COMMANDS[arguments.command].run(arguments))
+    return COMMANDS[arguments.command].run(arguments)
 
 
 def parser() -> argparse.ArgumentParser:

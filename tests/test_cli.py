@@ -306,8 +306,8 @@ def test_mappings_are_listed_as_text_and_as_json(
     assert "10.100.0.2:80" in output
     assert "\x1b" not in output
     assert run(monkeypatch, "list", "wg0", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [MAPPING]
-    assert requested == [(directories / "run", admin_client.MAPPINGS)] * 2
+    assert json.loads(capsys.readouterr().out) == [{"interface": "wg0", **MAPPING}]
+    assert requested == [(directories / "run", "/mappings")] * 2
 
 
 def test_stop_cleans_up_even_without_a_daemon(

@@ -1,6 +1,7 @@
 """What all subcommands share: how they are described, their common arguments, output and exit statuses."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +25,19 @@ class Command(NamedTuple):
 
 
 def print_text(text: str) -> int:
-    """Print to standard output; return OK."""
+    """Print to standard output; return OK. OSError if it is closed."""
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
     sys.stdout.write(f"{text}\n")
     return OK
 
 
 def print_error(text: str, status: int) -> int:
-    """Print each line to standard error, after the program's name; return `status`."""
+    """Print each line to standard error, after the program's name; return `status`, also if nobody can read them."""
     from igd.operator.status import printable
 
-    sys.stderr.write("".join(f"igd: {printable(line)}\n" for line in text.splitlines()))
+    with contextlib.suppress(OSError):
+        sys.stderr.write("".join(f"igd: {printable(line)}\n" for line in text.splitlines()))
     return status
 
 

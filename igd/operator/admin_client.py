@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
 NAME = "admin.sock"
-STATUS = "/status"
-MAPPINGS = "/mappings"
 
 TIMEOUT_SECONDS = 30.0
 """The time limit of a whole answer."""
@@ -31,7 +29,7 @@ _CREDENTIALS = struct.Struct("=3i")  # struct ucred of unix(7): process, user, g
 
 
 def get(directory: Path, path: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the daemon's STATUS or MAPPINGS; `directory` is its runtime directory.
+    """Return what the daemon answers to GET for this path (admin_paths); `directory` is its runtime directory.
 
     OSError if it does not answer, or too much, or not in time.
     """

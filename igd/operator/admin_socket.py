@@ -10,7 +10,8 @@ from aiohttp import web
 
 from igd.endpoints.long_body import LongBody
 from igd.gateway import Gateway
-from igd.operator.admin_client import MAPPINGS, NAME, STATUS
+from igd.operator.admin_client import NAME
+from igd.operator.admin_paths import MAPPINGS, STATUS
 from igd.operator.status import mapping_as_json
 from igd.turns import pieces
 

@@ -33,12 +33,22 @@ def mapping_as_json(mapped: Mapped, name: str) -> dict[str, Any]:
 WIDEST = 100
 """The widest column: behind a longer cell, a row is not aligned."""
 
-_COLUMNS = ("PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
+COLUMNS = ("PROTOCOL", "EXTERNAL", "FROM", "INTERNAL", "LEASE", "PEER", "DESCRIPTION")
+
+Row = Sequence[str]
 
 
-def table(mappings: Iterable[dict[str, Any]]) -> str:
-    """Format mappings from `mapping_as_json` as lines for a terminal."""
-    return _aligned([_COLUMNS, *map(_row, mappings)])
+def table(mappings: Iterable[dict[str, Any]], *, with_interface: bool = False) -> str:
+    """Format mappings from `mapping_as_json` as lines of plain text."""
+    return aligned(rows(mappings, with_interface=with_interface))
+
+
+def rows(mappings: Iterable[dict[str, Any]], *, with_interface: bool = False) -> list[Row]:
+    """Return the titles of the columns and a row for each mapping, all printable; first its interface, if asked for."""
+    if with_interface:
+        found = [("INTERFACE", *COLUMNS), *((each["interface"], *_row(each)) for each in mappings)]
+        return _printable(found)
+    return _printable([COLUMNS, *map(_row, mappings)])
 
 
 def _row(mapping: dict[str, Any]) -> Sequence[str]:
@@ -59,27 +69,32 @@ def _lease(mapping: dict[str, Any]) -> str:
 
 
 def listing(status: dict[str, Any]) -> str:
-    """Format the daemon's status as lines for a terminal."""
+    """Format the daemon's status as lines of plain text."""
+    found: list[Row] = []
+    for title, section in sections(status):
+        found += [(title, ""), *((f"  {what}", count) for what, count in section)] if title else section
+    return aligned(found)
+
+
+def sections(status: dict[str, Any]) -> list[tuple[str, list[Row]]]:
+    """Return the daemon's status as titles and pairs of printable texts; the first section has no title."""
     plain = {key: value for key, value in status.items() if key not in {"decisions", "peers", "warnings"}}
     plain["uptime"] = f"{status['uptime']}s"
     for several in ("matched_addresses", "urls"):
         plain[several] = ", ".join(status[several]) or None
-    rows = [(key.replace("_", " "), "-" if value is None else str(value)) for key, value in plain.items()]
-    warnings = [("warning", warning) for warning in status["warnings"]]
-    return _aligned(
-        [
-            *rows,
-            *warnings,
-            ("mappings of", ""),
-            *_counts(status.get("peers", {})),
-            ("requests", ""),
-            *_counts(status["decisions"]),
-        ]
-    )
+    values = [(key.replace("_", " "), "-" if value is None else str(value)) for key, value in plain.items()]
+    return [
+        ("", _printable([*values, *((WARNING, warning) for warning in status["warnings"])])),
+        ("mappings of", _counts(status.get("peers", {}))),
+        ("requests", _counts(status["decisions"])),
+    ]
 
 
-def _counts(counts: Mapping[str, int]) -> list[Sequence[str]]:
-    return [(f"  {what}", str(count)) for what, count in sorted(counts.items())]
+WARNING = "warning"
+
+
+def _counts(counts: Mapping[str, int]) -> list[Row]:
+    return _printable([(what, str(count)) for what, count in sorted(counts.items())])
 
 
 def printable(text: str) -> str:
@@ -90,9 +105,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)]
+def _printable(found: Iterable[Row]) -> list[Row]:
+    return [[printable(cell) for cell in row] for row in found]
+
+
+def aligned(found: Sequence[Row]) -> str:
+    """Return rows of printable texts as lines, with columns as wide as their widest cell, and WIDEST at most."""
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*found, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in found
     )

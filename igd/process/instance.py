@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
+from igd.host.interface_name import interface_name
 from igd.process import lock_holder
 
 LOCK = "lock"
+DIRECTORY = Path("/run/igd")
+"""Where each interface has its runtime directory."""
 
 _READ = 4096
 """How much of a lock file is read: whoever controls the service's user may have written anything into it."""
@@ -38,7 +41,7 @@ class Instance:
     @property
     def runtime_directory(self) -> Path:
         """The directory of the lock and the admin socket: systemd's RUNTIME_DIRECTORY, or the default."""
-        return Path(os.environ.get("RUNTIME_DIRECTORY") or f"/run/igd/{self.interface}")
+        return Path(os.environ.get("RUNTIME_DIRECTORY") or DIRECTORY / self.interface)
 
     @property
     def _lock_path(self) -> Path:
@@ -126,6 +129,29 @@ class Instance:
                 f"nothing was stopped: {self._lock_path} is locked, and names process {process}, which is not the igd"
                 f" that locked it: {reason}. `lslocks` shows who did"
             )
+
+
+def running() -> list[Instance]:
+    """Return the instances whose daemons run, or may run if this process may not look. OSError."""
+    names = sorted(each.name for each in DIRECTORY.iterdir()) if DIRECTORY.exists() else []
+    return [Instance(name) for name in names if _is_name(name) and _may_run(Instance(name))]
+
+
+def _is_name(text: str) -> bool:
+    try:
+        interface_name(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _may_run(instance: Instance) -> bool:
+    try:
+        return instance.waiting_for() is not None
+    except NotADirectoryError:
+        return False
+    except OSError:
+        return True
 
 
 def _is_held(file: BinaryIO) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from igd.core.mapping import TransportProtocol
-from igd.operator import admin_client
+from igd.operator import admin_client, admin_paths
 from igd.wire.pcp import natpmp
 from igd.wire.pcp.options import Filter, Options, PortSet
 from igd.wire.upnp.devices import WAN_IPV6_FIREWALL_CONTROL, Service
@@ -75,7 +75,7 @@ class Attacked(NamedTuple):
 
     def count(self, outcome: str) -> int:
         """Return how often igd has counted this, such as "MapPort CONFLICT"."""
-        count: int = self.admin(admin_client.STATUS)["decisions"].get(outcome, 0)
+        count: int = self.admin(admin_paths.STATUS)["decisions"].get(outcome, 0)
         return count
 
     def state(self) -> object:
@@ -83,7 +83,7 @@ class Attacked(NamedTuple):
 
         Not whether the set of internal addresses has the attacker's: it keeps one for a while after the last mapping.
         """
-        listed = [{**mapping, "lease": None} for mapping in self.admin(admin_client.MAPPINGS)]
+        listed = [{**mapping, "lease": None} for mapping in self.admin(admin_paths.MAPPINGS)]
         return listed, re.sub(rf"(?m)^\s*{re.escape(self.attacker.address)}\n", "", rules(self.lab)).split()
 
     def assert_traffic_passes(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from igd.operator.admin_client import MAPPINGS, NAME, STATUS, get
+from igd.operator.admin_client import NAME, get
+from igd.operator.admin_paths import MAPPINGS, STATUS
 from igd.operator.admin_socket import WRITTEN_AT_ONCE, AdminSocket
 from tests.gateway_harness import GatewayHarness, entry, map_port
 

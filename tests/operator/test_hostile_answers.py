@@ -14,7 +14,8 @@ import pytest
 from igd import cli
 from igd.commands.command import FAILED, OK
 from igd.operator import admin_client
-from igd.operator.admin_client import NAME, STATUS, get
+from igd.operator.admin_client import NAME, get
+from igd.operator.admin_paths import STATUS
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 ENDLESS = b"Transfer-Encoding: chunked\r\n\r\n"
