@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from igd import VERSION
+from igd import VERSION, site_settings
 from igd.config import Config
 from igd.core.mapping import Entry, TransportProtocol
 from igd.core.rate_limit import RateLimit
@@ -20,7 +20,7 @@ from igd.firewall import detect, kernel
 from igd.firewall.legacy.watch import LegacyWatch
 from igd.firewall.operator_rules import source_nat
 from igd.firewall.operator_rules.advice import Advisor
-from igd.firewall.site import RequestRate, Site
+from igd.firewall.site import Site
 from igd.firewall.taken_ports import TakenPorts
 from igd.firewall.watch import Watch
 from igd.gateway import Gateway
@@ -38,8 +38,6 @@ from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
 from igd.process.instance import Instance
 from igd.store.leases import LeaseStore
-from igd.wire.pcp import messages as pcp
-from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +154,14 @@ async def _open_firewall(
     config = host.config
     choice = detect.choose(config.firewall.backend, detect.probe())
     log.info("firewall backend %s: %s", *choice)
-    site = await _site(host, stored)
+    site = site_settings.site(
+        config,
+        host.instance.interface,
+        host.external_address.interface,
+        await host.wireguard.peers(),
+        # there may still be flows to peers that were removed
+        {entry.mapping.internal.address for entry in stored},
+    )
     legacy_watch = LegacyWatch(kernel.LEGACY)
     backend = kernel.build(choice.backend, site, legacy_watch)
     ledger = Ledger(backend, store, clock.boottime)
@@ -168,29 +173,10 @@ async def _open_firewall(
     def missing() -> list[str] | None:
         return source_nat.missing(site.wireguard, host.external_address.default_interface, host.wireguard.last_read)
 
-    advisor = Advisor(site, _ports(config), lambda: [address.ip for address in host.wireguard.addresses], missing)
-    return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
-
-
-def _ports(config: Config) -> list[tuple[TransportProtocol, int]]:
-    """Return what peers send to."""
-    ports = [(TransportProtocol.UDP, ssdp.PORT), (TransportProtocol.TCP, config.http_port)]
-    return ports + ([(TransportProtocol.UDP, pcp.SERVER_PORT)] if config.port_control.enabled else [])
-
-
-async def _site(host: HostParts, stored: Collection[Entry]) -> Site:
-    config = host.config
-    peers = await host.wireguard.peers()
-    return Site(
-        host.external_address.interface,
-        host.instance.interface,
-        # with the addresses of stored mappings: there may still be flows to peers that were removed
-        peers.networks({entry.mapping.internal.address for entry in stored}),
-        **config.firewall.model_dump(exclude={"backend"}),
-        masqueraded=config.policies.masqueraded(peers),
-        anycast=config.port_control.enabled and config.port_control.anycast,
-        request_rate=RequestRate(config.limits.requests_per_second, tuple(_ports(config)), peers),
+    advisor = Advisor(
+        site, site_settings.ports(config), lambda: [address.ip for address in host.wireguard.addresses], missing
     )
+    return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
 
 
 def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> Gateway:
