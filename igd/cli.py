@@ -4,12 +4,13 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, checking, peer_names, serving, streams
+from igd.commands import asking, checking, doctoring, peer_names, serving, streams
 
 COMMANDS = {
     "run": serving.RUN,
     "stop": serving.STOP,
     "check": checking.CHECK,
+    "doctor": doctoring.DOCTOR,
     "names": peer_names.NAMES,
     "list": asking.LIST,
     "status": asking.STATUS,

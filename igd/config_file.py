@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from igd.core.obstacle import Obstacle
+
 SERVICE_USER = "igd"
 """The user of igd@.service."""
 
@@ -42,7 +44,7 @@ def read(path: Path) -> str:
         target = f" (it is a symbolic link to {path.readlink()})" if path.is_symlink() else ""
         raise ValueError(f"{error.strerror}{target}") from None
     except PermissionError as error:
-        raise ValueError(_denial(path, _this_user()) or f"{error.strerror}") from None
+        raise ValueError(str(_denial(path, _this_user()) or error.strerror)) from None
     except IsADirectoryError:
         raise ValueError("it is a directory; igd reads one file of this name") from None
     except OSError as error:
@@ -75,7 +77,7 @@ class _User(NamedTuple):
     groups: frozenset[int]
 
 
-def _denial(path: Path, user: _User) -> str | None:
+def _denial(path: Path, user: _User) -> Obstacle | None:
     """Return which file or directory keeps `user` from reading `path`, and the command that permits it."""
     file = path.resolve()
     for place in (*reversed(file.parents), file):
@@ -87,9 +89,11 @@ def _denial(path: Path, user: _User) -> str | None:
             continue
         reason = f"user {user.name} may not {verb} {place} ({_mode(found)})"
         if hidden:
-            return f"{reason}: igd@.service hides it, so put the file itself in /etc/igd, and no symbolic link"
+            return Obstacle(
+                f"{reason}: igd@.service hides it, so put the file itself in /etc/igd, and no symbolic link"
+            )
         name = shlex.quote(str(place))
-        return f"{reason}: chgrp {user.group} {name} && chmod g+{right} {name}"
+        return Obstacle(reason, f"chgrp {user.group} {name} && chmod g+{right} {name}", introduction="")
     return None
 
 
@@ -102,8 +106,8 @@ def _rights(found: os.stat_result, user: _User) -> int:
     return found.st_mode & (0o070 if found.st_gid in user.groups else 0o007)
 
 
-def service_denial(path: Path) -> str | None:
-    """Return why igd@.service cannot read a file that this process can read, and the remedy; None if it can."""
+def service_denial(path: Path) -> Obstacle | None:
+    """Return why igd@.service cannot read a file that this process can read; None if it can."""
     try:
         entry = pwd.getpwnam(SERVICE_USER)
         groups = os.getgrouplist(SERVICE_USER, entry.pw_gid)

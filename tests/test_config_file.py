@@ -121,15 +121,15 @@ def test_root_is_warned_of_what_the_service_may_not_read(directory: Path, monkey
     monkeypatch.setattr(config_file, "SERVICE_USER", NOBODY)
     assert config_file.service_denial(path) is None
     path.chmod(0o640)
-    assert config_file.service_denial(path) == (
+    assert str(config_file.service_denial(path)) == (
         f"user nobody may not read {path} (mode 0640, root:root): chgrp nogroup {path} && chmod g+r {path}"
     )
     path.unlink()
     path.symlink_to("/root/wg0.toml")
     hidden = config_file.service_denial(path)
     assert hidden is not None
-    assert hidden.startswith("user nobody may not enter /root (mode ")
-    assert hidden.endswith(": igd@.service hides it, so put the file itself in /etc/igd, and no symbolic link")
+    assert hidden.text.startswith("user nobody may not enter /root (mode ")
+    assert str(hidden).endswith(": igd@.service hides it, so put the file itself in /etc/igd, and no symbolic link")
     monkeypatch.setattr(config_file, "SERVICE_USER", "nobody-has-this-name")
     assert config_file.service_denial(path) is None, "the service is not installed"
 

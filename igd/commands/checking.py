@@ -70,7 +70,7 @@ def _check_warnings(file: Path | None, interface: str) -> list[str]:
     read = default_path(interface)
     if not config_file.is_present(read):
         return _unread(interface) or [f"there is no {read}: these are the defaults"]
-    return [*_unread(interface), *filter(None, [config_file.service_denial(read)])]
+    return [*_unread(interface), *map(str, filter(None, [config_file.service_denial(read)]))]
 
 
 CHECK = Command("Check a configuration, and show it with all defaults.", (_SUBJECT,), _check)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Obstacle(NamedTuple):
     """One sentence without its full stop, and the lines of a root's shell that mend it; "" if no line can.
 
-    `introduction` is what a line of the log says between the two.
+    `introduction` is what a line of the log says between the two, "" for nothing.
     """
 
     text: str
@@ -15,4 +15,5 @@ class Obstacle(NamedTuple):
 
     def __str__(self) -> str:
         """The remedy ends the line, so that it can be copied."""
-        return f"{self.text}; {self.introduction}: {self.remedy}" if self.remedy else self.text
+        introduction = f"; {self.introduction}" if self.introduction else ""
+        return f"{self.text}{introduction}: {self.remedy}" if self.remedy else self.text

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from igd.core.obstacle import Obstacle
 from igd.core.peers import Network
 from igd.host.links import Links
 
 _HALVES = IPv4Address("12.0.0.1"), IPv4Address("198.41.0.4")
 """An address in each half of the internet: VPN clients replace a default route by 0.0.0.0/1 and 128.0.0.0/1."""
 
-_INTERNET_6 = IPv6Address("2001:503:ba3e::2:30")
+INTERNET_6 = IPv6Address("2001:503:ba3e::2:30")
 
 _STRICT = 1
 _WHILE_NOT_FORWARDING = 1  # of accept_ra; 2: always
@@ -25,56 +26,72 @@ _ROUTES = 8
 """For how many networks of peers the route back is looked up."""
 
 
+class Settings(NamedTuple):
+    """What the kernel's settings keep from passing, by kind."""
+
+    ipv4: list[Obstacle]
+    ipv6: list[Obstacle]
+    reverse_path: list[Obstacle]
+
+
 async def warnings(
     links: Links, wireguard: str, external: str, peers: Iterable[Network], matched: Iterable[IPv4Address]
 ) -> list[str]:
-    """Return one sentence for each setting that keeps mapped flows of these peers from passing; OSError.
+    """Return one sentence for each obstacle that `examine` finds; OSError."""
+    found = await examine(links, wireguard, external, peers, matched)
+    return [str(obstacle) for obstacle in (*found.ipv4, *found.reverse_path, *found.ipv6)]
+
+
+async def examine(
+    links: Links, wireguard: str, external: str, peers: Iterable[Network], matched: Iterable[IPv4Address]
+) -> Settings:
+    """Find each setting that keeps mapped flows of these peers from passing; OSError.
 
     `external` is the interface of the way out ("" without one), `peers` are the networks in which peers own addresses,
     and `matched` the external addresses.
     """
     peers = list(peers)
     versions = {network.version for network in peers}
-    found: list[str] = []
+    found = Settings([], [], [])
     if 4 in versions:
         arrivals = [(address, await links.bearer(address) or external) for address in matched]
         outside = dict.fromkeys([external, *(name for _, name in arrivals)])
-        found += _ipv4_off([wireguard, *filter(None, outside)])
-        found += await _dropped_from_internet(links, arrivals)
-        found += await _dropped_from_peers(links, wireguard, peers)
+        found.ipv4.extend(_ipv4_off([wireguard, *filter(None, outside)]))
+        found.reverse_path.extend(await _dropped_from_internet(links, arrivals))
+        found.reverse_path.extend(await _dropped_from_peers(links, wireguard, peers))
     if 6 in versions:
-        found += _ipv6_off(wireguard, await links.route(_INTERNET_6) or external)
+        found.ipv6.extend(_ipv6_off(wireguard, await links.route(INTERNET_6) or external))
     return found
 
 
-def _ipv4_off(interfaces: Iterable[str]) -> list[str]:
+def _ipv4_off(interfaces: Iterable[str]) -> list[Obstacle]:
     values = _values(4, interfaces, "forwarding")
     off = [name for name, value in values.items() if value == 0]
     if off == list(values) and sysctl(4, "all", "forwarding") == 0:
         what = "IPv4 forwarding is off: no packet passes between peers and the internet"
-        return [_sentence(what, ["net.ipv4.ip_forward=1"])]
+        return [_obstacle(what, ["net.ipv4.ip_forward=1"])]
     what = "IPv4 forwarding is off on {}: packets of mapped flows that arrive there are dropped"
-    return [_sentence(what.format(name), [f"{_key(4, name, 'forwarding')}=1"]) for name in off]
+    return [_obstacle(what.format(name), [f"{_key(4, name, 'forwarding')}=1"]) for name in off]
 
 
-def _ipv6_off(wireguard: str, outside: str) -> list[str]:
+def _ipv6_off(wireguard: str, outside: str) -> list[Obstacle]:
     values = _values(6, filter(None, (wireguard, outside)), "force_forwarding")
     off = [name for name, value in values.items() if value == 0]
     if sysctl(6, "all", "forwarding") != 0 or (values and not off):
         return []
     if off != list(values):
         what = "IPv6 forwarding is off on {}: packets that arrive there from or for peers are dropped"
-        return [_sentence(what.format(name), [f"{_key(6, name, 'force_forwarding')}=1"]) for name in off]
+        return [_obstacle(what.format(name), [f"{_key(6, name, 'force_forwarding')}=1"]) for name in off]
     what = "IPv6 forwarding is off: no packet passes between peers and the internet"
     line = ["net.ipv6.conf.all.forwarding=1"]
     if sysctl(6, outside, "accept_ra") == _WHILE_NOT_FORWARDING:  # the default route may come from advertisements
         line.insert(0, f"{_key(6, outside, 'accept_ra')}=2")
-    return [_sentence(what, line)]
+    return [_obstacle(what, line)]
 
 
-async def _dropped_from_internet(links: Links, arrivals: Iterable[tuple[IPv4Address, str]]) -> list[str]:
+async def _dropped_from_internet(links: Links, arrivals: Iterable[tuple[IPv4Address, str]]) -> list[Obstacle]:
     return [
-        _sentence(
+        _obstacle(
             f"packets from the internet to {address} that arrive on {name} are dropped: rp_filter is strict there, and "
             "the route back to their senders leaves by another interface",
             [f"{_key(4, name, 'rp_filter')}=2"],
@@ -85,7 +102,7 @@ async def _dropped_from_internet(links: Links, arrivals: Iterable[tuple[IPv4Addr
     ]
 
 
-async def _dropped_from_peers(links: Links, wireguard: str, peers: Iterable[Network]) -> list[str]:
+async def _dropped_from_peers(links: Links, wireguard: str, peers: Iterable[Network]) -> list[Obstacle]:
     if not _is_strict(wireguard):
         return []
     own = [address for address in await links.addresses(wireguard) if address.version == 4]
@@ -95,8 +112,12 @@ async def _dropped_from_peers(links: Links, wireguard: str, peers: Iterable[Netw
         if network.version == 4 and not any(network.network_address in each.network for each in own)
     ]
     return [
-        f"packets from peers in {network} are dropped: rp_filter is strict on {wireguard}, and these addresses are not "
-        f"routed to it; this lets them in: ip route add {network} dev {wireguard}"
+        Obstacle(
+            f"packets from peers in {network} are dropped: rp_filter is strict on {wireguard}, and these addresses are "
+            "not routed to it",
+            f"ip route add {network} dev {wireguard}",
+            "this lets them in",
+        )
         for address, network in product(own[:1], elsewhere[:_ROUTES])
         if not await links.accepts(network.network_address, address.ip, wireguard)
     ]
@@ -108,10 +129,9 @@ def _is_strict(name: str) -> bool:
     return own is not None and max(own, everywhere or 0) == _STRICT
 
 
-def _sentence(what: str, settings: Sequence[str]) -> str:
-    """The line that helps ends the sentence, so that it can be copied."""
+def _obstacle(what: str, settings: Sequence[str]) -> Obstacle:
     lasting = "until the next boot (for good: the same settings in a file in /etc/sysctl.d/)"
-    return f"{what}; this changes it {lasting}: sysctl -w {' '.join(settings)}"
+    return Obstacle(what, f"sysctl -w {' '.join(settings)}", f"this changes it {lasting}")
 
 
 def _key(version: Literal[4, 6], interface: str, setting: str) -> str:

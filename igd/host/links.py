@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,8 @@ from pyroute2.netlink.rtnl import (
 from igd.core.peers import Address, Interface
 from igd.core.request import LinkStatus
 from igd.host.readable import wait_until_readable
+
+RT_TABLE_MAIN = 254
 
 _RULES = 1 << 7 | 1 << 18  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
 _NETCONF = 1 << 23 | 1 << 24  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF: forwarding, rp_filter
@@ -71,10 +73,14 @@ class BorneAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The index of the interface through which a packet leaves, and the host's source address there, if it is known."""
+    """The index of the interface through which a packet leaves, and the host's source address there, if it is known.
+
+    `table` is the number of the routing table that has the route.
+    """
 
     index: int
     source: IPv4Address | None
+    table: int = field(default=RT_TABLE_MAIN, compare=False)
 
 
 class Links:
@@ -157,7 +163,8 @@ class Links:
         """
         (route, *_) = await self._dump("route", _GET_ROUTE, dst=str(destination), **packet)
         source = route.get("prefsrc")
-        return Route(route.get("oif") or 0, IPv4Address(source) if source and destination.version == 4 else None)
+        own = IPv4Address(source) if source and destination.version == 4 else None
+        return Route(route.get("oif") or 0, own, route.get("table") or RT_TABLE_MAIN)
 
     async def changes(self, noticed: asyncio.Event | None = None) -> AsyncIterator[None]:
         """Yield immediately, and whenever links, addresses, routes, policy rules or netconf may have changed.

@@ -21,6 +21,10 @@ CARRIER_GRADE_NAT = IPv4Network("100.64.0.0/10")
 TIMING = Timing(requests=4, last=4)
 """The server has just answered: 5.5 seconds of silence mean that something drops its answers."""
 
+CANNOT_TELL = "cannot tell whether the NAT in front of this server forwards ports to it"
+NOBODY_REACHES = "nobody reaches the ports that peers map"
+"""Parts of a verdict's text: it is unknown whether the NAT forwards ports; it does not."""
+
 
 class Verdict(NamedTuple):
     """Whether the NAT forwards ports, None if that is unknown; `text` reports it to the operator, with the remedy."""
@@ -140,7 +144,7 @@ def _forwards_nothing(answer: Answer, port: int) -> Verdict:
     remedy = f"forward the ports that peers may map, UDP and TCP, to {local} at the router"
     if local in CARRIER_GRADE_NAT:
         remedy = f"ask the provider for a public address, as {local} is one of its own NAT (RFC 6598)"
-    return Verdict(forwards=False, text=f"{found}: nobody reaches the ports that peers map; {remedy}")
+    return Verdict(forwards=False, text=f"{found}: {NOBODY_REACHES}; {remedy}")
 
 
 def _unknown(answer: Answer, reason: str) -> Verdict:
@@ -149,6 +153,4 @@ def _unknown(answer: Answer, reason: str) -> Verdict:
         hint = f"; {answer.local.address} is an address of a provider's own NAT (RFC 6598), which usually forwards none"
     elif answer.mapped.port != answer.local.port:
         hint = "; it changes source ports, which a NAT that forwards every port does not do"
-    return Verdict(
-        forwards=None, text=f"cannot tell whether the NAT in front of this server forwards ports to it: {reason}{hint}"
-    )
+    return Verdict(forwards=None, text=f"{CANNOT_TELL}: {reason}{hint}")

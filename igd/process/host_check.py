@@ -32,7 +32,7 @@ async def _warnings(interface: str, config: Config) -> list[str]:
         settings = await forwarding.warnings(links, interface, external.interface, peers.owned(), matched)
     missing = source_nat.missing(interface, external.default_interface, peers) or []
     absent = without_peer(config.policies, interface, present) if present else []
-    return [*external.warnings, *settings, *missing, *absent]
+    return [*external.warnings, *settings, *map(str, missing), *absent]
 
 
 async def _peers(links: Links, interface: str, config: Config) -> Peers | None:

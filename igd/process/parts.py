@@ -171,7 +171,9 @@ async def _open_firewall(
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
 
     def missing() -> list[str] | None:
-        return source_nat.missing(site.wireguard, host.external_address.default_interface, host.wireguard.last_read)
+        way_out, peers = host.external_address.default_interface, host.wireguard.last_read
+        found = source_nat.missing(site.wireguard, way_out, peers)
+        return None if found is None else list(map(str, found))
 
     advisor = Advisor(
         site, site_settings.ports(config), lambda: [address.ip for address in host.wireguard.addresses], missing

@@ -29,7 +29,7 @@ class Advisor:
     """Warns the operator of what the firewall stops, once for as long as it lasts.
 
     `ports` are those of the server that peers use, `own` returns its addresses inside the tunnel, `source_nat` what
-    `source_nat.missing` does.
+    `source_nat.missing` does, as sentences.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, ip_network
 
+from igd.core.obstacle import Obstacle
 from igd.core.peers import Peers
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets, xtables
@@ -25,8 +26,8 @@ _MOST = 64
 """How many segments between sources that rules name are judged: the cost of each grows with the number of rules."""
 
 
-def missing(wireguard: str, way_out: str, peers: Peers) -> list[str] | None:
-    """Read the operator's rules; return one sentence if they certainly translate nothing of some peers on the way out.
+def missing(wireguard: str, way_out: str, peers: Peers) -> list[Obstacle] | None:
+    """Read the operator's rules; return an obstacle if they certainly translate nothing of some peers on the way out.
 
     `way_out` is the interface by which connections of peers leave, "" without one. May block, and runs programs. None:
     a part of the rules cannot be read.
@@ -38,7 +39,7 @@ def missing(wireguard: str, way_out: str, peers: Peers) -> list[str] | None:
         if unread or xtables.legacy_unseen():
             return None
         networks = untranslated(wireguard, way_out, found, peers)
-        return [_sentence(way_out, found, networks)] if networks else []
+        return [_obstacle(way_out, found, networks)] if networks else []
     except FirewallError:  # the advice on the other chains reports it
         return None
 
@@ -135,13 +136,13 @@ _FEW = 4
 """How many networks a suggested rule names."""
 
 
-def _sentence(way_out: str, found: Sequence[Chain], networks: Sequence[IPv4Network]) -> str:
+def _obstacle(way_out: str, found: Sequence[Chain], networks: Sequence[IPv4Network]) -> Obstacle:
     named = ", ".join(map(str, networks[:_FEW])) + (", ..." if len(networks) > _FEW else "")
-    return (
+    return Obstacle(
         f"no rule translates the source addresses of peers in {named} on {way_out} (MASQUERADE): mapped ports "
-        "work, but connections that these peers open get no answers, and most programs that map ports need such; "
-        "if no router in front of this server has a route back to the peers, this helps: "
-        + _line(way_out, found, networks if len(networks) <= _FEW else [])
+        "work, but connections that these peers open get no answers, and most programs that map ports need such",
+        _line(way_out, found, networks if len(networks) <= _FEW else []),
+        "if no router in front of this server has a route back to the peers, this helps",
     )
 
 

@@ -181,7 +181,7 @@ def test_without_a_way_out_nothing_is_missing(way_out: str) -> None:
 @pytest.mark.parametrize("first", ["iptables-nft", "iptables-legacy"])
 def test_translated_by_any_of_two_rule_sets(first: str) -> None:
     run(first, "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
-    (sentence,) = missing("wg0", "ext0", TWO) or [""]
+    (sentence,) = map(str, missing("wg0", "ext0", TWO) or ())
     assert sentence.endswith(f"{first} -t nat -A POSTROUTING -s 10.100.0.0/24 -o ext0 -j MASQUERADE")
     run("nft", "-f", "-", text=TABLE % 'oifname "ext0" masquerade')
     assert missing("wg0", "ext0", TWO) == []
@@ -198,7 +198,7 @@ def test_missing_rules_are_a_warning_when_they_are_missing_twice(caplog: pytest.
         caplog.clear()
         return found
 
-    advisor = Advisor(SITE, [], tuple, lambda: missing("wg0", "ext0", TWO))
+    advisor = Advisor(SITE, [], tuple, lambda: list(map(str, missing("wg0", "ext0", TWO) or ())))
     rule = "-t nat -A POSTROUTING -o ext0 -j MASQUERADE"
     assert not advisor.advise(), "nothing reloads when igd starts"
     assert logged() == ["WARNING no rule translates the s"]
