@@ -16,7 +16,7 @@ from igd.host import clock
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
 from igd.host.wireguard import WireGuard
-from igd.operator import admin_client
+from igd.operator import admin_client, admin_paths
 from igd.site_settings import Port, ports, site
 
 NOT_RUNNING = "igd is not running"
@@ -110,7 +110,7 @@ async def examined(
 def _ask(runtime_directory: Path, waiting: str | None) -> tuple[dict[str, Any] | None, str]:
     """Return the status of a running daemon, or why there is none."""
     try:
-        status = admin_client.get(runtime_directory, admin_client.STATUS)
+        status = admin_client.get(runtime_directory, admin_paths.STATUS)
     except (FileNotFoundError, ConnectionRefusedError):
         if waiting is None:
             return None, NOT_RUNNING
