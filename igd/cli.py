@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, checking, doctoring, peer_names, serving, streams
+from igd.commands import asking, changing, checking, doctoring, peer_names, serving, streams
 
 COMMANDS = {
     "run": serving.RUN,
@@ -14,6 +14,7 @@ COMMANDS = {
     "names": peer_names.NAMES,
     "list": asking.LIST,
     "status": asking.STATUS,
+    "reload": changing.RELOAD_COMMAND,
 }
 
 

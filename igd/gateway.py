@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from igd.core.mapping import Change, ControlProtocol, Entry, Lease, Pinhole, PortMapping, TransportProtocol, abridged
+from igd.core.mapping import (
+    AnyMapping,
+    Change,
+    ControlProtocol,
+    Entry,
+    Lease,
+    Pinhole,
+    PortMapping,
+    TransportProtocol,
+    abridged,
+)
 from igd.core.peers import Address, Peer, Peers
 from igd.core.planner import Planner
 from igd.core.policies import Policies
@@ -101,7 +111,8 @@ class Gateway:
     flow without packets (OSError, ValueError). If the kernel or the store fails, the request is refused.
     `announced` is the external address as clients see it, `counters` counts by request and outcome, `dropped` counts
     what was sent above a limit, by `subject` and as a text. `on_new_peers` are awaited one after another when the peers
-    have changed, before any change is decided. All long lists are read and written in `turns`.
+    have changed, before any change is decided, and `on_revoked` called with mappings that the operator has closed.
+    `policies` may be replaced while the gateway runs. All long lists are read and written in `turns`.
     """
 
     policies: Policies
@@ -117,6 +128,7 @@ class Gateway:
     counters: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter, init=False)
     dropped: collections.Counter[tuple[str | None, str]] = field(default_factory=collections.Counter, init=False)
     on_new_peers: list[Callable[[Peers], Awaitable[None]]] = field(default_factory=list, init=False)
+    on_revoked: list[Callable[[Sequence[AnyMapping]], None]] = field(default_factory=list, init=False)
     turns: Turns = field(default_factory=Turns, init=False)
     _followed: Peers | None = field(default=None, init=False)
     _following: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -376,6 +388,18 @@ class Gateway:
     def is_changing(self) -> bool:
         """Whether a change is in progress; it may have been decided on earlier peers and routes."""
         return bool(self._waiting)
+
+    async def changes_so_far(self) -> None:
+        """Wait until the changes that are in progress now have been made or refused."""
+        for peer in list(self._waiting):
+            async with self.ledger.peer_lock(peer):
+                pass
+
+    def report_revoked(self, mappings: Sequence[AnyMapping]) -> None:
+        """Call `on_revoked`: the operator has closed these mappings, and no client has requested that."""
+        if mappings:
+            for listener in self.on_revoked:
+                listener(mappings)
 
     async def live_peers(self) -> list[Peer]:
         """Return the peers with a recent handshake, which can be reached; OSError."""

@@ -42,12 +42,21 @@ def limit(lines_per_second: int, label: Callable[[str], str]) -> None:
         handler.addFilter(bounded)
 
 
+def change_limit(lines_per_second: int, label: Callable[[str], str]) -> None:
+    """Bound the lines of all handlers by these values from now on, in place of those of `limit`."""
+    for each in _filters():
+        each.change(lines_per_second, label)
+
+
 def report_left_out() -> None:
     """Log how many lines were left out since the last call, one line for each subject."""
-    for handler in logging.getLogger().handlers:
-        for each in handler.filters:
-            if isinstance(each, LineFilter):
-                each.report()
+    for each in _filters():
+        each.report()
+
+
+def _filters() -> list["LineFilter"]:
+    found = [each for handler in logging.getLogger().handlers for each in handler.filters]
+    return [each for each in found if isinstance(each, LineFilter)]
 
 
 class LineFilter(logging.Filter):
@@ -78,6 +87,13 @@ class LineFilter(logging.Filter):
         if record.exc_info:
             record.exc_text = _indented(logging.Formatter().formatException(record.exc_info))
         return True
+
+    def change(self, per_second: int, label: Callable[[str], str]) -> None:
+        """Use these values from now on; report before what was left out."""
+        self.report()
+        with self._lock:
+            self._per_second, self._label = per_second, label
+            self._budget = LineBudget(per_second)
 
     def report(self) -> None:
         """Log how many lines were left out."""

@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from igd.core.mapping import Change, Entry, Lease, PortMapping, abridged
+from igd.core.mapping import AnyMapping, Change, Entry, Lease, PortMapping, abridged
 from igd.core.peers import Address, Peers
+from igd.core.policies import Policies
 from igd.core.unicast import is_unicast
 from igd.firewall.backend import FirewallError
 from igd.gateway import LIVE_SECONDS, Gateway
 from igd.log_lines import of_peer
+from igd.policy_changes import PolicyChanges, objections
 from igd.silent_peers import SilentPeers
 from igd.static_mappings import StaticMappings
 
@@ -40,7 +42,6 @@ class Maintenance:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._policies = gateway.policies
         self._ledger = gateway.ledger
         self._peers = gateway.peers
         self._clock = gateway.clock
@@ -48,7 +49,12 @@ class Maintenance:
         self._moved_since: dict[Holder, float] = {}  # when an address was first seen routed elsewhere
         self._static = StaticMappings(gateway)
         self._silent = SilentPeers(gateway, self._impose)
+        self._policy_changes = PolicyChanges(gateway, self._static, self._impose)
         gateway.on_new_peers.append(self._end_lost)
+
+    @property
+    def _policies(self) -> Policies:
+        return self._gateway.policies
 
     @property
     def warnings(self) -> list[str]:
@@ -87,24 +93,16 @@ class Maintenance:
 
     def _objections(self, entry: Entry, peers: Peers) -> Iterator[str]:
         """Yield the reasons for which a stored mapping is not resumed."""
-        mapping, policy = entry.mapping, self._policies.of(entry.mapping.peer)
+        mapping = entry.mapping
         if not entry.lease.endless and entry.lease.expires <= self._clock():  # `wake` decides on endless ones
             yield "the lease has expired"
         if not peers.still_owns(*_holder(entry)):
             yield "the peer no longer owns the address"
         if not is_unicast(mapping.internal.address):
             yield "the address is not one host's"
-        if isinstance(mapping, PortMapping):
-            if self._policies.withholds(mapping.peer, *mapping.key):
-                yield "the port is reserved for another peer"
-            if self._gateway.taken(*mapping.key):
-                yield "the port is taken"
-        if not policy.allows(mapping.protocol, mapping.external_port, mapping.internal, mapping.description):
-            yield "the rules do not allow it"
-        if mapping.claim.protocol not in policy.protocols:
-            yield "the peer may no longer use the protocol"
-        if not policy.routed_hosts and peers.is_routed_host(mapping.internal.address):
-            yield "the peer may not map to hosts behind it"
+        if isinstance(mapping, PortMapping) and self._gateway.taken(*mapping.key):
+            yield "the port is taken"
+        yield from objections(entry, peers, self._policies)
 
     def _text(self, entry: Entry) -> str:
         return f"{entry.mapping} ({self._policies.label(entry.mapping.peer)})"
@@ -159,6 +157,15 @@ class Maintenance:
         )
         return Change(entry, replace(entry, lease=lease) if lease.expires > now else None)
 
+    async def follow_policies(self) -> list[AnyMapping]:
+        """Make the mappings fit the gateway's policies, which were replaced; return those that were closed. OSError.
+
+        What fails is done by the next `recheck_peers`.
+        """
+        self._policy_changes.begin()
+        await self.recheck_peers()
+        return self._policy_changes.closed
+
     async def recheck_peers(self) -> None:
         """Close the mappings whose peers were removed or no longer own the internal address; OSError.
 
@@ -170,6 +177,7 @@ class Maintenance:
         if peers is not self._checked:
             await self._end_lost(peers)
         try:
+            await asyncio.shield(self._policy_changes.make_fit(peers))
             await asyncio.shield(self._static.open(peers))
             await asyncio.shield(self._silent.recheck())
         except FirewallError as error:

@@ -22,8 +22,6 @@ class SilentPeers:
     def __init__(self, gateway: Gateway, impose: Impose) -> None:
         self._gateway = gateway
         self._impose = impose
-        policies = gateway.policies
-        self._is_off = not any(policy.idle_after for policy in (policies.default, *policies.by_peer.values()))
         self._started = gateway.clock()
         self._warnings = RecurringWarnings(log)
 
@@ -32,7 +30,9 @@ class SilentPeers:
 
         Raise OSError or FirewallError if that is not known.
         """
-        if self._is_off:
+        policies, table = self._gateway.policies, self._gateway.ledger.table
+        is_on = any(policy.idle_after for policy in (policies.default, *policies.by_peer.values()))
+        if not is_on and not any(entry.suspended for entry in table):
             return
         handshakes = await self._gateway.peers.handshakes()
         now = self._gateway.clock()

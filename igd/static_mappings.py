@@ -39,13 +39,23 @@ class StaticMappings:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._ledger = gateway.ledger
-        self._wanted: Mapping[Key, tuple[StaticMapping, AnyMapping]] = {
-            mapping.key: (static, mapping)
-            for key, policy in gateway.policies.by_peer.items()
-            for static, mapping in ((each, _mapping(key, each)) for each in policy.static)
-        }
+        self._wanted: Mapping[Key, tuple[StaticMapping, AnyMapping]] = {}
+        self.follow_policies()
         self._warnings = RecurringWarnings(log)
         self.problems: list[str] = []
+
+    def follow_policies(self) -> None:
+        """Open the static mappings of the gateway's present policies from now on, and no others."""
+        self._wanted = {
+            mapping.key: (static, mapping)
+            for key, policy in self._gateway.policies.by_peer.items()
+            for static, mapping in ((each, _mapping(key, each)) for each in policy.static)
+        }
+
+    def wants(self, mapping: AnyMapping) -> bool:
+        """Return whether a static mapping that stands is as the configuration has it."""
+        wanted = self._wanted.get(mapping.key)
+        return wanted is not None and (wanted[1].peer, wanted[1].internal) == (mapping.peer, mapping.internal)
 
     def at_start(self, peers: Peers, stored: Iterable[Entry]) -> list[Entry]:
         """Return the entries that can stand at the start; `stored` ones are about to be in the table."""
@@ -76,7 +86,7 @@ class StaticMappings:
     async def open(self, peers: Peers) -> None:
         """Open those that can stand; FirewallError or OSError if that fails."""
         by_peer: defaultdict[str, list[Entry]] = defaultdict(list)
-        for entry in self.standing(peers) if self._wanted else ():
+        for entry in self.standing(peers) if self._wanted or self.problems else ():
             by_peer[entry.mapping.peer].append(entry)
         for peer, entries in by_peer.items():
             async with self._ledger.peer_lock(peer):

@@ -87,6 +87,22 @@ def test_what_was_left_out_names_peers_as_other_lines_do(logged: Log) -> None:
     ]
 
 
+def test_another_limit_and_other_names_count_from_their_change_on(
+    logged: Log,
+) -> None:
+    cause.set(KEYS[0])
+    for _line in range(100):
+        log.info("asks")
+    logged.lines()
+    log_lines.change_limit(2, Policies(names={KEYS[0]: "phone"}).label)
+    assert len(logged.lines()) == 1, "what was left out before is reported before"
+    for _line in range(100):
+        log.info("asks")
+    assert len(logged.lines()) == 2
+    logged.filter.report()
+    assert logged.lines()[0].endswith("of peer phone: there were more than log_lines_per_second = 2")
+
+
 def test_a_line_may_name_its_peer(logged: Log) -> None:
     """The mappings of one are closed while another's request is decided, or in a thread without any."""
     cause.set(KEYS[0])

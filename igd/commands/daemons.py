@@ -28,7 +28,7 @@ class SilentDaemonError(Exception):
 def ask_all(interface: str | None, path: str) -> Answers:
     """Ask the daemon of this interface, or all that run if it is None."""
     answers = Answers({}, [], interface is not None)
-    names = [interface] if interface else _running(answers.errors)
+    names = [interface] if interface else running(answers.errors)
     for name in names:
         try:
             answers.found[name] = ask(name, path)
@@ -37,7 +37,8 @@ def ask_all(interface: str | None, path: str) -> Answers:
     return answers
 
 
-def _running(errors: list[str]) -> list[str]:
+def running(errors: list[str]) -> list[str]:
+    """Return the interfaces whose daemons run; add a sentence to `errors` if there is none."""
     try:
         found = [each.interface for each in instance.running()]
     except OSError as error:
@@ -48,13 +49,16 @@ def _running(errors: list[str]) -> list[str]:
     return found
 
 
-def ask(interface: str, path: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return what the daemon of this interface answers; SilentDaemonError."""
+def ask(interface: str, path: str, value: object = None) -> Any:  # noqa: ANN401 - any JSON value
+    """Return what the daemon of this interface answers; SilentDaemonError.
+
+    With a `value`, the daemon does something; RefusedError.
+    """
     from igd.operator import admin_client
 
     directory = Instance(interface).runtime_directory
     try:
-        return admin_client.get(directory, path)
+        return admin_client.get(directory, path) if value is None else admin_client.post(directory, path, value)
     except (FileNotFoundError, ConnectionRefusedError):
         raise SilentDaemonError(_why_silent(Instance(interface))) from None
     except PermissionError:

@@ -43,7 +43,7 @@ def _print_names(named: "Named", source: Path, path: Path, *, written: bool) -> 
     for note in named.notes:
         print_error(f"{source}: {note}", OK)
     if named.sections:
-        added = f"added to {path}; restart igd to use the names:\n" if written else ""
+        added = f"added to {path}; igd reload has igd use the names:\n" if written else ""
         return print_text(added + "\n".join(named.sections))
     if named.notes:
         return print_error(f'{source}: write a line such as "# laptop" above [Peer]', FAILED)

@@ -12,7 +12,7 @@ from igd.process.instance import Instance
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
-    from igd.config import Config
+    from igd.process.reloading import Reloading
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from igd.config import ConfigError, default_path, load_for
     from igd.process import sd_notify
     from igd.process.background import detach
+    from igd.process.reloading import Reloading
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if arguments.verbose:
@@ -48,21 +49,23 @@ def _run(arguments: argparse.Namespace) -> int:
     for warning in [*unread, *config.warnings]:
         _log.warning(warning)
     instance = Instance(arguments.interface)
+    given = arguments.config and arguments.config.absolute()
+    reloading = Reloading(config, lambda: load_for(arguments.interface, given))
     if not arguments.detach:
-        return _serve(instance, config)
+        return _serve(instance, reloading)
     return detach(
-        lambda on_ready: _serve(instance, config, on_ready), instance.runtime_directory / "igd.log", DETACH_SECONDS
+        lambda on_ready: _serve(instance, reloading, on_ready), instance.runtime_directory / "igd.log", DETACH_SECONDS
     )
 
 
-def _serve(instance: Instance, config: "Config", on_ready: Callable[[], None] | None = None) -> int:
+def _serve(instance: Instance, reloading: "Reloading", on_ready: Callable[[], None] | None = None) -> int:
     from igd.config import ConfigError
     from igd.firewall.backend import FirewallError
     from igd.process import daemon
 
     try:
         with instance.lock():
-            daemon.run(instance, config, on_ready)
+            daemon.run(instance, reloading, on_ready)
     except ConfigError as error:
         return print_error(f"{instance.interface}: {error}", MISUSED)
     except (OSError, FirewallError) as error:

@@ -15,9 +15,15 @@ class Places(Generic[Holder]):
     """
 
     def __init__(self, total: int, per_peer: int) -> None:
-        self._free = total
+        self._total = total
+        self._free = total  # negative while holders have more places than there are
         self._per_peer = per_peer
         self._held: dict[Hashable, dict[Holder, None]] = {}  # oldest first
+
+    def resize(self, total: int, per_peer: int) -> None:
+        """Have so many places from now on. Holders above them keep theirs, and places that they leave stay empty."""
+        self._free += total - self._total
+        self._total, self._per_peer = total, per_peer
 
     def is_open_to(self, peer: Hashable) -> bool:
         """Return whether `peer` would get a place now."""
@@ -30,7 +36,7 @@ class Places(Generic[Holder]):
         `release` of the one that lost its place does nothing.
         """
         displaced: Holder | None = None
-        if self._free:
+        if self._free > 0:
             self._free -= 1
         else:
             largest = self._largest()

@@ -52,6 +52,10 @@ class HttpAdmission:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
+    def limit(self, connections: int, per_peer: int) -> None:
+        """Admit so many connections at once from now on, in all and of one peer; those that are open stay."""
+        self._places.resize(connections, per_peer)
+
     def lacking(self, error: OSError) -> None:
         """Log, at most once in PAUSE_SECONDS, that connections have to wait for a descriptor or for memory."""
         self._count("accepting paused")

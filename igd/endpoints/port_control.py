@@ -25,13 +25,13 @@ class PortControl(UdpServer):
     """Receives requests on each address of the interface, and responds from the address that received them.
 
     `epoch` returns the number of seconds since state was lost (RFC 6886 §3.6, RFC 6887 §8.5); `third_party` enables the
-    option THIRD_PARTY.
+    option THIRD_PARTY, and may be changed at any time.
     """
 
     def __init__(self, interface: str, gateway: Gateway, epoch: Callable[[], int], *, third_party: bool) -> None:
         super().__init__("port control", interface, pcp.SERVER_PORT, gateway)
         self._epoch = epoch
-        self._third_party = third_party
+        self.third_party = third_party
         self._announcer = _Announcer(gateway, epoch, self._announce_to)
 
     async def close(self) -> None:
@@ -57,7 +57,7 @@ class PortControl(UdpServer):
         """Return the response to a datagram, None if it is dropped; raise InvalidRequest."""
         sender = await self._gateway.identify(source)
         announced = self._gateway.announced
-        exchange = requests.decode(datagram, source, self._epoch(), announced, third_party=self._third_party)
+        exchange = requests.decode(datagram, source, self._epoch(), announced, third_party=self.third_party)
         reply: Reply | None = None
         if isinstance(sender, Refusal):
             reply = sender

@@ -90,6 +90,10 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._by_sid)
 
+    def limit(self, subscriptions: int, per_peer: int) -> None:
+        """Keep so many from now on, of all peers and of one; those that there are stay."""
+        self._places.resize(subscriptions, per_peer)
+
     # Requests
 
     def subscribe(
@@ -187,9 +191,13 @@ class Subscriptions:
                 each.changed.set()
 
     async def _follow(self, peers: Peers) -> None:
-        """End the subscriptions of addresses that their peer does not own any more: events show a peer's mappings."""
+        """End the subscriptions of addresses that their peer does not own any more: events show a peer's mappings.
+
+        Also end those of peers that may no longer use UPnP: the configuration may have been read again.
+        """
         for each in list(self._by_sid.values()):
-            if not peers.still_owns(each.peer.public_key, each.source):
+            key, policies = each.peer.public_key, self._gateway.policies
+            if not (peers.still_owns(key, each.source) and policies.may_use(key, ControlProtocol.UPNP)):
                 self._end(each)
 
     # Events

@@ -97,6 +97,10 @@ class UPnPHttp:
         self._runner = web.AppRunner(app, shutdown_timeout=CLOSE_SECONDS)
         self._admission = HttpAdmission(gateway, Places(connections, per_peer), self._respond)
 
+    def limit(self, connections: int, per_peer: int) -> None:
+        """Have so many connections at once from now on, in all and of one peer; those that are open stay."""
+        self._admission.limit(connections, per_peer)
+
     async def listen_on(self, addresses: Sequence[Interface]) -> list[str]:
         """Serve on these addresses of the interface, and no others; return and OSError as AddressSockets.follow."""
         if self._runner.server is None:

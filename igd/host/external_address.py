@@ -59,14 +59,18 @@ class ExternalAddressReader:
     def __init__(self, links: Links, tunnel: str, external_interface: str, external_address: IPv4Address | str) -> None:
         self._links = links
         self._tunnel = tunnel
-        self._configured = external_interface if external_interface != "auto" else None
-        self._address = external_address if isinstance(external_address, IPv4Address) else None
-        self._automatic = external_address == "auto"
+        self.configure(external_interface, external_address)
         self._index = 0
         self.stun: AddressSource | None = None  # with external_address = "stun"
         self.interface = self.default_interface = ""
         self.addresses = ExternalAddresses(None, ())
         self.warnings: list[str] = []
+
+    def configure(self, external_interface: str, external_address: IPv4Address | str) -> None:
+        """Use these values of the configuration from the next `read` on."""
+        self._configured = external_interface if external_interface != "auto" else None
+        self._address = external_address if isinstance(external_address, IPv4Address) else None
+        self._automatic = external_address == "auto"
 
     async def read(self, peers: Iterable[Address] = ()) -> bool:
         """Update the result; `peers` are addresses of peers. Return whether interface or addresses changed. OSError."""

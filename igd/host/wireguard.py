@@ -35,7 +35,7 @@ class WireGuard:
     """One WireGuard interface. Clocks are in seconds. Its methods raise OSError when the interface cannot be read.
 
     `addresses` are the interface's own; the caller keeps them up to date. `name_of` returns a peer's name by its public
-    key, "" if it has none.
+    key, "" if it has none; when the caller replaces it, the peers count as changed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class WireGuard:
         self._interface = interface
         self._clock = clock
         self._wall_clock = wall_clock
-        self._name_of = name_of
+        self.name_of = name_of
         self._lock = asyncio.Lock()
         self._allowed_ips = ""
         self._read_at = -math.inf
@@ -75,12 +75,12 @@ class WireGuard:
                 if sorted(printed.splitlines()) != sorted(self._allowed_ips.splitlines()):
                     self._allowed_ips = printed
                 self._read_at = now
-            return _parse(self._allowed_ips, self.addresses, self._name_of)
+            return _parse(self._allowed_ips, self.addresses, self.name_of)
 
     @property
     def last_read(self) -> Peers:
         """The peers as of the last call of `peers`; none before."""
-        return _parse(self._allowed_ips, self.addresses, self._name_of)
+        return _parse(self._allowed_ips, self.addresses, self.name_of)
 
     def reaches(self, address: Address) -> bool:
         """Return whether packets to `address` leave through this interface."""

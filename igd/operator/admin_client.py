@@ -1,4 +1,4 @@
-"""The client side of `igd list` and `igd status`: HTTP on a unix socket, without slow imports.
+"""The client side of the commands that ask a daemon: HTTP on a unix socket, without slow imports.
 
 Root asks, in a directory of the daemon's user: whoever controls that user can answer anything, or put something else in
 the socket's place.
@@ -13,6 +13,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from igd.operator.admin_paths import RefusedError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -33,21 +35,33 @@ def get(directory: Path, path: str) -> Any:  # noqa: ANN401 - any JSON value
 
     OSError if it does not answer, or too much, or not in time.
     """
+    return _ask(directory, "GET", path)
+
+
+def post(directory: Path, path: str, value: object) -> Any:  # noqa: ANN401 - any JSON value
+    """Have the daemon do what this path and JSON value ask for, and return its answer; OSError, RefusedError."""
+    return _ask(directory, "POST", path, json.dumps(value).encode())
+
+
+def _ask(directory: Path, method: str, path: str, sent: bytes | None = None) -> Any:  # noqa: ANN401 - any JSON value
     with closing(_Connection(directory / NAME)) as connection:
         try:
-            connection.request("GET", path)
+            connection.request(method, path, sent)
             response = connection.getresponse()
             body = response.read(MAX_BYTES)
             if response.read(1):
                 raise OSError(f"its answer has more than {MAX_BYTES >> 20} MB")
         except http.client.HTTPException as error:
             raise OSError(f"invalid response: {error!r}") from error
-    if response.status != http.HTTPStatus.OK:
+    if response.status not in {http.HTTPStatus.OK, http.HTTPStatus.UNPROCESSABLE_ENTITY}:
         raise OSError(f"response {response.status} {response.reason}")
     try:
-        return json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise OSError(f"invalid response: {error!r}") from error
+    if response.status == http.HTTPStatus.UNPROCESSABLE_ENTITY:
+        raise RefusedError(str(answer))
+    return answer
 
 
 class _Connection(http.client.HTTPConnection):

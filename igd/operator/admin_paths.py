@@ -2,3 +2,11 @@
 
 STATUS = "/status"
 MAPPINGS = "/mappings"
+RELOAD = "/reload"
+
+ACTIONS = (RELOAD,)
+"""The paths to which a JSON value is posted, and which change something."""
+
+
+class RefusedError(Exception):
+    """The daemon refused what the operator asked for; the text has a line for each reason."""

@@ -1,8 +1,9 @@
-"""The server side of `igd list` and `igd status`: HTTP on a unix socket, for its owner and root."""
+"""The server side of the commands that ask a daemon: HTTP on a unix socket, for its owner and root."""
 
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from igd.endpoints.long_body import LongBody
 from igd.gateway import Gateway
 from igd.operator.admin_client import NAME
-from igd.operator.admin_paths import MAPPINGS, STATUS
+from igd.operator.admin_paths import ACTIONS, MAPPINGS, STATUS, RefusedError
 from igd.operator.status import mapping_as_json
 from igd.turns import pieces
 
@@ -21,14 +22,26 @@ WRITTEN_AT_ONCE = 32
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-class AdminSocket:
-    """Serves what `status` returns, and the mappings, on a unix socket in `directory`."""
+Action = Callable[[Any], Awaitable[Any]]
+"""Does what a posted JSON value asks for, and returns a JSON value; RefusedError."""
 
-    def __init__(self, gateway: Gateway, status: Callable[[], dict[str, Any]], directory: Path) -> None:
+
+class AdminSocket:
+    """Serves what `status` returns, and the mappings, on a unix socket in `directory`, and does `actions` by path."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        status: Callable[[], dict[str, Any]],
+        directory: Path,
+        actions: Mapping[str, Action],
+    ) -> None:
         self._path = directory / NAME
         app = web.Application()
         app.router.add_get(STATUS, _status_handler(status))
         app.router.add_get(MAPPINGS, _mappings_handler(gateway))
+        for path in ACTIONS:
+            app.router.add_post(path, _action_handler(actions, path))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
     async def open(self) -> None:
@@ -48,15 +61,26 @@ class AdminSocket:
 
 
 def _mappings_handler(gateway: Gateway) -> Handler:
-    name_of = gateway.policies.name_of
-
     async def respond(_request: web.Request) -> web.Response:
         written = list[bytes]()
         for piece in pieces(await gateway.mappings(), WRITTEN_AT_ONCE):
             async with gateway.turns:
+                name_of = gateway.policies.name_of
                 shown = [mapping_as_json(each, name_of(each.mapping.peer)) for each in piece]
                 written += [b"," if written else b"[", json.dumps(shown)[1:-1].encode()]
         return web.Response(body=LongBody([*(written or [b"["]), b"]"], "application/json; charset=utf-8"))
+
+    return respond
+
+
+def _action_handler(actions: Mapping[str, Action], path: str) -> Handler:
+    async def respond(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await actions[path](await request.json()))
+        except RefusedError as refused:
+            return web.json_response(str(refused), status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        except (KeyError, TypeError, ValueError) as error:
+            return web.Response(text=repr(error), status=HTTPStatus.BAD_REQUEST)
 
     return respond
 

@@ -6,10 +6,10 @@ import functools
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 
-from igd.config import Config
 from igd.config_peers import without_peer
 from igd.core.peers import Interface, Peers
 from igd.firewall.recurring_warnings import RecurringWarnings
@@ -19,6 +19,7 @@ from igd.host.ready import wait_until_up
 from igd.process import loops, sd_notify
 from igd.process.instance import Instance
 from igd.process.parts import Parts, open_parts
+from igd.process.reloading import Reloading
 from igd.wire.upnp import ssdp
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,16 @@ log = logging.getLogger(__name__)
 OnReady = Callable[[], None]
 
 
-def run(instance: Instance, config: Config, on_ready: OnReady | None = None) -> None:
-    """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError."""
-    asyncio.run(_serve_until_signalled(instance, config, on_ready))
+def run(instance: Instance, reloading: Reloading, on_ready: OnReady | None = None) -> None:
+    """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError.
+
+    SIGHUP has the configuration read again; where igd logs to a terminal, it says that this is gone, and stops igd.
+    """
+    asyncio.run(_serve_until_signalled(instance, reloading, on_ready))
 
 
-async def _serve_until_signalled(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
-    serving = asyncio.create_task(_serve_until_removed(instance, config, on_ready))
+async def _serve_until_signalled(instance: Instance, reloading: Reloading, on_ready: OnReady | None) -> None:
+    serving = asyncio.create_task(_serve_until_removed(instance, reloading, on_ready))
     stopped = False
 
     def stop() -> None:
@@ -41,8 +45,9 @@ async def _serve_until_signalled(instance: Instance, config: Config, on_ready: O
             stopped = True
             serving.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop if sys.stderr.isatty() else reloading.begin)
     try:
         await serving
     except asyncio.CancelledError:
@@ -51,13 +56,14 @@ async def _serve_until_signalled(instance: Instance, config: Config, on_ready: O
         log.info("stopped")
 
 
-async def _serve_until_removed(instance: Instance, config: Config, on_ready: OnReady | None) -> None:
+async def _serve_until_removed(instance: Instance, reloading: Reloading, on_ready: OnReady | None) -> None:
     async with Links() as links:
         index = await wait_until_up(links, instance.interface, functools.partial(_report_missing, instance))
         instance.report_waiting("")
         async with contextlib.AsyncExitStack() as stack:
             with garbage_collection_paused():
-                parts = await open_parts(stack, instance, config, links, index)
+                parts = await open_parts(stack, instance, reloading.config, links, index)
+            await reloading.serve(parts)
             announced = parts.host.external_address.addresses.announced
             log.info("external address: %s", announced or "none")
             log.info("ready for the peers of %s at %s", instance.interface, _places(parts.endpoints.addresses))

@@ -60,6 +60,15 @@ class Endpoints:
         self._problems: list[str] = []
         self._warnings = RecurringWarnings(log)
 
+    def configure(self, config: Config) -> None:
+        """Use what this configuration has for a running endpoint: limits, and port_control.third_party."""
+        limits = config.limits
+        connections, subscriptions = descriptors.fitting(limits.connections, limits.subscriptions)
+        self._http.limit(connections, limits.connections_per_peer)
+        self.subscriptions.limit(subscriptions, limits.subscriptions_per_peer)
+        if self._port_control is not None:
+            self._port_control.third_party = config.port_control.third_party
+
     async def listen_on(self, addresses: Sequence[Interface]) -> None:
         """Serve on these addresses of the interface, and no others; the first call raises OSError if it is in vain."""
         async with self._lock:

@@ -32,7 +32,7 @@ from igd.host.stun_address import StunAddress
 from igd.host.wireguard import WireGuard
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
-from igd.operator.admin_socket import AdminSocket
+from igd.operator.admin_socket import Action, AdminSocket
 from igd.process.behind_nat import stun_address
 from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
@@ -94,7 +94,7 @@ class FirewallParts:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All parts that a serving daemon uses."""
+    """All parts that a serving daemon uses. `actions` is what the admin socket does, by path."""
 
     host: HostParts
     firewall: FirewallParts
@@ -102,6 +102,7 @@ class Parts:
     maintenance: Maintenance
     epoch: Epoch
     endpoints: Endpoints
+    actions: dict[str, Action] = field(default_factory=dict)
 
 
 async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, links: Links, index: int) -> Parts:
@@ -127,7 +128,7 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     await endpoints.listen_on(host.wireguard.addresses)
     endpoints.announce(lost=epoch.lost)
     parts = Parts(host, firewall, gateway, maintenance, epoch, endpoints)
-    admin_socket = AdminSocket(gateway, lambda: _status(parts), instance.runtime_directory)
+    admin_socket = AdminSocket(gateway, lambda: _status(parts), instance.runtime_directory, parts.actions)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()
     return parts

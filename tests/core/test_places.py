@@ -90,3 +90,19 @@ def test_sixteen_hostile_peers_leave_room_for_another() -> None:
             if places.is_open_to(hostile):
                 lost = places.take(hostile, (hostile, 100 + each))
                 assert lost is None or lost[0] != 99
+
+
+def test_fewer_places_leave_the_holders_theirs_and_more_are_open_at_once() -> None:
+    places: Places[int] = Places(3, 3)
+    for each in (1, 2, 3):
+        places.take("c1", each)
+    places.resize(1, 1)
+    assert not places.is_open_to("c1")
+    places.release("c1", 1)
+    assert not places.is_open_to("c1")
+    assert places.is_open_to("c2"), "the peer with the most makes room"
+    assert places.take("c2", 4) == 2
+    places.release("c1", 3)
+    assert not places.is_open_to("c3"), "the one that is left is taken"
+    places.resize(2, 2)
+    assert places.is_open_to("c3")

@@ -39,7 +39,7 @@ async def harness() -> GatewayHarness:
 
 @pytest.fixture
 async def admin(tmp_path: Path, harness: GatewayHarness) -> AsyncIterator[AdminSocket]:
-    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path)
+    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path, {})
     await admin.open()
     yield admin
     await admin.close()
@@ -68,7 +68,7 @@ async def test_only_the_owner_may_connect(tmp_path: Path) -> None:
 
 async def test_a_stale_socket_is_replaced_and_removed_at_the_end(tmp_path: Path, harness: GatewayHarness) -> None:
     (tmp_path / NAME).touch()
-    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path)
+    admin = AdminSocket(harness.gateway, lambda: SHOWN, tmp_path, {})
     await admin.open()
     assert await fetched(tmp_path, MAPPINGS) == []
     await admin.close()

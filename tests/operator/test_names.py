@@ -177,7 +177,7 @@ def test_names_are_written_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: Path, path: Path
 ) -> None:
     assert run(monkeypatch, "--from", source, "--config", path, "--write") == OK
-    assert f"added to {path}; restart igd" in capsys.readouterr().out
+    assert f"added to {path}; igd reload" in capsys.readouterr().out
     written = path.read_bytes()
     assert run(monkeypatch, "--from", source, "--config", path, "--write") == OK
     assert capsys.readouterr().err == f"igd: every peer of {source} has its section in {path}\n"

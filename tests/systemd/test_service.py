@@ -275,7 +275,7 @@ def test_a_configuration_that_is_not_read_because_of_its_name(layers: Layers) ->
             assert f"WARNING igd.commands.serving: {file} is not read: the configuration of wg0 is " in status
 
 
-def test_only_root_may_ask_the_daemon(layers: Layers) -> None:
+def test_only_root_may_ask_the_daemon_and_systemctl_reloads_it(layers: Layers) -> None:
     with booted(layers) as server:
         before, machine = rules_without_tunnel(server.lab), server.machine
         machine.run("wg-quick", "up", "wg0")
@@ -285,8 +285,24 @@ def test_only_root_may_ask_the_daemon(layers: Layers) -> None:
             "setpriv", "--reuid=nobody", "--clear-groups", "/opt/igd/bin/igd", "list", "wg0", check=False
         )
         assert (asked.returncode, "answers root and its own user only" in asked.stderr) == (1, True), asked
+        _assert_reloads(machine)
         machine.run("wg-quick", "down", "wg0")
         assert_ended_well(server, before)
+
+
+def _assert_reloads(machine: Machine) -> None:
+    """Assert that a good file is in force, and that a bad one is refused with its error, by the process that runs."""
+    process = machine.shows(SERVICE, "MainPID")
+    write = "umask 022; mkdir -p /etc/igd; echo '{}' >/etc/igd/wg0.toml"
+    machine.run("sh", "-c", write.format("idle_after = 600"))
+    machine.run("systemctl", "reload", SERVICE)
+    assert "the configuration was reloaded: idle_after" in machine.log(SERVICE)
+    machine.run("sh", "-c", write.format("nonsense = 1"))
+    assert machine.run("systemctl", "reload", SERVICE, check=False).returncode != 0
+    assert "the configuration was not reloaded, the former one stays in force: /etc/igd/wg0.toml: " in machine.log(
+        SERVICE
+    )
+    assert machine.shows(SERVICE, "MainPID", "ActiveState") == (*process, "active")
 
 
 @pytest.mark.parametrize("drop_ins", [[], [USERSPACE, LEGACY]])
