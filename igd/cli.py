@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, changing, checking, doctoring, peer_names, serving, streams
+from igd.commands import asking, checking, doctoring, mapping, peer_names, reloading, serving, streams
 
 COMMANDS = {
     "run": serving.RUN,
@@ -14,7 +14,9 @@ COMMANDS = {
     "names": peer_names.NAMES,
     "list": asking.LIST,
     "status": asking.STATUS,
-    "reload": changing.RELOAD_COMMAND,
+    "add": mapping.ADD,
+    "revoke": mapping.REVOKE,
+    "reload": reloading.RELOAD,
 }
 
 

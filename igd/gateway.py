@@ -184,12 +184,18 @@ class Gateway:
             return await self.peers.peers(self.clock() - since)
 
     async def ask(
-        self, peer: Peer, source: Address, request: Request, protocol: ControlProtocol | None = None
+        self,
+        peer: Peer,
+        source: Address,
+        request: Request,
+        protocol: ControlProtocol | None = None,
+        *,
+        by_operator: bool = False,
     ) -> Reply:
         """Decide on one request that an admitted peer sent from `source`; no request of a client makes it raise.
 
         A change is decided after new peers were followed, for the peer that owns `source` then. `protocol` is that of
-        the request; None if it came in another way.
+        the request; None if it came in another way. `by_operator`: the operator makes the request for the peer.
         """
         cause.set(peer.public_key)
         found: Peer | Refusal = peer
@@ -204,7 +210,8 @@ class Gateway:
         level = logging.INFO if isinstance(request, ChangeRequest) else logging.DEBUG
         log.log(
             level,
-            "%s (%s) requests %s: %s",
+            "%s%s (%s) requests %s: %s",
+            "the operator for " if by_operator else "",
             source,
             found if isinstance(found, Peer) else peer,
             request,
@@ -394,6 +401,10 @@ class Gateway:
         for peer in list(self._waiting):
             async with self.ledger.peer_lock(peer):
                 pass
+
+    def is_mapped(self, mapping: AnyMapping) -> bool:
+        """Return whether the peer has a mapping that is named by the same internal endpoint, perhaps a new one."""
+        return self.ledger.table.find_internal(mapping.peer, mapping.protocol, mapping.internal) is not None
 
     def report_revoked(self, mappings: Sequence[AnyMapping]) -> None:
         """Call `on_revoked`: the operator has closed these mappings, and no client has requested that."""

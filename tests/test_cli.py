@@ -84,6 +84,46 @@ def test_wrong_usage_exits_with_2(
     assert "usage: igd" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "add wg0 icmp 1 10.100.0.2",
+        "add wg0 tcp 0 10.100.0.2",
+        "add wg0 tcp 0000000080 10.100.0.2",
+        "add wg0 tcp \u0661 10.100.0.2",
+        "add wg0 tcp 1 x",
+        "add wg0 tcp 1 10.100.0.2 70000",
+        "add wg0 tcp any 10.100.0.2",
+        "add wg0 tcp 1 10.100.0.2 --seconds -1",
+        "add wg0 tcp 1 10.100.0.2 --seconds 99999999999",
+        "add wg0 tcp 1 10.100.0.2 --description a\n",
+        "revoke wg0",
+        "revoke wg0 tcp",
+        "revoke wg0 tcp 0",
+        "revoke wg0 tcp 9-8",
+        "revoke wg0 tcp 70000",
+        "revoke wg0 --to 10.100.0.0/24",
+        "revoke wg0 --peer ",
+    ],
+)
+def test_a_change_with_wrong_arguments_asks_no_daemon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert run(monkeypatch, *words.split(" ")) == MISUSED
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err
+
+
+@pytest.mark.parametrize("words", ["add wg0 tcp 1 10.100.0.2", "revoke wg0 tcp 1", "reload wg0", "reload"])
+def test_a_change_without_a_daemon_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("igd.process.instance.DIRECTORY", tmp_path / "none")
+    assert run(monkeypatch, *words.split(" ")) == FAILED
+    assert capsys.readouterr().err.startswith("igd: igd is not running for ")
+
+
 def test_check_prints_the_whole_configuration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

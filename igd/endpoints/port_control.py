@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from igd.core.mapping import ControlProtocol, PortMapping
+from igd.core.mapping import AnyMapping, ControlProtocol, PortMapping
 from igd.core.peers import Address, Peer
 from igd.core.request import Refusal, Reply, Request
 from igd.endpoints.sockets import SocketAddress, UdpServer, peer_address
@@ -21,6 +21,10 @@ FIRST_INTERVAL = 0.25
 """Announcements are repeated; the interval, first this many seconds, doubles each time (RFC 6886 §3.2.1)."""
 
 
+CLOSED_SECONDS = (0.0, 0.25, 1.0, 3.0)
+"""Pauses before each message that a mapping was closed: datagrams get lost."""
+
+
 class PortControl(UdpServer):
     """Receives requests on each address of the interface, and responds from the address that received them.
 
@@ -33,15 +37,41 @@ class PortControl(UdpServer):
         self._epoch = epoch
         self.third_party = third_party
         self._announcer = _Announcer(gateway, epoch, self._announce_to)
+        self._telling: set[asyncio.Task[None]] = set()
+        gateway.on_revoked.append(self._tell_of)
 
     async def close(self) -> None:
         """Stop listening and announcing; requests under way get no response."""
         await self._announcer.close()
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
         await super().close()
 
     def announce(self, *, lost: bool) -> None:
         """Announce to live peers the external address, their mappings, and whether mappings were `lost`."""
         self._announcer.start(lost=lost)
+
+    def _tell_of(self, revoked: Sequence[AnyMapping]) -> None:
+        """Tell the PCP clients whose mappings the operator has closed; NAT-PMP has no message for that."""
+        theirs = [mapping for mapping in revoked if mapping.claim.nonce]
+        if theirs:
+            task = asyncio.create_task(self._tell_closed(theirs))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_closed(self, mappings: Iterable[AnyMapping]) -> None:
+        """Send each client, by an unsolicited response (RFC 6887 §14.2), that its mapping has a lifetime of 0.
+
+        A client that has mapped the port again meanwhile hears no more of the former mapping.
+        """
+        for pause in CLOSED_SECONDS:
+            await asyncio.sleep(pause)
+            for mapping in mappings:
+                if not self._gateway.is_mapped(mapping):
+                    datagram = requests.encode_closed(mapping, self._epoch(), self._gateway.announced)
+                    self._announce_to(mapping.internal.address, datagram)
+                    await asyncio.sleep(0)  # requests do not wait for thousands of these
 
     async def _respond(self, datagram: bytes, source: SocketAddress, own: Address) -> None:
         try:

@@ -3,8 +3,10 @@
 STATUS = "/status"
 MAPPINGS = "/mappings"
 RELOAD = "/reload"
+REVOKE = "/revoke"
+ADD = "/add"
 
-ACTIONS = (RELOAD,)
+ACTIONS = (RELOAD, REVOKE, ADD)
 """The paths to which a JSON value is posted, and which change something."""
 
 

@@ -32,7 +32,9 @@ from igd.host.stun_address import StunAddress
 from igd.host.wireguard import WireGuard
 from igd.ledger import Ledger
 from igd.maintenance import Maintenance
+from igd.operator.admin_paths import ADD, REVOKE
 from igd.operator.admin_socket import Action, AdminSocket
+from igd.operator.mapping_requests import MappingRequests
 from igd.process.behind_nat import stun_address
 from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
@@ -128,6 +130,8 @@ async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, 
     await endpoints.listen_on(host.wireguard.addresses)
     endpoints.announce(lost=epoch.lost)
     parts = Parts(host, firewall, gateway, maintenance, epoch, endpoints)
+    requests = MappingRequests(gateway)
+    parts.actions.update({REVOKE: requests.revoke, ADD: requests.add})
     admin_socket = AdminSocket(gateway, lambda: _status(parts), instance.runtime_directory, parts.actions)
     stack.push_async_callback(admin_socket.close)
     await admin_socket.open()

@@ -32,6 +32,7 @@ from igd.core.table import HOLD_DOWN, MAX_REMOTES
 from igd.endpoints import port_control, sockets
 from igd.endpoints.port_control import PortControl
 from igd.firewall.backend import FirewallError
+from igd.operator.mapping_requests import MappingRequests
 from igd.wire.pcp import messages as pcp
 from igd.wire.pcp import natpmp
 from igd.wire.pcp.natpmp import AddressRequest, MapRequest
@@ -1222,3 +1223,46 @@ async def test_an_announcement_to_a_closed_port_is_not_an_error(
         while len(pauses) < 5:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0)
     assert (await c1.map(pmp(5000))).result == 0
+
+
+# What the operator closes
+
+
+@pytest.mark.usefixtures("control")
+async def test_a_client_is_told_four_times_that_its_mapping_was_closed(
+    harness: GatewayHarness, c1: Client, listener: Client, pauses: list[float]
+) -> None:
+    """RFC 6887 §14.2: as an unsolicited response, with the client's nonce and a lifetime of 0."""
+    granted = await c1.granted(mapping(5000))
+    revoke = MappingRequests(harness.gateway).revoke
+    await revoke({"protocol": "tcp", "ports": "1-65535", "to": None, "peer": None})
+    for _ in port_control.CLOSED_SECONDS:
+        response = client_codec.decode_pcp(await listener.receive())
+        assert isinstance(response, Response)
+        assert (response.lifetime, response.payload) == (0, granted.payload)
+    assert pauses == list(port_control.CLOSED_SECONDS[1:])
+    assert listener.unread() == []
+
+
+@pytest.mark.usefixtures("control")
+async def test_a_client_that_maps_again_hears_no_more_of_the_former_mapping(
+    harness: GatewayHarness, c1: Client, listener: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_control, "CLOSED_SECONDS", (0.0, 0.25))
+    await c1.granted(mapping(5000))
+    await MappingRequests(harness.gateway).revoke({"protocol": None, "ports": None, "to": str(C1), "peer": None})
+    await listener.receive()
+    await c1.granted(mapping(5000))
+    await asyncio.sleep(1.0)  # nothing tells that nothing is sent
+    assert listener.unread() == []
+
+
+@pytest.mark.usefixtures("control")
+async def test_natpmp_clients_are_not_told_what_they_could_not_understand(
+    harness: GatewayHarness, c1: Client, listener: Client, pauses: list[float]
+) -> None:
+    assert (await c1.map(pmp(5000))).result == 0
+    closed = await MappingRequests(harness.gateway).revoke({"protocol": None, "ports": None, "to": str(C1), "peer": ""})
+    assert len(closed["closed"]) == 1
+    assert (await c1.map(pmp(5001))).result == 0
+    assert (listener.unread(), pauses) == ([], [])

@@ -17,12 +17,13 @@ from igd.core.request import LinkStatus, MapPort, UnmapPorts
 from igd.endpoints import subscriptions as subscribing
 from igd.endpoints.notifier import Delivery, Notifier
 from igd.endpoints.subscriptions import Subscriptions
+from igd.operator.mapping_requests import MappingRequests
 from igd.wire.upnp import xml
 from igd.wire.upnp.devices import WAN_COMMON_INTERFACE_CONFIG, WAN_IP_CONNECTION, Service
 from igd.wire.upnp.gena import Callback
 from igd.wire.upnp.state import STATE
 from tests.endpoints.http_client import HANG, ROOT, Answer, exchange, get, http_for
-from tests.gateway_harness import C1, C2, SERVER, GatewayHarness
+from tests.gateway_harness import C1, C2, PEERS, SERVER, GatewayHarness
 
 PATH = WAN_IP_CONNECTION.event_path
 
@@ -429,6 +430,31 @@ async def test_who_may_not_use_upnp_may_not_subscribe(harness: GatewayHarness) -
     async with Subscriber().listening() as subscriber:
         harness.gateway.policies = type(harness.gateway.policies)(Policy(protocols=frozenset()))
         assert (await subscriber.subscribe()).status == 403
+
+
+async def test_a_subscription_ends_when_its_peer_may_no_longer_use_upnp(harness: GatewayHarness) -> None:
+    """The configuration was read again; the peer would be told nothing any more, and hold a place."""
+    async with Subscriber().listening() as subscriber:
+        await subscriber.subscribe()
+        await subscriber.event()
+        harness.gateway.policies = type(harness.gateway.policies)(Policy(protocols=frozenset()))
+        harness.peers.all = (replace(PEERS[0], name="laptop"), *PEERS[1:])
+        await harness.maintenance.follow_policies()
+        assert len(harness.events) == 0  # type: ignore[attr-defined]
+
+
+async def test_the_operator_revokes_a_mapping_and_its_subscribers_hear_of_it(harness: GatewayHarness) -> None:
+    async with Subscriber().listening() as subscriber, Subscriber(C2).listening() as other:
+        await harness.ask(map_port(8043))
+        await subscriber.subscribe()
+        await other.subscribe()
+        await subscriber.event()
+        await other.event()
+        wanted = {"protocol": "tcp", "ports": "8043", "to": None, "peer": None}
+        assert len((await MappingRequests(harness.gateway).revoke(wanted))["closed"]) == 1
+        event = await subscriber.event()
+        assert event.values == {"PortMappingNumberOfEntries": "0", "SystemUpdateID": "2"}
+        assert other.events.empty()
 
 
 async def test_an_unknown_source_is_refused(harness: GatewayHarness) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from igd.core.mapping import (
     BY_INTERNAL_ENDPOINT,
     SAME_PORT,
+    AnyMapping,
     Claim,
     ControlProtocol,
     Endpoint,
@@ -234,6 +235,11 @@ def encode_update(mapped: Mapped, epoch: int, external: IPv4Address | None) -> b
     """Encode the unsolicited response that updates a PCP client's mapping (§14.2)."""
     assert mapped.mapping.claim.nonce, "a mapping that PCP requested"
     return _encode_mapped(mapped.mapping.claim.nonce, NO_OPTIONS, mapped, epoch, external)
+
+
+def encode_closed(mapping: AnyMapping, epoch: int, external: IPv4Address | None) -> bytes:
+    """Encode the unsolicited response that tells a PCP client that its mapping was closed: its lifetime is 0."""
+    return encode_update(Mapped(mapping, 0), epoch, external)
 
 
 def _encode_mapped(nonce: bytes, options: Options, mapped: Mapped, epoch: int, external: IPv4Address | None) -> bytes:

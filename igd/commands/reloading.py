@@ -1,11 +1,12 @@
-"""`igd reload`: what changes a running daemon."""
+"""`igd reload`."""
 
 import argparse
 from typing import Any
 
 from igd.commands.command import FAILED, MISUSED, OK, Command, print_error, print_text
 from igd.commands.daemons import SOME_INTERFACE, SilentDaemonError, ask, running
-from igd.operator.admin_paths import RELOAD, RefusedError
+from igd.operator import admin_paths
+from igd.operator.admin_paths import RefusedError
 
 
 def _reload(arguments: argparse.Namespace) -> int:
@@ -19,7 +20,7 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 def _reload_one(name: str) -> int:
     try:
-        answer = ask(name, RELOAD, {})
+        answer = ask(name, admin_paths.RELOAD, {})
         return _print_reloaded(name, answer)
     except RefusedError as refused:
         lines = str(refused).splitlines()
@@ -45,6 +46,6 @@ def _print_reloaded(name: str, answer: Any) -> int:  # noqa: ANN401 - any JSON v
     return OK
 
 
-RELOAD_COMMAND = Command(
+RELOAD = Command(
     "Read the configuration again, without a restart; a bad file changes nothing.", (SOME_INTERFACE,), _reload
 )
