@@ -10,6 +10,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from igd.config_miniupnpd import SETTINGS, Outcome
+
 _WG_QUICK = re.compile(r"\s*\[(interface|peer)\]", re.IGNORECASE)
 _RULE = re.compile(r"\s*((?:allow|deny)\s+\d.*?)[\s,]*")
 _SETTING = re.compile(r"\s*([A-Za-z0-9_-]+)\s*([=:])\s*(.*?)\s*")
@@ -19,30 +21,6 @@ _YES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "fals
 _CURLY = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u00a0": " "})
 
 _SECRET = re.compile(r"\s*(private|preshared)key\b", re.IGNORECASE)
-_MINIUPNPD: Mapping[str, str] = {
-    "ext_ifname": 'write external_interface = "{}"',
-    "ext_ip": 'write external_address = "{}"',
-    "ext_perform_stun": 'write external_address = "stun" and stun_servers = ["HOST:PORT"]',
-    "ext_stun_host": 'write stun_servers = ["{}"]',
-    "ext_stun_port": 'write stun_servers = ["HOST:{}"]',
-    "listening_ip": "delete it: the WireGuard interface is given by igd run INTERFACE or igd@INTERFACE",
-    "port": "write http_port = {}",
-    "max_lifetime": "write max = {} in a section [leases]",
-    "min_lifetime": "write min = {} in a section [leases]",
-    "lease_file": "delete it: igd has a file of its own for each interface, in /var/lib/igd",
-    "secure_mode": "delete it: peers map ports to their own addresses only",
-    "enable_natpmp": "write enabled = {} in a section [port_control]",
-    "enable_pcp_pmp": "write enabled = {} in a section [port_control]",
-    "pcp_allow_thirdparty": "write third_party = {} in a section [port_control]",
-}
-"""Settings of miniupnpd that igd has too, or has in another way; {}: the value."""
-
-_MINIUPNPD_ALONE = re.compile(
-    r"(bitrate|clean_ruleset|ext|manufacturer|model|upnp_forward|upnp_nat|upnp_table)_\w+"
-    r"|minissdpdsocket|https_port|ipv6_disable|ipv6_listening_ip|lease_file6|notify_interval|enable_upnp|packet_log"
-    r"|presentation_url|queue|serial|system_uptime|tag|force_igd_desc_v1"
-)
-"""Its other settings."""
 
 
 class Keys(NamedTuple):
@@ -104,14 +82,13 @@ def _settings(lines: list[str], keys: Keys) -> list[tuple[int, str]]:
 
 def _of_miniupnpd(key: str, value: str, keys: Keys) -> str | None:
     """Return what to do with a setting of miniupnpd; None if it is none, or is one of igd's own."""
-    remedy = _MINIUPNPD.get(key)
-    if key in keys.top or (remedy is None and not _MINIUPNPD_ALONE.fullmatch(key)):
+    setting = SETTINGS.get(key)
+    if key in keys.top or setting is None:
         return None
-    if remedy is None:
-        return "delete it: igd has no such setting"
-    if value in {"", "0"} or (key == "ext_perform_stun" and _YES.get(value) == "false"):
-        return "delete it: that is igd's default" if "write" in remedy else remedy
-    return remedy.format(_YES.get(value, value.strip("\"'")))
+    is_off = value in {"", "0"} or (key == "ext_perform_stun" and _YES.get(value) == "false")
+    if setting.outcome is Outcome.CONVERTED and is_off:
+        return "delete it: that is igd's default"
+    return setting.remedy.format(_YES.get(value, value.strip("\"'")))
 
 
 def _written(line: str) -> str | None:
