@@ -25,7 +25,7 @@ from igd.endpoints.tcp_listener import TcpListener
 from igd.gateway import Gateway
 from igd.turns import pieces
 from igd.wire.malformed import Malformed
-from igd.wire.upnp import actions, description, gena, soap, xml
+from igd.wire.upnp import actions, description, former_paths, gena, soap, xml
 from igd.wire.upnp.devices import Service
 from igd.wire.upnp.requests import Parties, split_listing
 from igd.wire.upnp.user_agents import knows_version_1_only
@@ -86,12 +86,13 @@ class UPnPHttp:
         self._subscriptions = subscriptions
         app = web.Application(client_max_size=soap.LARGEST_BODY, middlewares=[_check])
         app.router.add_get(PAGE, self._page)
-        version_1_only = dict.fromkeys(description.DEVICE_PATHS.values(), description.WITHOUT_FIREWALL_PATH)
+        device_paths = (*description.DEVICE_PATHS.values(), former_paths.DEVICE_PATH)
+        version_1_only = dict.fromkeys(device_paths, description.WITHOUT_FIREWALL_PATH)
         for path, document in documents.items():
             app.router.add_get(path, _document(document, documents[version_1_only.get(path, path)]))
-        for path, service in description.CONTROL_PATHS.items():
+        for path, service in {**description.CONTROL_PATHS, **former_paths.CONTROL_PATHS}.items():
             app.router.add_post(path, self._control(service))
-        for path, service in description.EVENT_PATHS.items():
+        for path, service in {**description.EVENT_PATHS, **former_paths.EVENT_PATHS}.items():
             app.router.add_route("SUBSCRIBE", path, self._events(service, self._subscribe))
             app.router.add_route("UNSUBSCRIBE", path, self._events(service, self._unsubscribe))
         self._runner = web.AppRunner(app, shutdown_timeout=CLOSE_SECONDS)

@@ -14,7 +14,7 @@ from igd.core.rate_limit import RateLimit
 from igd.core.request import MapPort, Refusal
 from igd.endpoints import http_connection, upnp_http
 from igd.endpoints.upnp_http import LISTED_AT_ONCE, LISTED_ENTRIES, Listening, UPnPHttp
-from igd.wire.upnp import actions, description, soap
+from igd.wire.upnp import actions, description, former_paths, soap
 from tests.endpoints.http_client import (
     CONTROL,
     HANG,
@@ -68,7 +68,7 @@ async def test_documents(path: str) -> None:
     assert len(answer.body.encode()) == int(answer.headers["Content-Length"])
 
 
-@pytest.mark.parametrize("path", description.DEVICE_PATHS.values())
+@pytest.mark.parametrize("path", [*description.DEVICE_PATHS.values(), former_paths.DEVICE_PATH])
 async def test_windows_and_xbox_read_version_1_only(path: str) -> None:
     version_1_only = (await exchange(get(description.WITHOUT_FIREWALL_PATH))).body
     for_all = (await exchange(get(path))).body
@@ -87,6 +87,17 @@ async def test_an_action_is_carried_out_and_answered(harness: GatewayHarness) ->
     assert f"<NewExternalIPAddress>{EXTERNAL}<" in answer.body
     answer = await exchange(call("GetGenericPortMappingEntry", {"NewPortMappingIndex": "0"}))
     assert "<NewPortMappingDescription>&lt;b&gt;&amp;<" in answer.body
+
+
+async def test_a_client_that_knows_the_urls_of_miniupnpd_goes_on(harness: GatewayHarness) -> None:
+    assert (await exchange(get("/rootDesc.xml"))).body == (await exchange(get("/1/device.xml"))).body
+    assert (await exchange(call("AddPortMapping", ADD, path="/ctl/IPConn"))).status == 200
+    assert (TransportProtocol.TCP, 8043) in harness.table
+    common = "urn:schemas-upnp-org:service:WANCommonInterfaceConfig:1"
+    answer = await exchange(call("GetCommonLinkProperties", path="/ctl/CmnIfCfg", service=common))
+    assert answer.status == 200
+    headers = (f"CALLBACK: <http://{C1}:9/>", "NT: upnp:event", "TIMEOUT: Second-60")
+    assert (await exchange(get("/evt/IPConn", *headers, method="SUBSCRIBE"))).status == 200
 
 
 async def test_an_action_that_needs_no_gateway_is_answered() -> None:

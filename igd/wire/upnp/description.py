@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from igd.wire.upnp import xml
+from igd.wire.upnp import former_paths, xml
 from igd.wire.upnp.actions import ACTIONS, Action
 from igd.wire.upnp.devices import DEVICES, ROOT, VERSIONS, WAN_IPV6_FIREWALL_CONTROL, Device, Service, udn
 from igd.wire.upnp.state import STATE
@@ -43,7 +43,7 @@ def documents(identity: Identity) -> dict[str, bytes]:
         by_path[DEVICE_PATHS[version]] = _device_document(identity, version)
         for service in CONTROL_PATHS.values():
             by_path[_service_path(service, version)] = _service_document(service, version)
-    return by_path
+    return {**by_path, former_paths.DEVICE_PATH: by_path[DEVICE_PATHS[1]]}
 
 
 def config_id(by_path: dict[str, bytes]) -> int:

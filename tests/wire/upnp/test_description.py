@@ -121,6 +121,7 @@ def test_paths_stay_as_they_are() -> None:
         "/2/WANIPConn1.xml",
         "/2/WANIPv6Firewall1.xml",
         "/2/device.xml",
+        "/rootDesc.xml",
     ]
     services = ["L3Forwarding1", "WANCommonIFC1", "WANIPConn1", "WANIPv6Firewall1"]
     assert sorted(CONTROL_PATHS) == [f"/control/{service}" for service in services]
