@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, checking, doctoring, mapping, peer_names, reloading, serving, streams
+from igd.commands import asking, checking, doctoring, mapping, migrating, peer_names, reloading, serving, streams
 
 COMMANDS = {
     "run": serving.RUN,
@@ -12,6 +12,7 @@ COMMANDS = {
     "check": checking.CHECK,
     "doctor": doctoring.DOCTOR,
     "names": peer_names.NAMES,
+    "migrate": migrating.MIGRATE,
     "list": asking.LIST,
     "status": asking.STATUS,
     "add": mapping.ADD,

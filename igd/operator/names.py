@@ -1,8 +1,5 @@
 """Sections [peers.NAME] for the peers that wg-quick's file names, and how they are added to a configuration."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +8,7 @@ from igd import config_file, toml
 from igd.config import Config, parse
 from igd.config_values import MAX_NAME_LENGTH
 from igd.core.peers import is_public_key
+from igd.operator import replaced_file
 from igd.operator.wg_quick import configured_peers
 
 
@@ -66,35 +64,17 @@ def add(sections: Iterable[str], path: Path) -> None:
     """
     file = path.resolve()
     before = file.read_bytes() if config_file.is_present(path) else b""
+    after = extended(before, sections, path)
+    if not file.parent.exists():
+        file.parent.mkdir(parents=True)
+        file.parent.chmod(0o755)  # whatever the umask is: the service enters it
+    replaced_file.replace(file, after)
+
+
+def extended(before: bytes, sections: Iterable[str], path: Path) -> bytes:
+    """Return the content of a configuration file with these lines at its end; ConfigError if that is invalid."""
     newline = "\r\n" if b"\r\n" in before else "\n"
     start = "" if not before else newline if before.endswith((b"\n", b"\r")) else newline * 2
     after = before + (start + "".join(line + newline for line in sections)).encode()
     parse(config_file.decoded(after, path), path)
-    if not file.parent.exists():
-        file.parent.mkdir(parents=True)
-        file.parent.chmod(0o755)  # whatever the umask is: the service enters it
-    _replace(file, after)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as new:
-        try:
-            new.write(content)
-            new.flush()
-            _take_attributes(file, new.name)
-            os.fsync(new.fileno())
-            Path(new.name).replace(file)
-        except BaseException:
-            Path(new.name).unlink()
-            raise
-
-
-def _take_attributes(file: Path, new: str) -> None:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        Path(new).chmod(0o644)
-        return
-    os.chown(new, found.st_uid, found.st_gid)
-    shutil.copystat(file, new)
-    os.utime(new)
+    return after

@@ -108,6 +108,11 @@ class LeaseStore:
         """Return the boottime at which the file was created or the external address was replaced; may be negative."""
         return self._state.began
 
+    def record_epoch(self, began: float) -> None:
+        """Record that the epoch began at this boottime, with another program; saved as by `record_address`."""
+        self._state.began = began
+        self._save_state()
+
     def next_bootid(self) -> int:
         """Return a value for BOOTID.UPNP.ORG, larger than any before, whatever the wall clock shows.
 
