@@ -14,10 +14,13 @@ FILE = "/etc/miniupnpd/miniupnpd.conf"
 LEASES = "/var/lib/miniupnpd.leases"
 UUID = "00000000-0000-4000-8000-000000000001"
 
-_CONFIG = f"""
+
+def config(port: int = 0) -> str:
+    """Return the configuration of a miniupnpd that serves this port, or one of its choice."""
+    return f"""
 ext_ifname=ens0
 listening_ip=wg0
-http_port=0
+http_port={port}
 enable_natpmp=yes
 secure_mode=yes
 uuid={UUID}
@@ -26,9 +29,10 @@ allow 1024-65535 10.100.0.0/24 1024-65535
 deny 0-65535 0.0.0.0/0 0-65535
 """
 
+
 # As Debian's nft_init.sh makes them, with the rule that lets the clients out. Answered flows are not accepted: those of
 # mappings pass by the rules of miniupnpd only.
-_NFT_CHAINS = """
+NFT_CHAINS = """
 table inet filter {
     chain forward {
         type filter hook forward priority 0; policy drop;
@@ -76,7 +80,7 @@ def laboratory(backend: Backend) -> Iterator[Lab]:
     """Build a lab whose server has the chains that miniupnpd fills, and drops what they do not accept."""
     with Lab(forward="open", iptables="nft" if backend == "nftables" else "legacy") as lab:
         if backend == "nftables":
-            lab.srv.run("nft", "-f", "-", input=_NFT_CHAINS)
+            lab.srv.run("nft", "-f", "-", input=NFT_CHAINS)
         else:
             for chains in _IPTABLES_CHAINS.values():
                 lab.srv.run("iptables-legacy-restore", "--noflush", input=chains)
@@ -85,7 +89,7 @@ def laboratory(backend: Backend) -> Iterator[Lab]:
 
 def start(lab: Lab, program: Path | str) -> tuple[Process, str]:
     """Start miniupnpd; return it, and the URL of its description."""
-    lab.srv.write(FILE, _CONFIG)
+    lab.srv.write(FILE, config())
     process = lab.srv.start(program, "-d", "-f", FILE)
     port = process.wait_for(r"HTTP listening on port (\d+)")[1]
     return process, f"http://10.100.0.1:{port}/rootDesc.xml"
