@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +36,9 @@ def _migrate(arguments: argparse.Namespace) -> int:
         return asyncio.run(_plan_and_do(arguments))
     except (ConfigError, ValueError) as error:
         return print_error(str(error), MISUSED)
-    except PermissionError as error:
-        return print_error(f"{error}; run sudo igd migrate {arguments.source}", FAILED)
     except (OSError, FirewallError) as error:
-        return print_error(str(error), FAILED)
+        hint = f"\nrun it as root: sudo igd migrate {arguments.source}" if os.geteuid() else ""
+        return print_error(f"{error}{hint}", FAILED)
 
 
 async def _plan_and_do(arguments: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ async def _plan_and_do(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.source}: {error}") from None
     known = await planning.addresses()
     interface = _chosen(arguments, text, known)
-    miniupnpd = planning.found(arguments.source, text, known[interface])
+    miniupnpd = planning.found(arguments.source, text, Instance(interface).store_path, known[interface])
     plan = planning.plan(miniupnpd, interface, known)
     peers = await planning.peers_of(interface, known[interface])
     print_text(report.conversion(plan))
@@ -79,22 +80,28 @@ def _chosen(arguments: argparse.Namespace, text: str, known: "Addresses") -> str
 
 
 def _do(plan: "Plan", peers: "Peers") -> int:
+    """Do it to the end: a closed terminal, or Ctrl-C, does not leave the clients without a gateway half-way."""
     from igd.firewall.backend import FirewallError
     from igd.operator.migrate import report, takeover
+    from igd.operator.status import printable
 
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which the daemon would inherit
     instance = Instance(plan.interface)
+    done, failure = list[str](), ""
     with instance.lock():
-        print_text(takeover.write_config(plan))
+        done.append(takeover.write_config(plan))
         try:
-            for done in takeover.take_over(plan, peers, instance.store_path):
-                print_text(done)
+            done.extend(takeover.take_over(plan, peers, instance.store_path))
         except (OSError, FirewallError) as error:
-            return print_error(f"{error}\n{report.way_back(plan)}", FAILED)
+            failure = str(error)
     try:
-        print_text(takeover.start(plan.interface))
+        done += [] if failure else [takeover.start(plan.interface)]
     except (OSError, FirewallError) as error:
-        return print_error(f"{error}\n{report.way_back(plan)}", FAILED)
-    return print_text(report.way_back(plan))
+        failure = str(error)
+    print_text("\n".join(map(printable, done)))
+    back = report.way_back(plan)
+    return print_error(f"{failure}\n{back}", FAILED) if failure else print_text(back)
 
 
 MIGRATE = Command(

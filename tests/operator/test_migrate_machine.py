@@ -1,6 +1,7 @@
 """What `igd migrate` does to files, to the rules of the kernel, and to the flows that it tracks."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def plan(text: str = "ext_ifname=ens0\n") -> Plan:
     """Return the plan for a miniupnpd that does not run."""
     conversion = convert(text, Situation("wg0", {}))
     written = conversion.toml("miniupnpd.conf", {})
-    return Plan(Miniupnpd(Path("miniupnpd.conf"), text), "wg0", conversion, written, parse(written, _WG0))
+    return Plan(
+        Miniupnpd(Path("miniupnpd.conf"), text, Path("leases.sqlite")), "wg0", conversion, written, parse(written, _WG0)
+    )
 
 
 @pytest.fixture
@@ -56,6 +59,18 @@ def test_the_same_content_needs_no_copy(path: Path) -> None:
     takeover.write_config(plan())
     assert takeover.write_config(plan()) == f"{path} is what it would become"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_lease_file_is_read_unless_igd_has_served_since(tmp_path: Path) -> None:
+    store, file = tmp_path / "leases.sqlite", tmp_path / "upnp.leases"
+    miniupnpd = Miniupnpd(tmp_path / "miniupnpd.conf", f"lease_file={file}\n", store)
+    assert (miniupnpd.mappings(), "names no lease_file that exists" in miniupnpd.origin) == ([], True)
+    file.write_text("TCP:8043:10.100.0.2:8043:0:web\n")
+    assert [str(each) for each in miniupnpd.mappings()] == ["TCP 8043 -> 10.100.0.2:8043"]
+    assert miniupnpd.origin == str(file)
+    store.touch()
+    os.utime(file, (1, 1))
+    assert (miniupnpd.mappings(), miniupnpd.origin) == ([], f"{file}, which is older than igd's leases")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, ip_interface, ip_network
 
 import pytest
 
-from igd.config import Config, LeaseSettings
+from igd.config import Config, LeaseSettings, LimitSettings
 from igd.core.mapping import Claim, Endpoint, Entry, Lease, PortMapping, TransportProtocol
 from igd.core.peers import Peer, Peers
 from igd.operator.migrate.mappings import Entries, Former, entries, read_lease_file
@@ -118,6 +118,15 @@ def test_a_port_that_igd_has_mapped_elsewhere_stays_so() -> None:
 def test_a_host_behind_a_peer_keeps_its_mapping() -> None:
     ((entry,), _) = taken(former(internal=Endpoint(IPv4Address("192.168.1.5"), 8043)))
     assert entry.mapping.peer == KEY
+
+
+def test_a_peer_with_more_mappings_than_igd_grants_keeps_them_and_is_named() -> None:
+    config = Config(limits=LimitSettings(mappings_per_peer=2))
+    mappings = [former(external_port=port) for port in (8043, 8044, 8045)]
+    (entries_, notes) = taken(*mappings, config=config)
+    assert len(entries_) == 3
+    assert notes == ["peer xTIBA5rb has 3 mappings, and gets new ones up to 2 (mappings_per_peer)"]
+    assert taken(former(), config=config).notes == []
 
 
 def test_a_lease_above_the_longest_is_reported() -> None:

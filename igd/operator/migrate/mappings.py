@@ -3,6 +3,7 @@
 import html
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -129,7 +130,17 @@ def entries(mappings: Iterable[Former], peers: Peers, policies: Policies, held: 
         taken.append(_entry(one, peer.public_key, policy, now))
         if one.seconds is not None and one.seconds > policy.max_lifetime:
             notes.append(f"{one}: its lease of {one.seconds} s becomes {policy.max_lifetime} s, max in [leases]")
-    return Entries(taken, notes)
+    return Entries(taken, notes + _beyond_quota(taken, policies))
+
+
+def _beyond_quota(taken: Iterable[Entry], policies: Policies) -> list[str]:
+    """Return a sentence for each peer with as many mappings as igd grants, or more: miniupnpd has no limit."""
+    counts = Counter(entry.mapping.peer for entry in taken)
+    return [
+        f"peer {policies.label(peer)} has {count} mappings, and gets new ones up to {quota} (mappings_per_peer)"
+        for peer, count in counts.items()
+        if count >= (quota := policies.of(peer).max_mappings)
+    ]
 
 
 def _objection(one: Former, policy: Policy, held: Entry | None) -> str | None:

@@ -53,11 +53,12 @@ def wireguard_interfaces(lines: Sequence[Line], known: Addresses) -> list[str]:
 class Miniupnpd:
     """What there is of miniupnpd: its file, and if it runs its process and where it answers at `address`.
 
-    `unit`: systemd runs it, as miniupnpd.service.
+    `unit`: systemd runs it, as miniupnpd.service. `store` is where igd has its own leases.
     """
 
     file: Path
     text: str
+    store: Path
     process: int | None = None
     unit: bool = False
     service: running.Service | None = None
@@ -77,14 +78,20 @@ class Miniupnpd:
         return self._stored()
 
     def _stored(self) -> list[Former]:
+        path = self._lease_file
+        if path is None or self._is_outdated(path):
+            return []
+        return read_lease_file(path.read_text(errors="replace"), time.time()).mappings
+
+    @property
+    def _lease_file(self) -> Path | None:
+        """The lease file, if there is one."""
         path = value_of(self.lines, "lease_file")
-        if not path:
-            return []
-        try:
-            text = Path(path).read_text(errors="replace")
-        except FileNotFoundError:
-            return []
-        return read_lease_file(text, time.time()).mappings
+        return Path(path) if path and Path(path).is_file() else None
+
+    def _is_outdated(self, path: Path) -> bool:
+        """Return whether igd has served since: its clients may have closed what the file still has."""
+        return self.store.exists() and self.store.stat().st_mtime > path.stat().st_mtime
 
     @property
     def began(self) -> float:
@@ -98,20 +105,22 @@ class Miniupnpd:
         """Where the mappings come from, for people."""
         if self.process is not None:
             return f"the miniupnpd that runs (process {self.process})"
-        path = value_of(self.lines, "lease_file")
-        return path or "no miniupnpd: none runs with this file, and the file names no lease_file"
+        path = self._lease_file
+        if path is None:
+            return "no miniupnpd: none runs with this file, and it names no lease_file that exists"
+        return f"{path}, which is older than igd's leases" if self._is_outdated(path) else str(path)
 
 
-def found(file: Path, text: str, borne: Sequence[Interface]) -> Miniupnpd:
+def found(file: Path, text: str, store: Path, borne: Sequence[Interface]) -> Miniupnpd:
     """Return the miniupnpd of this file; `borne` are the addresses of the WireGuard interface. OSError."""
     process = running.process(file)
     if process is None:
-        return Miniupnpd(file, text)
+        return Miniupnpd(file, text, store)
     unit = stopping.is_unit(process)
     for address in [each.ip for each in borne if isinstance(each.ip, IPv4Address)]:
         if service := running.service(process, address):
-            return Miniupnpd(file, text, process, unit, service, address)
-    return Miniupnpd(file, text, process, unit)
+            return Miniupnpd(file, text, store, process, unit, service, address)
+    return Miniupnpd(file, text, store, process, unit)
 
 
 @dataclass(frozen=True, slots=True)
