@@ -7,8 +7,9 @@ import pytest
 
 from igd.config import Config, parse
 from igd.config_miniupnpd import SETTINGS, Outcome
-from igd.operator.migrate.conversion import Conversion, Row, Situation, convert
+from igd.operator.migrate.conversion import Conversion, Row, convert
 from igd.operator.migrate.rules import ALLOW_THE_REST, PINHOLES
+from igd.operator.migrate.values import Situation
 
 NAMES = """
     allow anchor bitrate_down bitrate_up clean_ruleset_interval clean_ruleset_threshold deny enable_natpmp
@@ -108,13 +109,21 @@ def test_the_longest_lifetime_is_also_that_of_a_request_without_an_end() -> None
     assert (config.leases.min, config.leases.default, config.leases.max) == (60, 3600, 3600)
 
 
-def test_port_and_uuid_of_the_daemon_that_runs_are_kept_where_the_file_has_none() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "http_port=0\nuuid=\nupnp_forward_chain=miniupnpd\n",
+        "http_port=5000\nuuid=00000000-0000-4000-8000-000000000002\n",  # its options -p and -u count more than the file
+        "http_port=41055\nuuid=00000000-0000-4000-8000-000000000001\n",
+    ],
+)
+def test_port_and_uuid_are_those_of_the_daemon_that_runs(text: str) -> None:
     uuid = UUID("00000000-0000-4000-8000-000000000001")
     situation = Situation("wg0", {}, 41055, uuid, "inet filter miniupnpd")
-    for text in ("", "http_port=0\nuuid=\nupnp_forward_chain=miniupnpd\n"):
-        _, config = converted(text, situation)
-        found = config.http_port, config.uuid, config.firewall.forward_chain
-        assert found == (41055, uuid, "inet filter miniupnpd")
+    _, config = converted(text, situation)
+    found = config.http_port, config.uuid, config.firewall.forward_chain
+    assert found == (41055, uuid, "inet filter miniupnpd")
 
 
 # Rules

@@ -13,9 +13,10 @@ import pytest
 
 from igd.config import parse
 from igd.operator.migrate import stopping, takeover
-from igd.operator.migrate.conversion import Situation, convert
+from igd.operator.migrate.conversion import convert
 from igd.operator.migrate.planning import Miniupnpd, Plan, meant
 from igd.operator.migrate.running import _files
+from igd.operator.migrate.values import Situation
 from tests.e2e.serving import IGD
 from tests.lab import PATIENCE, Host
 from tests.lab.fixtures import needs

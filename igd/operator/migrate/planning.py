@@ -14,9 +14,10 @@ from igd.host import clock
 from igd.host.links import Links
 from igd.host.wireguard import WireGuard
 from igd.operator.migrate import running, stopping
-from igd.operator.migrate.conversion import Conversion, Situation, convert
+from igd.operator.migrate.conversion import Conversion, convert
 from igd.operator.migrate.lines import Line, listening, read_lines, value_of
 from igd.operator.migrate.mappings import Entries, Former, entries, read_lease_file
+from igd.operator.migrate.values import Situation
 
 Addresses = dict[str, tuple[Interface, ...]]
 """The addresses of each interface."""

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from igd.config import default_path
-from igd.operator.migrate.conversion import Conversion, Row
+from igd.operator.migrate.conversion import Row
 from igd.operator.migrate.mappings import Entries
 from igd.operator.migrate.planning import Plan
 from igd.operator.status import printable
@@ -15,13 +15,9 @@ _UNSAID = "(not in the file)"
 def conversion(plan: Plan) -> str:
     """Return what becomes of each line, and the configuration."""
     source, path = plan.miniupnpd.file, default_path(plan.interface)
-    return "\n".join(
-        [f"{source}, for {plan.interface}:", *_rows(plan.conversion), "", f"{path}:", "", plan.written.rstrip(), ""]
-    )
-
-
-def _rows(converted: Conversion) -> list[str]:
-    return [_row(row) for row in converted.rows]
+    warnings = [f"warning: {warning}" for warning in plan.config.warnings]
+    rows = [f"{source}, for {plan.interface}:", *map(_row, plan.conversion.rows), *warnings]
+    return "\n".join([*rows, "", f"{path}:", "", plan.written.rstrip(), ""])
 
 
 def _row(row: Row) -> str:
