@@ -41,19 +41,19 @@ def wanted(**given: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("selection", "closed"),
     [
-        (wanted(protocol="tcp", ports="8043"), {"TCP 8043 ->"}),
-        (wanted(ports="8043"), {"TCP 8043 ->", "UDP 8043 ->"}),
-        (wanted(protocol="tcp", ports="8000-9000"), {"TCP 8043 ->", "TCP 8044 ->", "TCP 8045 ->"}),
-        (wanted(protocol="tcp", ports="8043", to=str(V6)), {f"TCP [{V6}]:8043"}),
-        (wanted(to=str(C1)), {"TCP 8043 ->", "UDP 8043 ->"}),
-        (wanted(peer="laptop"), {"TCP 8043 ->", "UDP 8043 ->", "TCP 8044 ->", f"TCP [{V6}]:8043"}),
-        (wanted(peer="c1", protocol="udp"), {"UDP 8043 ->"}),
-        (wanted(peer="c2"), {"TCP 8045 ->"}),
+        (wanted(protocol="tcp", ports="8043"), ["TCP 8043 ->"]),
+        (wanted(ports="8043"), ["TCP 8043 ->", "UDP 8043 ->"]),
+        (wanted(protocol="tcp", ports="8000-9000"), ["TCP 8043 ->", "TCP 8044 ->", "TCP 8045 ->"]),
+        (wanted(protocol="tcp", ports="8043", to=str(V6)), [f"TCP [{V6}]:8043"]),
+        (wanted(to=str(C1)), ["TCP 8043 ->", "UDP 8043 ->"]),
+        (wanted(peer="laptop"), ["TCP 8043 ->", "UDP 8043 ->", "TCP 8044 ->", f"TCP [{V6}]:8043"]),
+        (wanted(peer="c1", protocol="udp"), ["UDP 8043 ->"]),
+        (wanted(peer="c2"), ["TCP 8045 ->"]),
     ],
     ids=str,
 )
 async def test_what_is_selected_is_closed_and_nothing_else(
-    harness: GatewayHarness, selection: dict[str, Any], closed: set[str]
+    harness: GatewayHarness, selection: dict[str, Any], closed: list[str]
 ) -> None:
     before = {str(each.mapping) for each in harness.table.values()}
     revoked: list[AnyMapping] = []
