@@ -105,7 +105,7 @@ def _print(view: View, answers: Answers, *, as_json: bool) -> None:
 
 def terminal_for(rows: int) -> "Console | None":
     """Return the terminal that shows a table of so many rows, or None if plain text suits standard output better."""
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not sys.stdout.isatty():
         return None  # at once: the library for tables takes a tenth of a second
     from igd.operator import terminal
 

@@ -25,11 +25,16 @@ class Command(NamedTuple):
 
 
 def print_text(text: str) -> int:
-    """Print to standard output; return OK. OSError if it is closed."""
-    if sys.stdout is None:
-        raise OSError("standard output is closed")
+    """Print to standard output; return OK."""
     sys.stdout.write(f"{text}\n")
     return OK
+
+
+def print_line(text: str) -> int:
+    """Print one line that others have written a part of, without what controls a terminal; return OK."""
+    from igd.operator.status import printable
+
+    return print_text(printable(text))
 
 
 def print_error(text: str, status: int) -> int:

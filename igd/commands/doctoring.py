@@ -1,7 +1,6 @@
 """`igd doctor`."""
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -23,6 +22,8 @@ _ANY_INTERFACE: Argument = (
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    import asyncio
+
     from igd.operator.doctor import report
     from igd.operator.doctor.check import Colour
     from igd.operator.doctor.machine import interfaces

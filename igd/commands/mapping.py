@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from igd.commands.command import FAILED, INTERFACE, MISUSED, OK, Argument, Command, print_error, print_text
+from igd.commands.command import FAILED, INTERFACE, MISUSED, OK, Argument, Command, print_error, print_line
 from igd.commands.daemons import SilentDaemonError, ask
 from igd.core.mapping import parse_ports
 from igd.operator import admin_paths
@@ -28,7 +28,7 @@ def _add(arguments: argparse.Namespace) -> int:
     }
     if value["internal_port"] is None:
         return print_error("an external port that igd chooses needs INTERNAL-PORT", MISUSED)
-    return _changed(arguments.interface, admin_paths.ADD, value, lambda answer: print_text(f"added: {answer}"))
+    return _changed(arguments.interface, admin_paths.ADD, value, lambda answer: print_line(f"added: {answer}"))
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 def _print_revoked(answer: Any) -> int:  # noqa: ANN401 - any JSON value
     for mapping in answer["closed"]:
-        print_text(f"revoked: {mapping}")
+        print_line(f"revoked: {mapping}")
     for sentence in answer["refused"]:
         print_error(str(sentence), FAILED)
     return FAILED if answer["refused"] else OK

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from igd.commands.command import FAILED, MISUSED, OK, Command, print_error, print_text
+from igd.commands.command import FAILED, MISUSED, OK, Command, print_error, print_line
 from igd.commands.daemons import SOME_INTERFACE, SilentDaemonError, ask, running
 from igd.operator import admin_paths
 from igd.operator.admin_paths import RefusedError
@@ -35,9 +35,9 @@ def _print_reloaded(name: str, answer: Any) -> int:  # noqa: ANN401 - any JSON v
     changed, at_restart, closed, warnings = (
         list(map(str, answer[key])) for key in ("changed", "at_restart", "closed", "warnings")
     )
-    print_text(f"{name}: changed: {', '.join(changed)}" if changed else f"{name}: nothing has changed")
+    print_line(f"{name}: changed: {', '.join(changed)}" if changed else f"{name}: nothing has changed")
     for mapping in closed:
-        print_text(f"{name}: closed, because the configuration no longer allows it: {mapping}")
+        print_line(f"{name}: closed, because the configuration no longer allows it: {mapping}")
     for warning in warnings:
         print_error(f"warning: {warning}", OK)
     if at_restart:

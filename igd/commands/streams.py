@@ -43,27 +43,30 @@ def _run_and_flush(run: Callable[[], int]) -> int:
     try:
         return run()
     finally:  # also if argparse exits
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def _prepare() -> None:
-    """Open descriptors that are closed, lest a file get their number, and escape what the terminal cannot encode."""
-    for descriptor in (0, 1, 2):
+    """Open descriptors that are closed, lest a file get their number, and escape what the terminal cannot encode.
+
+    What is written to a standard output that was closed is an error; to such a standard error, nobody reads it.
+    """
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.open(os.devnull, mode)  # the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115 - a descriptor, for the life of the process
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115 - a descriptor, for the life of the process
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115 - likewise
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard(stream: TextIO | None) -> None:
+def _discard(stream: TextIO) -> None:
     """Have the interpreter write to nowhere what the stream still holds when it exits."""
-    if stream is not None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
