@@ -1,12 +1,14 @@
 """Mappings fit the policies after the configuration was read again: as after a restart, and without its gap."""
 
 import asyncio
+import random
+from dataclasses import replace
 
 import pytest
 
 from igd.core.mapping import AnyMapping, ControlProtocol, Endpoint, TransportProtocol
 from igd.core.policies import Policies
-from igd.core.policy import Policy
+from igd.core.policy import Policy, PortRule
 from igd.core.request import Mapped, Refusal
 from igd.core.reserved_ports import Reservation, StaticMapping
 from igd.firewall.backend import FirewallError
@@ -150,3 +152,59 @@ async def test_suspended_mappings_resume_when_idle_after_is_taken_back() -> None
     suspended = [each.suspended for each in harness.table.values()]
     await follow(harness, Policies())
     assert (suspended, [each.suspended for each in harness.table.values()]) == ([True], [False])
+
+
+RULES = (
+    "deny 2000-2003 0.0.0.0/0 0-65535",
+    "allow 2002-2008 10.100.0.2/32 0-65535",
+    "allow 1024-65535 10.100.0.0/16 1024-65535",
+    "allow 1024-65535 0.0.0.0/0 1024-65535",
+)
+
+
+def any_policy(rng: random.Random) -> Policy:
+    return Policy(
+        tuple(PortRule.parse(rule) for rule in RULES if rng.random() < 0.7),
+        max_lifetime=rng.choice((600, 3600, 86400)),
+        default_lifetime=600,
+        max_mappings=rng.choice((1, 8)),
+        protocols=frozenset(each for each in ControlProtocol if rng.random() < 0.8),
+        routed_hosts=rng.random() < 0.7,
+        static=tuple(
+            StaticMapping.parse(f"tcp {port} {C1} {rng.choice((80, 81))}")
+            for port in (2001, 2005)
+            if rng.random() < 0.3
+        ),
+    )
+
+
+def any_policies(rng: random.Random) -> Policies:
+    reserved = (Reservation(TCP, range(2004, 2006)),) if rng.random() < 0.3 else ()
+    of_c2 = replace(any_policy(rng), static=(), reserved=reserved)
+    of_c1 = any_policy(rng)
+    if reserved:
+        of_c1 = replace(of_c1, static=())
+    return Policies(replace(any_policy(rng), static=()), {"c1": of_c1, "c2": of_c2})
+
+
+@pytest.mark.parametrize("seed", range(50))
+async def test_a_reload_has_the_effect_of_a_restart(seed: int) -> None:
+    """Whatever the former and the new policies are, and several times in a row."""
+    rng = random.Random(seed)
+    harness = GatewayHarness(any_policies(rng))
+    await harness.start()
+    for _ in range(4):
+        for source in (C1, C1_HOST, C2):
+            for _port in range(4):
+                port = rng.randrange(2000, 2010)
+                lifetime = rng.choice((300, 3600, 86400))
+                await harness.ask(
+                    map_port(port, source, internal_port=rng.choice((80, port)), lifetime=lifetime), source
+                )
+        policies = any_policies(rng)
+        restarted = GatewayHarness(policies, clock=harness.clock)
+        await restarted.start(*(each for each in harness.table.values() if not each.lease.static))
+        await follow(harness, policies)
+        assert harness.table == restarted.table
+        assert harness.backend.entries == harness.table
+        assert harness.store.entries == {key: each for key, each in harness.table.items() if not each.lease.static}

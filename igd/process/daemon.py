@@ -5,8 +5,8 @@ import contextlib
 import functools
 import gc
 import logging
+import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ OnReady = Callable[[], None]
 def run(instance: Instance, reloading: Reloading, on_ready: OnReady | None = None) -> None:
     """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError.
 
-    SIGHUP has the configuration read again; where igd logs to a terminal, it says that this is gone, and stops igd.
+    SIGHUP has the configuration read again. In the foreground of a terminal it means that this is gone, and stops igd.
     """
     asyncio.run(_serve_until_signalled(instance, reloading, on_ready))
 
@@ -47,13 +47,22 @@ async def _serve_until_signalled(instance: Instance, reloading: Reloading, on_re
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop if sys.stderr.isatty() else reloading.begin)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop if _has_terminal() else reloading.begin)
     try:
         await serving
     except asyncio.CancelledError:
         if not stopped:
             raise
         log.info("stopped")
+
+
+def _has_terminal() -> bool:
+    """Return whether igd logs to its controlling terminal; a detached one has none, though it may write to one."""
+    try:
+        os.tcgetpgrp(2)
+    except OSError:
+        return False
+    return True
 
 
 async def _serve_until_removed(instance: Instance, reloading: Reloading, on_ready: OnReady | None) -> None:

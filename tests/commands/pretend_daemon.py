@@ -126,6 +126,11 @@ class Terminal:
         os.close(self._terminal)
         return self._process.wait(PATIENCE)
 
+    def hang_up(self) -> int:
+        """Close the terminal, as a person who closes its window; return the command's exit status."""
+        os.close(self._terminal)
+        return self._process.wait(PATIENCE)
+
     def kill(self) -> None:
         """End a command that a failed test has left."""
         self._process.kill()

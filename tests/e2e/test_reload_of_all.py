@@ -1,5 +1,6 @@
 """`igd reload` with each backend, and before there is anything to reload for: what needs an igd of its own."""
 
+import json
 import signal
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ from tests.e2e import control
 from tests.e2e.serving import C1, C2, IGD, PUBLIC, REMOTE, igd, mappings, ports, serving
 from tests.e2e.test_reload import FILE, section
 from tests.e2e.test_reload import reload as reloaded
-from tests.lab import Lab, answering, ask
+from tests.lab import Lab, answering, ask, until
 from tests.lab.fixtures import needs, requires_root
 from tests.lab.talk import call, put
 
@@ -74,3 +75,18 @@ def test_what_is_reloaded_before_the_interface_is_up_is_what_igd_starts_with(lab
     finally:
         if lab.srv.run("ip", "link", "show", "wg0", check=False).returncode:
             lab.wg_up(lab.srv)
+
+
+def test_what_was_detached_from_a_terminal_reloads_at_sighup(lab: Lab) -> None:
+    """It was started in one, which is not its own any more."""
+    needs("script")
+    lab.srv.write(FILE, "")
+    lab.srv.run("script", "--quiet", "--return", "--command", " ".join([*IGD, "run", "wg0", "--detach"]), "/dev/null")
+    try:
+        process = json.loads(igd(lab, "status", "wg0", "--json").stdout)["pid"]
+        lab.srv.write(FILE, section(lab.c1, f'static = ["tcp 80 {C1} 8044"]'))
+        lab.srv.run("kill", "-HUP", str(process))
+        until(lambda: ports(lab) == [("TCP", 80)])
+        assert json.loads(igd(lab, "status", "wg0", "--json").stdout)["pid"] == process
+    finally:
+        igd(lab, "stop", "wg0")
