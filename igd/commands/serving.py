@@ -45,12 +45,15 @@ def _run(arguments: argparse.Namespace) -> int:
         sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
         return print_error(str(error), MISUSED)
     log_lines.limit(config.limits.log_lines_per_second, config.policies.label)
-    unread = [] if arguments.config else config_file.unread(default_path(arguments.interface))
-    for warning in [*unread, *config.warnings]:
+
+    def unread() -> list[str]:
+        return [] if arguments.config else config_file.unread(default_path(arguments.interface))
+
+    for warning in [*unread(), *config.warnings]:
         _log.warning(warning)
     instance = Instance(arguments.interface)
     given = arguments.config and arguments.config.absolute()
-    reloading = Reloading(config, lambda: load_for(arguments.interface, given))
+    reloading = Reloading(config, lambda: load_for(arguments.interface, given), unread)
     if not arguments.detach:
         return _serve(instance, reloading)
     return detach(

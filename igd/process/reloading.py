@@ -34,14 +34,19 @@ class Reloaded(NamedTuple):
 
 
 class Reloading:
-    """The configuration in force, and how it is read again with `load`, which raises ConfigError."""
+    """The configuration in force, and how it is read again with `load`, which raises ConfigError.
 
-    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+    `unread` returns a sentence for each file that looks like the configuration and is not read.
+    """
+
+    def __init__(self, config: Config, load: Callable[[], Config], unread: Callable[[], list[str]]) -> None:
         self.config = config
         self._load = load
+        self._unread = unread
         self._parts: Parts | None = None
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # of the signals
+        self._again = False  # a signal has come since the task read the file
 
     async def serve(self, parts: Parts) -> None:
         """Apply changes to these parts from now on, and what has changed since they began to be opened."""
@@ -53,12 +58,16 @@ class Reloading:
         parts.actions[RELOAD] = self._reload_for_operator
 
     def begin(self) -> None:
-        """Reload in a task, on a signal; the log has what comes of it."""
-        self._task = asyncio.create_task(self._reload_on_signal())
+        """Reload in a task, on a signal; the log has what comes of it. Signals that come meanwhile are one more."""
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reload_on_signal())
 
     async def _reload_on_signal(self) -> None:
-        with contextlib.suppress(ConfigError, OSError):  # `reload` has logged it
-            await self.reload()
+        while self._again:
+            self._again = False
+            with contextlib.suppress(ConfigError, OSError):  # `reload` has logged it
+                await self.reload()
 
     async def _reload_for_operator(self, _value: object) -> dict[str, list[str]]:
         try:
@@ -93,7 +102,7 @@ class Reloading:
         log_lines.change_limit(config.limits.log_lines_per_second, config.policies.label)
         closed: list[str] = []
         found = [] if parts is None else await _apply(parts, config, closed)
-        result = Reloaded(changed, at_restart, closed, [*read.warnings, *found])
+        result = Reloaded(changed, at_restart, closed, [*self._unread(), *read.warnings, *found])
         _report(result)
         return result
 

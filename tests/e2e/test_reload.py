@@ -122,6 +122,28 @@ def test_masquerade_comes_and_goes(lab: Lab, served: Process) -> None:
     assert ask(lab.net, PUBLIC, 8043).source == REMOTE
 
 
+def test_a_file_of_another_name_is_a_warning_at_a_reload_too(lab: Lab, served: Process) -> None:
+    lab.srv.run("mv", FILE, "/etc/igd/wg0.conf")
+    try:
+        printed = igd(lab, "reload", "wg0").stderr
+    finally:
+        lab.srv.run("rm", "/etc/igd/wg0.conf")
+    assert (
+        "/etc/igd/wg0.conf is not read: the configuration of wg0 is /etc/igd/wg0.toml, which does not exist" in printed
+    )
+
+
+def test_many_signals_are_few_reloads_and_the_last_file_is_in_force(lab: Lab, served: Process) -> None:
+    upnpc(lab.c1, "-r", "8043", "tcp")
+    before = len(served.lines)
+    for _ in range(200):
+        served.signal(signal.SIGHUP)
+    lab.srv.write(FILE, section(lab.c1))
+    served.signal(signal.SIGHUP)
+    until(lambda: [each["name"] for each in mappings(lab)] == ["laptop"])
+    assert sum("was reloaded" in line for line in served.lines[before:]) < 200
+
+
 def test_sighup_reloads_and_the_log_has_what_came_of_it(lab: Lab, served: Process) -> None:
     lab.srv.write(FILE, section(lab.c1))
     served.signal(signal.SIGHUP)
