@@ -75,7 +75,7 @@ class BorneAddress:
 class Route:
     """The index of the interface through which a packet leaves, and the host's source address there, if it is known.
 
-    `table` is the number of the routing table that has the route.
+    `table` is the number of the routing table that has the route, if RTM_F_LOOKUP_TABLE asks for it.
     """
 
     index: int

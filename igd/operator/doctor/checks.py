@@ -5,7 +5,19 @@ from functools import partial
 from typing import NamedTuple
 
 from igd.firewall.backend import FirewallError
-from igd.operator.doctor import interface, ipv6, kernel_settings, peers, way_out
+from igd.operator.doctor import (
+    clock_setting,
+    drop_ins,
+    interface,
+    ipv6,
+    kernel_settings,
+    other_servers,
+    peers,
+    reachable_peers,
+    service,
+    way_out,
+    wg_quick_lines,
+)
 from igd.operator.doctor.check import Check, Colour, Finding
 from igd.operator.doctor.machine import Machine
 from igd.operator.doctor.peer_routes import routes_to_peers
@@ -21,6 +33,13 @@ CHECKS: Sequence[Check] = (
     Check("rp_filter", kernel_settings.reverse_path),
     Check("MASQUERADE", kernel_settings.source_translation),
     Check("IPv6", ipv6.ipv6),
+    Check("split tunnels", reachable_peers.reachable_peers),
+    Check("other servers", other_servers.other_servers),
+    Check("wg-quick lines", wg_quick_lines.wg_quick_lines),
+    Check("unit", service.unit),
+    Check("drop-ins", drop_ins.drop_ins),
+    Check("daemon", service.daemon),
+    Check("clock", clock_setting.wall_clock),
 )
 
 

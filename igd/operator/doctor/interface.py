@@ -37,6 +37,8 @@ async def interface(machine: Machine) -> Sequence[Finding]:
     link = await machine.links.state(machine.interface)
     if link is None:
         return [*found, _absent(machine)]
+    if machine.peers is None and found:
+        return found
     if machine.peers is None:
         missing = "wireguard-tools" in machine.unread
         return [*found, Finding(Colour.RED, machine.unread, "apt install wireguard-tools" if missing else "")]

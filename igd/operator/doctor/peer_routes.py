@@ -13,6 +13,8 @@ from igd.operator.doctor.samples import addresses_of
 
 _DROPPING = {RTN_BLACKHOLE: "blackhole", RTN_UNREACHABLE: "unreachable", RTN_PROHIBIT: "prohibit"}
 
+_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE: return the table that has the route, and not always the main one
+
 _MOST = 8
 """How many networks have a row of their own."""
 
@@ -51,7 +53,7 @@ async def _rows(machine: Machine, astray: Collection[tuple[Network, Peer, Route 
 async def _table(machine: Machine, network: Network) -> str:
     """Return the word for the table from which the kernel takes the route, where it is not the main one."""
     try:
-        table = (await machine.links.look_up(network[0])).table
+        table = (await machine.links.look_up(network[0], flags=_LOOKUP_TABLE)).table
     except OSError as error:
         if error.errno not in NO_ROUTE:
             raise

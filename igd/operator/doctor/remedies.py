@@ -5,6 +5,7 @@ import shlex
 
 from igd import config_file, toml
 from igd.config import default_path
+from igd.core.peers import Peer
 from igd.operator.doctor.machine import NOT_RUNNING, Machine, has_systemd
 
 
@@ -29,6 +30,28 @@ def set_in_configuration(machine: Machine, **settings: str | list[str]) -> str:
         lines.append(f"sed -i {shlex.quote(script)} {name}")
     directory = [] if present else [f"mkdir -p {shlex.quote(str(path.parent))}"]
     return "\n".join([*directory, *lines, *restart(machine)])
+
+
+def set_for_peer(machine: Machine, peer: Peer, key: str, value: object) -> str:
+    """Return the lines that add this key to the section of a peer; "" if its section has the key.
+
+    A peer without a section gets one.
+    """
+    path = default_path(machine.interface)
+    file, line = shlex.quote(str(path)), toml.line(key, value)
+    if peer.name:
+        if key in machine.config.peers[peer.name].model_fields_set:
+            return ""
+        header = _SPECIAL.sub(r"\\\g<0>", toml.section(("peers", peer.name), {})[0])
+        return "\n".join([f"sed -i {shlex.quote(f'/^{header}/a {line}')} {file}", *restart(machine)])
+    section = toml.section(("peers", f"peer-{peer.public_key[:8]}"), {"public_key": peer.public_key})
+    words = " ".join(map(shlex.quote, ["", *section, line]))
+    directory = f"mkdir -p {shlex.quote(str(path.parent))}"
+    return "\n".join([directory, f"printf '%s\\n' {words} >>{file}", *restart(machine)])
+
+
+_SPECIAL = re.compile(r"[\[\].*/\\^$]")
+"""What sed's regular expressions treat specially."""
 
 
 def restart(machine: Machine) -> list[str]:

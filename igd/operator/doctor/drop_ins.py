@@ -1,0 +1,54 @@
+"""Checks whether the service may do what this host asks of it; the drop-ins of igd@.service allow more."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from igd.firewall import detect
+from igd.operator.doctor import systemd_unit
+from igd.operator.doctor.check import Colour, Finding, green
+from igd.operator.doctor.machine import Machine
+
+_DROP_INS = "/etc/systemd/system/igd@.service.d"
+
+_NEEDED = {
+    "userspace-wireguard.conf": ("cap_dac_override", "WireGuard is a program here, whose socket belongs to root"),
+    "iptables-legacy.conf": ("cap_net_raw", "the rules of this host are iptables-legacy's"),
+}
+"""Each drop-in, by the capability that it gives, and why the service needs that."""
+
+
+async def drop_ins(machine: Machine) -> Sequence[Finding]:
+    """Examine whether the service may do what this host asks of it."""
+    found = systemd_unit.read(machine)
+    if found is None or found.load_state != "loaded":
+        return []
+    facts = await asyncio.to_thread(detect.probe)
+    needed = {
+        "userspace-wireguard.conf": _is_userspace(machine.interface),
+        "iptables-legacy.conf": bool(facts.legacy_rule_sets),
+    }
+    names = [name for name, is_needed in needed.items() if is_needed]
+    missing = [name for name in names if _NEEDED[name][0] not in found.capabilities]
+    rows = [_missing(machine, name) for name in missing]
+    return rows or green(f"{', '.join(names)} in force" if names else "none is needed")
+
+
+def _missing(machine: Machine, name: str) -> Finding:
+    capability, reason = _NEEDED[name]
+    settings = [f"{key}={capability.upper()}" for key in ("AmbientCapabilities", "CapabilityBoundingSet")]
+    if name == "iptables-legacy.conf":
+        settings.append("SupplementaryGroups=root")
+    lines = [
+        f"mkdir -p {_DROP_INS}",
+        f"printf '%s\\n' '[Service]' {' '.join(settings)} >{_DROP_INS}/{name}",
+        "systemctl daemon-reload",
+        f"systemctl restart {systemd_unit.name_of(machine)}",
+    ]
+    text = f"{reason}, and the service has no {capability.upper()}: it lacks {name}"
+    return Finding(Colour.RED, text, "\n".join(lines))
+
+
+def _is_userspace(interface: str) -> bool:
+    """Return whether WireGuard's implementation of this interface is a program: wg(8) finds it by this socket."""
+    return Path(f"/run/wireguard/{interface}.sock").is_socket()
