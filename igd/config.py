@@ -1,5 +1,6 @@
 """The configuration file: TOML, validated by pydantic."""
 
+import hashlib
 import tomllib
 from functools import cached_property
 from ipaddress import IPv4Address
@@ -173,6 +174,11 @@ class Config(Section):
         for name, peer in self.peers.items():
             lines += ["", *toml.section(("peers", name), peer.as_set())]
         return "\n".join(lines)
+
+    @property
+    def digest(self) -> str:
+        """Digits that are equal for equal configurations, and in all likelihood for no others."""
+        return hashlib.sha256(self.describe().encode()).hexdigest()[:16]
 
 
 def default_path(interface: str) -> Path:

@@ -78,7 +78,8 @@ def listing(status: dict[str, Any]) -> str:
 
 def sections(status: dict[str, Any]) -> list[tuple[str, list[Row]]]:
     """Return the daemon's status as titles and pairs of printable texts; the first section has no title."""
-    plain = {key: value for key, value in status.items() if key not in {"decisions", "peers", "warnings"}}
+    elsewhere = {"configuration", "decisions", "peers", "warnings"}
+    plain = {key: value for key, value in status.items() if key not in elsewhere}
     plain["uptime"] = f"{status['uptime']}s"
     for several in ("matched_addresses", "urls"):
         plain[several] = ", ".join(status[several]) or None

@@ -226,6 +226,7 @@ def _status(parts: Parts) -> dict[str, Any]:
         "backend": f"{firewall.choice.backend}: {firewall.choice.reason}",
         "urls": parts.endpoints.urls(),
         "uuid": str(host.root),
+        "configuration": host.config.digest,
         "uptime": host.uptime(),
         "mappings": len(firewall.ledger.table),
         "peers": Counter(gateway.policies.label(entry.mapping.peer) for entry in firewall.ledger.table),

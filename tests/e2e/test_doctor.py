@@ -185,6 +185,15 @@ def test_no_daemon_runs(healthy: Lab) -> None:
         assert daemon.startswith(f"igd {VERSION} serves wg0: ")
 
 
+def test_a_configuration_that_the_daemon_has_not_read(healthy: Lab) -> None:
+    with detached(healthy):
+        healthy.srv.write(CONFIG, "http_port = 5000\n")
+        assert_mended(healthy, "daemon", f"{CONFIG} was changed since igd read it", "yellow")
+        assert ":5000/" in igd(healthy, "status", "wg0").stdout
+        healthy.srv.write(CONFIG, "# a comment\nhttp_port = 5000\n")
+        assert wrong(healthy) == []
+
+
 @contextmanager
 def broken(host: Host, breaking: Sequence[str], mending: Sequence[str]) -> Iterator[None]:
     """Run a command that breaks something which no line of the doctor's mends, and at the end one that mends it."""

@@ -43,15 +43,20 @@ def set_for_peer(machine: Machine, peer: Peer, key: str, value: object) -> str:
         if key in machine.config.peers[peer.name].model_fields_set:
             return ""
         header = _SPECIAL.sub(r"\\\g<0>", toml.section(("peers", peer.name), {})[0])
-        return "\n".join([f"sed -i {shlex.quote(f'/^{header}/a {line}')} {file}", *restart(machine)])
+        return "\n".join([f"sed -i {shlex.quote(f'/^{header}/a {line}')} {file}", *reload(machine)])
     section = toml.section(("peers", f"peer-{peer.public_key[:8]}"), {"public_key": peer.public_key})
     words = " ".join(map(shlex.quote, ["", *section, line]))
     directory = f"mkdir -p {shlex.quote(str(path.parent))}"
-    return "\n".join([directory, f"printf '%s\\n' {words} >>{file}", *restart(machine)])
+    return "\n".join([directory, f"printf '%s\\n' {words} >>{file}", *reload(machine)])
 
 
 _SPECIAL = re.compile(r"[\[\].*/\\^$]")
 """What sed's regular expressions treat specially."""
+
+
+def reload(machine: Machine) -> list[str]:
+    """Return the line with which a daemon that serves reads its file again; for most keys this is enough."""
+    return [f"igd reload {machine.name}"] if machine.status else restart(machine)
 
 
 def restart(machine: Machine) -> list[str]:

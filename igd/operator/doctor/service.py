@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from igd import VERSION
+from igd.config import default_path
 from igd.operator.doctor import kernel_settings, systemd_unit, wg_quick_file, wg_quick_lines
 from igd.operator.doctor.check import Colour, Finding, green
 from igd.operator.doctor.machine import NOT_RUNNING, Machine
@@ -28,7 +30,24 @@ async def daemon(machine: Machine) -> Sequence[Finding]:
     if version != VERSION:
         text = f"igd {version} runs, and {VERSION} is installed"
         return [Finding(Colour.YELLOW, text, "\n".join(restart(machine)))]
+    if _is_outdated(machine):
+        text = f"{default_path(machine.interface)} was changed since igd read it"
+        hint = f"`igd reload {machine.name}` is enough, but for a few keys"
+        return [Finding(Colour.YELLOW, f"{text}; {hint}", "\n".join(restart(machine)))]
     return await _own_warnings(machine) or green(f"igd {version} serves {machine.interface}: {count} mappings")
+
+
+def _is_outdated(machine: Machine) -> bool:
+    """Return whether the daemon has another configuration than the one in the file, which is valid."""
+    status = machine.status or {}
+    in_force = status.get("configuration")
+    if machine.config_error or in_force in (None, machine.config.digest):
+        return False
+    try:
+        words = Path(f"/proc/{int(status['pid'])}/cmdline").read_bytes().split(b"\0")
+    except (KeyError, OSError, TypeError, ValueError):
+        return True
+    return not any(word.startswith(b"--config") for word in words)  # it reads another file
 
 
 async def _own_warnings(machine: Machine) -> list[Finding]:
