@@ -11,7 +11,7 @@ from igd.operator.doctor.machine import Machine
 
 _DROP_INS = "/etc/systemd/system/igd@.service.d"
 
-_NEEDED = {
+NEEDED = {
     "userspace-wireguard.conf": ("cap_dac_override", "WireGuard is a program here, whose socket belongs to root"),
     "iptables-legacy.conf": ("cap_net_raw", "the rules of this host are iptables-legacy's"),
 }
@@ -29,24 +29,27 @@ async def drop_ins(machine: Machine) -> Sequence[Finding]:
         "iptables-legacy.conf": bool(facts.legacy_rule_sets),
     }
     names = [name for name, is_needed in needed.items() if is_needed]
-    missing = [name for name in names if _NEEDED[name][0] not in found.capabilities]
+    missing = [name for name in names if NEEDED[name][0] not in found.capabilities]
     rows = [_missing(machine, name) for name in missing]
     return rows or green(f"{', '.join(names)} in force" if names else "none is needed")
 
 
 def _missing(machine: Machine, name: str) -> Finding:
-    capability, reason = _NEEDED[name]
-    settings = [f"{key}={capability.upper()}" for key in ("AmbientCapabilities", "CapabilityBoundingSet")]
-    if name == "iptables-legacy.conf":
-        settings.append("SupplementaryGroups=root")
+    capability, reason = NEEDED[name]
     lines = [
         f"mkdir -p {_DROP_INS}",
-        f"printf '%s\\n' '[Service]' {' '.join(settings)} >{_DROP_INS}/{name}",
+        f"printf '%s\\n' '[Service]' {' '.join(settings(name))} >{_DROP_INS}/{name}",
         "systemctl daemon-reload",
         f"systemctl restart {systemd_unit.name_of(machine)}",
     ]
     text = f"{reason}, and the service has no {capability.upper()}: it lacks {name}"
     return Finding(Colour.RED, text, "\n".join(lines))
+
+
+def settings(name: str) -> list[str]:
+    """Return the settings of a drop-in that give rights."""
+    rights = [f"{key}={NEEDED[name][0].upper()}" for key in ("AmbientCapabilities", "CapabilityBoundingSet")]
+    return [*rights, "SupplementaryGroups=root"] if name == "iptables-legacy.conf" else rights
 
 
 def _is_userspace(interface: str) -> bool:

@@ -45,11 +45,11 @@ def answering(
         _receive_icmp_only(tunnel)
         for _ in range(_ATTEMPTS):
             for source, peer in wanted - found:
-                tunnel.sendto(_request(source, peer, identifier), (interface, _ETH_P_IP))
+                tunnel.sendto(request(source, peer, identifier), (interface, _ETH_P_IP))
             deadline = time.monotonic() + _SECONDS
             while found != wanted and (rest := deadline - time.monotonic()) > 0:
                 if select.select([tunnel], [], [], rest)[0]:
-                    found |= wanted.intersection(_answers(tunnel.recv(2048), identifier))
+                    found |= wanted.intersection(answers(tunnel.recv(2048), identifier))
     return found
 
 
@@ -60,14 +60,15 @@ def _receive_icmp_only(tunnel: socket.socket) -> None:
     tunnel.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-def _request(source: IPv4Address, peer: IPv4Address, identifier: int) -> bytes:
+def request(source: IPv4Address, peer: IPv4Address, identifier: int) -> bytes:
+    """Return an IPv4 packet with an echo request."""
     echo = _ECHO.pack(_REQUEST, 0, 0, identifier, 1)
-    echo = _ECHO.pack(_REQUEST, 0, _checksum(echo), identifier, 1)
+    echo = _ECHO.pack(_REQUEST, 0, checksum(echo), identifier, 1)
     header = _IP.pack(0x45, 0, _IP.size + len(echo), 0, 0, 64, socket.IPPROTO_ICMP, 0, source.packed, peer.packed)
-    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + echo
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + echo
 
 
-def _answers(packet: bytes, identifier: int) -> Iterator[tuple[IPv4Address, IPv4Address]]:
+def answers(packet: bytes, identifier: int) -> Iterator[tuple[IPv4Address, IPv4Address]]:
     """Yield whom a received packet answers, and whose answer it is, if it is one to us."""
     if len(packet) < _IP.size + _ECHO.size or packet[9] != socket.IPPROTO_ICMP:
         return
@@ -79,7 +80,7 @@ def _answers(packet: bytes, identifier: int) -> Iterator[tuple[IPv4Address, IPv4
             yield IPv4Address(source), IPv4Address(peer)
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """Return the checksum of the internet (RFC 1071) of an even number of octets."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
