@@ -49,7 +49,7 @@ BREAKS = [
     (
         "interface",
         "ip -6 address del 2001:470:100::1/64 dev wg0 && ip -6 route replace 2001:470:100::/64 dev wg0",
-        "has not the address",
+        "lacks the address 2001:470:100::1/64",
     ),
     ("routes to peers", "ip route replace 10.100.0.3/32 dev ens0", "10.100.0.3/32 of peer"),
     ("routes to peers", "ip route replace blackhole 10.100.0.3/32", "dropped by a route (blackhole)"),

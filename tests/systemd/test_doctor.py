@@ -60,6 +60,22 @@ def test_the_unit_its_drop_ins_and_what_starts_it(layers: Layers) -> None:
         assert_mended(machine, found)
 
 
+def test_what_starts_it_without_lines_in_wg_quicks_file(layers: Layers) -> None:
+    """The unit is enabled for wg-quick@wg0, which nothing starts: somebody runs wg-quick, or something else does."""
+    with booted(layers, enabled=[SERVICE]) as (_, machine):
+        machine.run("wg-quick", "up", "wg0")
+        found = wrong(machine)
+        assert named(found) == [("unit", "yellow"), ("daemon", "yellow")]
+        machine.run("mv", "/etc/wireguard/wg0.conf", "/run/wg0.conf")
+        (without_file, _) = wrong(machine)
+        machine.run("sh", "-c", without_file.remedy)
+        (daemon,) = wrong(machine)
+        assert (daemon.check, daemon.colour) == ("daemon", "red")
+        machine.run("systemctl", "isolate", "multi-user.target")
+        machine.await_state(SERVICE, "active")
+        assert wrong(machine) == []
+
+
 def assert_starts_with_the_interface(machine: Machine) -> None:
     """Assert that a restart of the interface has igd serve again."""
     (before,) = machine.shows(SERVICE, "MainPID")

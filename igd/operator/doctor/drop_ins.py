@@ -1,6 +1,7 @@
 """Checks whether the service may do what this host asks of it; the drop-ins of igd@.service allow more."""
 
 import asyncio
+import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ async def drop_ins(machine: Machine) -> Sequence[Finding]:
         return []
     facts = await asyncio.to_thread(detect.probe)
     needed = {
-        "userspace-wireguard.conf": _is_userspace(machine.interface),
+        "userspace-wireguard.conf": _is_denied(machine.interface, found.user),
         "iptables-legacy.conf": bool(facts.legacy_rule_sets),
     }
     names = [name for name, is_needed in needed.items() if is_needed]
@@ -52,6 +53,14 @@ def settings(name: str) -> list[str]:
     return [*rights, "SupplementaryGroups=root"] if name == "iptables-legacy.conf" else rights
 
 
-def _is_userspace(interface: str) -> bool:
-    """Return whether WireGuard's implementation of this interface is a program: wg(8) finds it by this socket."""
-    return Path(f"/run/wireguard/{interface}.sock").is_socket()
+def _is_denied(interface: str, user: str) -> bool:
+    """Return whether the interface is a program's, whose socket (by which wg(8) finds it) is another user's."""
+    control = Path(f"/run/wireguard/{interface}.sock")
+    return control.is_socket() and control.stat().st_uid != _number_of(user)
+
+
+def _number_of(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None

@@ -98,4 +98,4 @@ def _lost_addresses(machine: Machine) -> Iterator[Finding]:
             continue  # wg-quick would have failed
         if address not in machine.addresses:
             line = f"ip address add {address} dev {machine.name}"
-            yield Finding(Colour.RED, f"{machine.interface} has not the address {address} of wg-quick's file", line)
+            yield Finding(Colour.RED, f"{machine.interface} lacks the address {address} of wg-quick's file", line)

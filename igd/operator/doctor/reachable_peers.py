@@ -57,7 +57,7 @@ def _asked(machine: Machine, peers: Peers, sessions: set[str]) -> dict[IPv4Addre
 def _split(machine: Machine, peer: Peer) -> Finding:
     text = f"peer {peer} answers this server and no packet of the internet, so that its mapped ports may be dead"
     cause = "its own AllowedIPs (split tunnel) or its firewall drop it"
-    effect = "this gives packets of mapped ports the server's address"
+    effect = "this gives packets of mapped ports the server's address (its searches by multicast may fail, too)"
     return Finding(
         Colour.YELLOW, f"{text}; {cause}; {effect}", set_for_peer(machine, peer, "masquerade_inbound", value=True)
     )

@@ -19,8 +19,6 @@ _LINES = (
 )
 """sed's command that adds the lines of the README to wg-quick's file."""
 
-_ENABLED = {"enabled", "enabled-runtime"}
-
 
 async def daemon(machine: Machine) -> Sequence[Finding]:
     """Examine whether igd runs, in this version, and what it warns of itself."""
@@ -63,7 +61,7 @@ async def _not_serving(machine: Machine) -> Finding:
     if machine.silent != NOT_RUNNING:
         return Finding(Colour.RED, machine.silent)
     unit, file = systemd_unit.read(machine), wg_quick_file.read(machine.interface)
-    starts = _started_by(unit, file)
+    starts = _started_by(machine, unit, file)
     loaded = unit is not None and unit.load_state in {"loaded", "masked"}
     line = f"systemctl start {systemd_unit.name_of(machine)}" if loaded else f"igd run {machine.name} --detach"
     if unit and unit.active_state == "failed":
@@ -74,11 +72,14 @@ async def _not_serving(machine: Machine) -> Finding:
     return Finding(Colour.YELLOW, f"{NOT_RUNNING}, and nothing starts it", line)
 
 
-def _started_by(unit: Unit | None, file: WgQuickFile | None) -> str:
+def _started_by(machine: Machine, unit: Unit | None, file: WgQuickFile | None) -> str:
     """Return what starts igd with the interface; "" if nothing does."""
     if file and wg_quick_lines.start_igd(file):
         return str(file.path)
-    return "systemd" if unit and unit.unit_file_state in _ENABLED else ""
+    if unit is None or not systemd_unit.is_enabled(unit.unit_file_state):
+        return ""
+    with_wg_quick = unit.wanted_by == {f"wg-quick@{machine.interface}.service"}
+    return "systemd" if not with_wg_quick or systemd_unit.wg_quick_starts(machine) else ""
 
 
 async def unit(machine: Machine) -> Sequence[Finding]:
@@ -87,7 +88,7 @@ async def unit(machine: Machine) -> Sequence[Finding]:
     if found is None:
         return []
     name, file = systemd_unit.name_of(machine), wg_quick_file.read(machine.interface)
-    starts = _started_by(found, file)
+    starts = _started_by(machine, found, file)
     if found.load_state == "masked":
         return [Finding(Colour.RED, f"{name} is masked: nothing can start it", f"systemctl unmask {name}")]
     if found.load_state != "loaded":
@@ -102,12 +103,9 @@ async def unit(machine: Machine) -> Sequence[Finding]:
 
 
 def _starting(machine: Machine, file: WgQuickFile | None) -> str:
-    """Return the line after which igd starts with the interface."""
-    if file is None or systemd_unit.shows(f"wg-quick@{machine.interface}.service", "UnitFileState")[
-        "UnitFileState"
-    ] in {
-        "enabled",
-        "enabled-runtime",
-    }:
+    """Return the line after which igd starts with the interface, whatever brings that up."""
+    if systemd_unit.wg_quick_starts(machine):
         return f"systemctl enable {systemd_unit.name_of(machine)}"
+    if file is None:  # it waits for the interface
+        return f"systemctl add-wants multi-user.target {systemd_unit.name_of(machine)}.service"
     return f"sed -i {shlex.quote(_LINES)} {shlex.quote(str(file.path))}"

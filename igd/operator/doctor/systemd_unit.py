@@ -15,6 +15,7 @@ class Unit(NamedTuple):
     result: str
     exec_main_status: str
     need_daemon_reload: bool
+    wanted_by: frozenset[str]
     user: str
     capabilities: frozenset[str]
 
@@ -38,6 +39,7 @@ def read(machine: Machine) -> Unit | None:
         shown["Result"],
         shown["ExecMainStatus"],
         shown["NeedDaemonReload"] == "yes",
+        frozenset(shown["WantedBy"].split()),
         user,
         frozenset(kept.split()),
     )
@@ -50,10 +52,21 @@ _PROPERTIES = (
     "Result",
     "ExecMainStatus",
     "NeedDaemonReload",
+    "WantedBy",
     "User",
     "CapabilityBoundingSet",
     "AmbientCapabilities",
 )
+
+
+def is_enabled(state: str) -> bool:
+    """Return whether this UnitFileState means that something starts the unit."""
+    return state in {"enabled", "enabled-runtime"}
+
+
+def wg_quick_starts(machine: Machine) -> bool:
+    """Return whether systemd brings the interface up at the next boot, by wg-quick; OSError."""
+    return is_enabled(shows(f"wg-quick@{machine.interface}.service", "UnitFileState")["UnitFileState"])
 
 
 def shows(unit: str, *properties: str) -> dict[str, str]:
