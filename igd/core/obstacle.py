@@ -16,4 +16,5 @@ class Obstacle(NamedTuple):
     def __str__(self) -> str:
         """The remedy ends the line, so that it can be copied."""
         introduction = f"; {self.introduction}" if self.introduction else ""
-        return f"{self.text}{introduction}: {self.remedy}" if self.remedy else self.text
+        lines = " and ".join(self.remedy.splitlines())
+        return f"{self.text}{introduction}: {lines}" if lines else self.text

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from igd.core.mapping import TransportProtocol
+from igd.core.obstacle import Obstacle
 from igd.firewall.backend import FirewallError
 from igd.firewall.operator_rules import rule_sets
 from igd.firewall.operator_rules.accepts import accepts, as_nft, mapped_flows
@@ -78,21 +79,23 @@ def advice(site: Site, ports: Iterable[Port], own: Iterable[Address] = ()) -> li
     unread = dict.fromkeys(incoming.unread + forwarded.unread)
     return [
         *(f"a part of the firewall cannot be looked at, and may drop what peers need: {reason}" for reason in unread),
-        *input_advice(site, incoming.found, ports, own),
-        *forward_advice(site, forwarded.found),
+        *map(str, input_advice(site, incoming.found, ports, own)),
+        *map(str, forward_advice(site, forwarded.found)),
     ]
 
 
-def input_advice(site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()) -> list[str]:
-    """Return one sentence for each port of the server that the chains stop, with the lines that would open it.
+def input_advice(
+    site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()
+) -> list[Obstacle]:
+    """Return one obstacle for each port of the server that the chains stop, with the lines that would open it.
 
     Also one for each rule that may stop packets to it, and cannot be judged.
     """
     chains, own = list(chains), list(own)
-    return [sentence for port in ports for sentence in _port_advice(site, chains, port, own)]
+    return [obstacle for port in ports for obstacle in _port_advice(site, chains, port, own)]
 
 
-def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[str]:
+def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[Obstacle]:
     name = f"{port[0].name} {port[1]}"
     remedies: dict[str, str] = {}
     for chain in chains:
@@ -101,10 +104,10 @@ def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]
             for opening in found.needed:
                 remedies[_remedy(site, chain, version, port, opening)] = "; ".join(found.stopped)
             for text in found.unjudged:
-                yield f"a rule that igd cannot judge may keep peers from {name} of this server: {text}"
+                yield Obstacle(f"a rule that igd cannot judge may keep peers from {name} of this server: {text}")
     if remedies:
-        where, lines = "; ".join(dict.fromkeys(remedies.values())), " and ".join(remedies)
-        yield f"peers cannot reach {name} of this server, because of ({where}); this lets them in: {lines}"
+        where, lines = "; ".join(dict.fromkeys(remedies.values())), "\n".join(remedies)
+        yield Obstacle(f"peers cannot reach {name} of this server, because of ({where})", lines, "this lets them in")
 
 
 def _requests(site: Site, version: Version, port: Port, own: list[Address]) -> Classes:
@@ -118,19 +121,20 @@ def _requests(site: Site, version: Version, port: Port, own: list[Address]) -> C
     return Classes(list(requests(site, port, version, own)), lambda _only, _hairpin: [conditions])
 
 
-def forward_advice(site: Site, chains: Iterable[Chain]) -> list[str]:
-    """Return one sentence for each nft chain that stops mapped flows; igd itself edits iptables' chains."""
+def forward_advice(site: Site, chains: Iterable[Chain]) -> list[Obstacle]:
+    """Return one obstacle for each nft chain that stops mapped flows; igd itself edits iptables' chains."""
     return [
-        sentence
+        obstacle
         for chain in chains
-        if chain.program == "nft" and site.forward_chain != _path(chain)
-        for sentence in (*_chain_advice(site, chain), *_firewalld_zones(site, chain))
+        if chain.program == "nft" and site.forward_chain != path(chain)
+        for obstacle in (*chain_advice(site, chain), *firewalld_zones(site, chain))
     ]
 
 
-def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
+def chain_advice(site: Site, chain: Chain) -> Iterator[Obstacle]:
+    """Yield one obstacle for each rule of an nft chain that may stop mapped flows, and one if they are stopped."""
     found = find_openings(chain.rules, chain.name, mapped_flows(site, used_versions(site, chain.versions)))
-    yield from (f"{_path(chain)}: {warning}" for warning in found.warnings())
+    yield from (Obstacle(f"{path(chain)}: {warning}") for warning in found.warnings())
     if found.needed:
         causes = "; ".join(f"{packet} ends at: {where}" for where, packet in found.stopped.items())
         rules = [
@@ -138,16 +142,15 @@ def _chain_advice(site: Site, chain: Chain) -> Iterator[str]:
             for opening in found.needed
             for conditions in accepts(site, opening.only, hairpin=found.hairpin)
         ]
-        remedy = f'forward_chain = "{_path(chain)}" under [firewall]'
+        text = f'mapped flows are stopped: {causes}; what helps is forward_chain = "{path(chain)}" under [firewall]'
         if is_firewalld(chain.rules):  # it deletes other rules when it reloads
-            remedy += f"; {OWNED_BY_FIREWALLD}"
+            yield Obstacle(f"{text}; {OWNED_BY_FIREWALLD}")
         else:
-            remedy += f", or by hand: {_shell(rules)}"
-        yield f"mapped flows are stopped: {causes}; what helps is {remedy}"
+            yield Obstacle(text, _shell(rules), "or by hand")
 
 
-def _firewalld_zones(site: Site, chain: Chain) -> Iterator[str]:
-    """Yield a sentence if zones of firewalld drop their sources, but not the mapped flows from them.
+def firewalld_zones(site: Site, chain: Chain) -> Iterator[Obstacle]:
+    """Yield an obstacle if zones of firewalld drop their sources, but not the mapped flows from them.
 
     For such a source firewalld redirects nothing, so that it may accept every redirected flow before it sorts by zone.
     """
@@ -159,7 +162,7 @@ def _firewalld_zones(site: Site, chain: Chain) -> Iterator[str]:
     narrow = [rule for rule in sorting if matches(rule.conditions, packet) is Truth.NARROW]
     dropping = [rule.text for rule in narrow if rule.target == "drop" or _ends_in_drop(chain, rule.target, packet)]
     if dropping:
-        yield (
+        yield Obstacle(
             f"sources that a zone of firewalld drops ({dropping[0]}) reach mapped ports, because firewalld accepts "
             "redirected flows before it looks at zones; this keeps one out: "
             "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -s ADDRESS -j DROP"
@@ -185,7 +188,8 @@ def _nft_place(chain: Chain, opening: Opening) -> str:
     return f"insert rule {path} position {opening.before.handle}" if opening.before else f"add rule {path}"
 
 
-def _path(chain: Chain) -> str:
+def path(chain: Chain) -> str:
+    """Return the name of an nft chain with its table's, as `forward_chain` has it."""
     return f"{chain.table} {chain.name}"
 
 

@@ -215,7 +215,7 @@ def firewalld(capture: str) -> list[Chain]:
 
 def test_firewalld_with_peers_and_the_internet_in_one_zone() -> None:
     """Not --add-port, which would open it to the internet too."""
-    (sentence,) = input_advice(SITE, firewalld("shared"), [PORTS[0]], OWN)
+    (sentence,) = map(str, input_advice(SITE, firewalld("shared"), [PORTS[0]], OWN))
     rich = 'firewall-cmd --permanent --zone=public --add-rich-rule=\'rule family="{}" source address="{}" {}\''
     port = 'port port="1900" protocol="udp" accept'
     assert lines_of(sentence) == [
@@ -227,7 +227,7 @@ def test_firewalld_with_peers_and_the_internet_in_one_zone() -> None:
 
 @pytest.mark.parametrize("capture", ["own-zone", "own-zone-2"])
 def test_firewalld_with_a_zone_for_peers(capture: str) -> None:
-    sentences = input_advice(SITE, firewalld(capture), PORTS[1:], OWN)
+    sentences = list(map(str, input_advice(SITE, firewalld(capture), PORTS[1:], OWN)))
     assert [lines_of(sentence) for sentence in sentences] == [
         ["firewall-cmd --permanent --zone=internal --add-port=5351/udp && firewall-cmd --reload"],
         ["firewall-cmd --permanent --zone=internal --add-port=2869/tcp && firewall-cmd --reload"],
