@@ -18,6 +18,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -211,6 +212,38 @@ def endings(
 def translations(mapping: AnyMapping, external: Iterable[IPv4Address]) -> set[Translation]:
     """Return the translations of this mapping's flows."""
     return {Translation(mapping.protocol, to, mapping.internal) for to in _destinations(mapping, external)}
+
+
+def is_in_use(version: int) -> bool:
+    """Return whether the kernel knows connections of this IP version; FirewallError."""
+    with closing(Netlink()) as netlink:
+        return any(True for _ in netlink.read_dump(_message(IPCTNL_MSG_CT_GET, _FAMILY[version], b"")))
+
+
+def answered_to(protocol: TransportProtocol, source: Endpoint, destination: Endpoint) -> Endpoint | None:
+    """Return where the answers in the flow that began so go to: its source, or what that is translated to.
+
+    None if there is no such flow. FirewallError.
+    """
+    with closing(Netlink()) as netlink:
+        (payload,) = netlink.get([_of_flow(IPCTNL_MSG_CT_GET, protocol, source, destination)])
+    reply = _parse_tuple(body(payload)[CTA_TUPLE_REPLY]) if payload else None
+    return reply.destination if reply else None
+
+
+def deletion(protocol: TransportProtocol, source: Endpoint, destination: Endpoint) -> Message:
+    """Return the message that deletes the entry of the flow that began so; ENOENT if there is none."""
+    return _of_flow(IPCTNL_MSG_CT_DELETE, protocol, source, destination)
+
+
+def _of_flow(kind: int, protocol: TransportProtocol, source: Endpoint, destination: Endpoint) -> Message:
+    version = source.address.version
+    first = CTA_IP_V4_SRC if version == 4 else 3
+    addresses = attribute(first, source.address.packed) + attribute(first + 1, destination.address.packed)
+    ports = ((CTA_PROTO_SRC_PORT, source.port), (CTA_PROTO_DST_PORT, destination.port))
+    transport = u8(CTA_PROTO_NUM, protocol) + b"".join(attribute(kind, struct.pack(">H", port)) for kind, port in ports)
+    original = nested(CTA_TUPLE_ORIG, nested(CTA_TUPLE_IP, addresses), nested(CTA_TUPLE_PROTO, transport))
+    return _message(kind, _FAMILY[version], original)
 
 
 def parse(payload: bytes) -> Flow | None:

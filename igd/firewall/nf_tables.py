@@ -16,6 +16,7 @@ class NFT_MSG(IntEnum):
     NEWSET, GETSET, DELSET = 9, 10, 11
     NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
     NEWGEN = 15
+    TRACE = 17
     NEWOBJ = 18
 
 
@@ -50,19 +51,22 @@ class NFTA_CHAIN(IntEnum):
 class NFTA_HOOK(IntEnum):
     """Attributes of a base chain's hook: enum nft_hook_attributes."""
 
-    HOOKNUM, PRIORITY = 1, 2
+    HOOKNUM, PRIORITY, DEV = 1, 2, 3
 
 
 class NF_INET(IntEnum):
     """Hooks: enum nf_inet_hooks in linux/netfilter.h."""
 
-    PRE_ROUTING, LOCAL_IN, FORWARD, POST_ROUTING = 0, 1, 2, 4
+    PRE_ROUTING, LOCAL_IN, FORWARD, LOCAL_OUT, POST_ROUTING = 0, 1, 2, 3, 4
+
+
+NF_NETDEV_EGRESS = 1  # of a device: enum nf_dev_hooks in linux/netfilter.h; Linux 5.16
 
 
 class NF_IP_PRI(IntEnum):
     """Priorities: enum nf_ip_hook_priorities in linux/netfilter_ipv4.h."""
 
-    NAT_DST, FILTER, NAT_SRC, LAST = -100, 0, 100, 0x7FFF_FFFF
+    FIRST, CONNTRACK_DEFRAG, NAT_DST, FILTER, NAT_SRC, LAST = -0x8000_0000, -400, -100, 0, 100, 0x7FFF_FFFF
 
 
 # Rules
@@ -133,7 +137,7 @@ class NFTA_VERDICT(IntEnum):
 class NFT_VERDICTS(IntEnum):
     """Verdicts: NF_DROP and NF_ACCEPT in linux/netfilter.h, and enum nft_verdicts."""
 
-    NF_DROP, NF_ACCEPT = 0, 1
+    NF_DROP, NF_ACCEPT, NF_STOLEN, NF_QUEUE = 0, 1, 2, 3
     NFT_JUMP = -3
     NFT_RETURN = -5
 
@@ -193,13 +197,15 @@ class NFT_PAYLOAD(IntEnum):
 class NFTA_META(IntEnum):
     """Attributes of meta: enum nft_meta_attributes."""
 
-    DREG, KEY = 1, 2
+    DREG, KEY, SREG = 1, 2, 3
 
 
 class NFT_META(IntEnum):
-    """What meta loads: enum nft_meta_keys."""
+    """What meta loads or sets: enum nft_meta_keys."""
 
+    PROTOCOL, PRIORITY = 1, 2
     IIFNAME, OIFNAME = 6, 7
+    NFTRACE = 12
     NFPROTO, L4PROTO = 15, 16
 
 
@@ -212,7 +218,7 @@ class NFTA_CT(IntEnum):
 class NFT_CT(IntEnum):
     """What ct loads or sets: enum nft_ct_keys."""
 
-    DIRECTION, STATUS, MARK, PROTO_DST, SRC_IP = 1, 2, 3, 12, 19
+    DIRECTION, STATUS, MARK, PROTO_SRC, PROTO_DST, SRC_IP, SRC_IP6 = 1, 2, 3, 11, 12, 19, 21
 
 
 class IP_CT_DIR(IntEnum):
@@ -294,3 +300,12 @@ NFT_LIMIT_F_INV = 1  # limit matches what is above it: enum nft_limit_flags
 # Notifications
 
 NFTA_GEN_PROC_NAME = 3  # of the message that ends a commit: enum nft_gen_attributes
+
+
+class NFTA_TRACE(IntEnum):
+    """Attributes of a step of a traced packet: enum nft_trace_attributes."""
+
+    TABLE, CHAIN, RULE_HANDLE, TYPE, VERDICT, ID, POLICY = 1, 2, 3, 4, 5, 6, 16
+
+
+NFT_TRACETYPE_POLICY = 1  # the step is a chain's policy: enum nft_trace_types

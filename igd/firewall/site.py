@@ -26,10 +26,10 @@ PCP_ANYCAST: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.0.9")
 OURS = "igd_"
 """The prefix of the tables and chains of every instance."""
 
-RATE_TABLE, TRAFFIC_TABLE = "/rate", "/traffic"
-"""What the names of each instance's other tables add to its label. "ra" and "tr" are no numbers: no label ends so."""
+RATE_TABLE, TRAFFIC_TABLE, PROBE_TABLE = "/rate", "/traffic", "/probe"
+"""What the names of each instance's other tables add to its label. None begins with a number, so no label ends so."""
 
-WITHOUT_MAPPINGS = (RATE_TABLE, TRAFFIC_TABLE)
+WITHOUT_MAPPINGS = (RATE_TABLE, TRAFFIC_TABLE, PROBE_TABLE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,7 +35,7 @@ FROM_REMOTES, PINHOLES_FROM_REMOTES = "from_remotes", "pinholes_from_remotes"
 
 def prerouting(site: Site) -> list[EncodedRule]:
     """Return the rules that translate and mark flows."""
-    mark, unmark = _set_mark(site.mark, site.mark), _set_mark(site.mark, 0)
+    mark, unmark = set_mark(site.mark, site.mark), set_mark(site.mark, 0)
     skip_peers = [(*interface(IIFNAME, site.wireguard), RETURN)]
     return [
         *(_anycast(site) if site.anycast else []),
@@ -58,7 +58,7 @@ def remote_rule(site: Site, remotes: RemoteSet) -> tuple[str, EncodedRule]:
         return FROM_REMOTES, (*IPV4, *translation)
     source = (_masked(SADDR6, remotes.prefixlen),) if remotes.prefixlen else ()
     admitted = membership(remotes, *source, DADDR6, L4PROTO, DPORT, *port)
-    return PINHOLES_FROM_REMOTES, (*IPV6, *admitted, *_set_mark(site.mark, site.mark))
+    return PINHOLES_FROM_REMOTES, (*IPV6, *admitted, *set_mark(site.mark, site.mark))
 
 
 def postrouting(site: Site) -> list[EncodedRule]:
@@ -104,7 +104,8 @@ class Field(NamedTuple):
     mask: bytes = b""
 
 
-def _meta(key: nf.NFT_META, registers: int = 1) -> Field:
+def meta(key: nf.NFT_META, registers: int = 1) -> Field:
+    """Return the field of what the kernel knows about a packet."""
     return Field("meta", nf.NFTA_META.DREG, u32(nf.NFTA_META.KEY, key), registers)
 
 
@@ -114,8 +115,8 @@ def payload(base: nf.NFT_PAYLOAD, offset: int, length: int) -> Field:
     return Field("payload", nf.NFTA_PAYLOAD.DREG, place, (length + 3) // 4)
 
 
-_NFPROTO, L4PROTO = _meta(nf.NFT_META.NFPROTO), _meta(nf.NFT_META.L4PROTO)
-IIFNAME, OIFNAME = _meta(nf.NFT_META.IIFNAME, 4), _meta(nf.NFT_META.OIFNAME, 4)
+_NFPROTO, L4PROTO = meta(nf.NFT_META.NFPROTO), meta(nf.NFT_META.L4PROTO)
+IIFNAME, OIFNAME = meta(nf.NFT_META.IIFNAME, 4), meta(nf.NFT_META.OIFNAME, 4)
 _PROTOCOL = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 9, 1)
 SADDR, DADDR = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 12, 4), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 16, 4)
 SADDR6, DADDR6 = payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 8, 16), payload(nf.NFT_PAYLOAD.NETWORK_HEADER, 24, 16)
@@ -209,7 +210,7 @@ def _to_network(network: IPv4Network) -> EncodedRule:
     return load(DADDR), mask, compare(network.network_address.packed)
 
 
-def _set_mark(bit: int, xor: int) -> EncodedRule:
+def set_mark(bit: int, xor: int) -> EncodedRule:
     """Return the expressions that set the ct mark to itself & ~bit ^ xor: nft's `|` for xor = bit, `&` for 0."""
     return _LOAD_MARK, bitwise(struct.pack("=I", ~bit & 0xFFFF_FFFF), struct.pack("=I", xor)), _STORE_MARK
 

@@ -1,4 +1,4 @@
-"""The messages that create, fill and delete one nftables table of the family inet. Bytes only."""
+"""The messages that create, fill and delete one nftables table. Bytes only."""
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,24 +23,26 @@ _CHUNK = 200  # elements of one message: each at most 280 bytes, in a list whose
 
 
 class Hook(NamedTuple):
-    """Where packets enter a base chain, and its type."""
+    """Where packets enter a base chain, and its type; `device`: the interface of a hook of the family netdev."""
 
-    number: nf.NF_INET
+    number: int
     priority: int
     kind: str
+    device: str = ""
 
 
 class TableMessages:
-    """Makes messages about the table of this name."""
+    """Makes messages about the table of this name and family (NFPROTO_*)."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, family: int = NFPROTO_INET) -> None:
         self.name = name
+        self._family = family
         # The same number in every message: NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE
         self._table = text(nf.NFTA_TABLE.NAME, name)
 
     def message(self, kind: nf.NFT_MSG, *parts: bytes, flags: int = 0) -> Message:
         """Return a message with these attributes besides the table's name."""
-        return nft_message(kind, NFPROTO_INET, self._table, *parts, flags=flags)
+        return nft_message(kind, self._family, self._table, *parts, flags=flags)
 
     def table(self, *, owned: bool) -> Message:
         """Return the message that creates the table, or leaves an existing one as it is.
@@ -65,7 +67,8 @@ class TableMessages:
         """Return the message that creates a base chain, which accepts what it does not drop, or one without a hook."""
         parts = [text(nf.NFTA_CHAIN.NAME, name)]
         if hook is not None:
-            place = u32(nf.NFTA_HOOK.HOOKNUM, hook.number), u32(nf.NFTA_HOOK.PRIORITY, hook.priority & 0xFFFF_FFFF)
+            place = [u32(nf.NFTA_HOOK.HOOKNUM, hook.number), u32(nf.NFTA_HOOK.PRIORITY, hook.priority & 0xFFFF_FFFF)]
+            place += [text(nf.NFTA_HOOK.DEV, hook.device)] if hook.device else []
             parts += [nested(nf.NFTA_CHAIN.HOOK, *place), u32(nf.NFTA_CHAIN.POLICY, nf.NFT_VERDICTS.NF_ACCEPT)]
             parts.append(text(nf.NFTA_CHAIN.TYPE, hook.kind))
         return self.message(nf.NFT_MSG.NEWCHAIN, *parts, flags=NLM_F_CREATE)
