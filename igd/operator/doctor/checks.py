@@ -8,6 +8,7 @@ from igd.firewall.backend import FirewallError
 from igd.operator.doctor import (
     clock_setting,
     drop_ins,
+    firewalls,
     interface,
     ipv6,
     kernel_settings,
@@ -19,8 +20,10 @@ from igd.operator.doctor import (
     wg_quick_lines,
 )
 from igd.operator.doctor.check import Check, Colour, Finding
+from igd.operator.doctor.forward_path import forward_path
 from igd.operator.doctor.machine import Machine
 from igd.operator.doctor.peer_routes import routes_to_peers
+from igd.operator.doctor.server_ports import server_ports
 
 CHECKS: Sequence[Check] = (
     Check("configuration", interface.configuration),
@@ -33,6 +36,10 @@ CHECKS: Sequence[Check] = (
     Check("rp_filter", kernel_settings.reverse_path),
     Check("MASQUERADE", kernel_settings.source_translation),
     Check("IPv6", ipv6.ipv6),
+    Check("backend", firewalls.backend),
+    Check("firewall", firewalls.firewalls),
+    Check("server ports", server_ports),
+    Check("FORWARD path", forward_path),
     Check("split tunnels", reachable_peers.reachable_peers),
     Check("other servers", other_servers.other_servers),
     Check("wg-quick lines", wg_quick_lines.wg_quick_lines),
