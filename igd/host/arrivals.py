@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,10 +31,10 @@ _STRANGER = bytes.fromhex("02 00 5e 00 53 01")  # a locally administered address
 
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _TC_SECONDS = 10.0
-_TC = """\
-qdisc add dev {device} clsact
-filter add dev {device} ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev {interface}
-"""
+_TC = (
+    "qdisc add dev {device} clsact",
+    "filter add dev {device} ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev {interface}",
+)
 
 
 class Arrivals:
@@ -75,7 +76,8 @@ class Arrivals:
                 _, to = _hardware(any_socket, name)
                 ends = to + _STRANGER
                 self._header = {version: ends + struct.pack(">H", each) for version, each in _ETHERTYPES.items()}
-        _tc(_TC.format(device=name.decode(), interface=self._interface))
+        for command in _TC:
+            _tc([word.format(device=name.decode(), interface=self._interface) for word in command.split()])
 
 
 def _hardware(any_socket: socket.socket, interface: bytes) -> tuple[int, bytes]:
@@ -85,12 +87,11 @@ def _hardware(any_socket: socket.socket, interface: bytes) -> tuple[int, bytes]:
     return kind, address
 
 
-def _tc(commands: str) -> None:
+def _tc(words: Sequence[str]) -> None:
     """Run the program tc of iproute2, which wg-quick needs too; OSError with its message if it fails."""
     try:
-        done = subprocess.run(
-            ["tc", "-batch", "-"],  # noqa: S607 - found in the system's own directories
-            input=commands,
+        done = subprocess.run(  # noqa: S603 - a fixed program; the words are ours and an interface's name
+            ["tc", *words],  # noqa: S607 - found in the system's own directories
             env={"PATH": _PATH, "LC_ALL": "C"},
             capture_output=True,
             encoding="utf-8",

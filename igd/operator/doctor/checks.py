@@ -21,6 +21,7 @@ from igd.operator.doctor import (
 )
 from igd.operator.doctor.check import Check, Colour, Finding
 from igd.operator.doctor.forward_path import forward_path
+from igd.operator.doctor.kernel_state import kernel_state
 from igd.operator.doctor.machine import Machine
 from igd.operator.doctor.peer_routes import routes_to_peers
 from igd.operator.doctor.server_ports import server_ports
@@ -40,6 +41,7 @@ CHECKS: Sequence[Check] = (
     Check("firewall", firewalls.firewalls),
     Check("server ports", server_ports),
     Check("FORWARD path", forward_path),
+    Check("kernel", kernel_state),
     Check("split tunnels", reachable_peers.reachable_peers),
     Check("other servers", other_servers.other_servers),
     Check("wg-quick lines", wg_quick_lines.wg_quick_lines),

@@ -22,6 +22,9 @@ from igd.host.arrivals import Arrivals
 from igd.wire import ip_packet
 from igd.wire.ip_packet import TcpFlags
 
+_AT_ONCE = 4
+"""How many flows have rules at a time: each packet of the host is compared with all of them."""
+
 _SEQUENCE = 1 << 20  # of both ends
 
 
@@ -58,16 +61,17 @@ def probe(site: Site, flows: Sequence[ProbeFlow]) -> list[Sent]:
     """
     if not flows:
         return []
+    outside = [site.external] if any(flow.led_to for flow in flows) else []
+    sent: list[Sent] = []
     with ExitStack() as stack:
         trace = stack.enter_context(closing(Trace()))
-        stack.enter_context(probe_table(site, flows))
-        arrivals = {name: stack.enter_context(Arrivals(name)) for name in {site.wireguard, *_outside(site, flows)}}
+        arrivals = {name: stack.enter_context(Arrivals(name)) for name in {site.wireguard, *outside}}
         stack.callback(_forget, flows)
-        return [sent for flow in flows for sent in _send(site, flow, trace, arrivals)]
-
-
-def _outside(site: Site, flows: Sequence[ProbeFlow]) -> list[str]:
-    return [site.external] if any(flow.led_to for flow in flows) else []
+        for first in range(0, len(flows), _AT_ONCE):
+            some = flows[first : first + _AT_ONCE]
+            with probe_table(site, some):
+                sent += [each for flow in some for each in _send(site, flow, trace, arrivals)]
+    return sent
 
 
 def _send(site: Site, flow: ProbeFlow, trace: Trace, arrivals: dict[str, Arrivals]) -> Iterator[Sent]:
