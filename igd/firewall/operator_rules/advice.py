@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 from igd.core.mapping import TransportProtocol
 from igd.core.obstacle import Obstacle
@@ -95,16 +96,37 @@ def input_advice(
     return [obstacle for port in ports for obstacle in _port_advice(site, chains, port, own)]
 
 
-def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[Obstacle]:
-    name = f"{port[0].name} {port[1]}"
-    remedies: dict[str, str] = {}
+def opening_lines(
+    site: Site, chains: Iterable[Chain], ports: Iterable[Port], own: Iterable[Address] = ()
+) -> dict[str, str]:
+    """Return the lines that open the ports of the server that the chains stop, each with the rule that stops them."""
+    chains, own = list(chains), list(own)
+    return {line: where for port in ports for line, where in _stopped(site, chains, port, own).remedies.items()}
+
+
+class _Stopped(NamedTuple):
+    """The lines that open a port, each with the rules that stop packets to it, and rules that cannot be judged."""
+
+    remedies: dict[str, str]
+    unjudged: list[str]
+
+
+def _stopped(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> _Stopped:
+    result = _Stopped({}, [])
     for chain in chains:
         for version in used_versions(site, chain.versions):
             found = find_openings(chain.rules, chain.name, _requests(site, version, port, own))
             for opening in found.needed:
-                remedies[_remedy(site, chain, version, port, opening)] = "; ".join(found.stopped)
-            for text in found.unjudged:
-                yield Obstacle(f"a rule that igd cannot judge may keep peers from {name} of this server: {text}")
+                result.remedies[_remedy(site, chain, version, port, opening)] = "; ".join(found.stopped)
+            result.unjudged.extend(found.unjudged)
+    return result
+
+
+def _port_advice(site: Site, chains: list[Chain], port: Port, own: list[Address]) -> Iterator[Obstacle]:
+    name = f"{port[0].name} {port[1]}"
+    remedies, unjudged = _stopped(site, chains, port, own)
+    for text in unjudged:
+        yield Obstacle(f"a rule that igd cannot judge may keep peers from {name} of this server: {text}")
     if remedies:
         where, lines = "; ".join(dict.fromkeys(remedies.values())), "\n".join(remedies)
         yield Obstacle(f"peers cannot reach {name} of this server, because of ({where})", lines, "this lets them in")
@@ -128,6 +150,16 @@ def forward_advice(site: Site, chains: Iterable[Chain]) -> list[Obstacle]:
         for chain in chains
         if chain.program == "nft" and site.forward_chain != path(chain)
         for obstacle in (*chain_advice(site, chain), *firewalld_zones(site, chain))
+    ]
+
+
+def forward_chains(site: Site, chains: Iterable[Chain]) -> list[str]:
+    """Return the nft chains of the operator's own, not of firewalld, that stop mapped flows: for `forward_chain`."""
+    return [
+        path(chain)
+        for chain in chains
+        if chain.program == "nft" and site.forward_chain != path(chain) and not is_firewalld(chain.rules)
+        if find_openings(chain.rules, chain.name, mapped_flows(site, used_versions(site, chain.versions))).needed
     ]
 
 
