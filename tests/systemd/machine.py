@@ -102,13 +102,13 @@ class Machine:
         with ExitStack() as building:
             self._prepare()
             building.callback(self._remove_cgroup)
-            ready = building.enter_context(self._host.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            ready.bind(f"\0{_READY_SOCKET}")
-            ready.settimeout(PATIENCE)
-            nspawn = building.enter_context(
-                self._host.start("env", *_NSPAWN_ENVIRONMENT, "sh", "-c", _BOOT, "sh", self._cgroup, *_NSPAWN, *_INIT)
-            )
-            self._await_boot(ready, nspawn)
+            # Closed once it has booted: systemd goes on to report, and would wait for a reader for ever.
+            with self._host.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+                ready.bind(f"\0{_READY_SOCKET}")
+                ready.settimeout(PATIENCE)
+                boot = ("env", *_NSPAWN_ENVIRONMENT, "sh", "-c", _BOOT, "sh", self._cgroup, *_NSPAWN, *_INIT)
+                nspawn = building.enter_context(self._host.start(*boot))
+                self._await_boot(ready, nspawn)
             building.callback(self._host.run, "kill", "-KILL", self._leader)  # quicker than any shutdown
             self._life = building.pop_all()
         return self
