@@ -4,7 +4,18 @@ import argparse
 import sys
 
 from igd import VERSION
-from igd.commands import asking, checking, doctoring, mapping, migrating, peer_names, reloading, serving, streams
+from igd.commands import (
+    asking,
+    checking,
+    doctoring,
+    mapping,
+    migrating,
+    peer_names,
+    reloading,
+    serving,
+    setting_up,
+    streams,
+)
 
 COMMANDS = {
     "run": serving.RUN,
@@ -13,6 +24,7 @@ COMMANDS = {
     "doctor": doctoring.DOCTOR,
     "names": peer_names.NAMES,
     "migrate": migrating.MIGRATE,
+    "setup": setting_up.SETUP,
     "list": asking.LIST,
     "status": asking.STATUS,
     "add": mapping.ADD,

@@ -43,6 +43,7 @@ def layers() -> tuple[Path, Path]:
 
 def _venv() -> Path:
     files = sorted([CHECKOUT / "pyproject.toml", CHECKOUT / "tests/constraints.txt", *(CHECKOUT / "igd").rglob("*.py")])
+    files += sorted((CHECKOUT / "systemd").iterdir())
     content = "".join(f"{file.relative_to(CHECKOUT)}\n{file.read_text()}" for file in files)
 
     def build(tree: Path) -> None:
