@@ -3,6 +3,7 @@
 import codecs
 import fcntl
 import http.server
+import io
 import json
 import os
 import pty
@@ -15,12 +16,13 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from igd import cli
 from igd.operator.admin_client import NAME
 from igd.process.instance import Instance
 
@@ -72,7 +74,12 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(directory: Path, *words: str, user: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run `igd WORDS` to its end, with its output in pipes, as the user with this number."""
+    """Run `igd WORDS` to its end, with its output in pipes.
+
+    As the user with this number or with these variables it is a process; otherwise a call, which takes less time.
+    """
+    if not user and not variables:
+        return _called(directory, words)
     return subprocess.run(
         command(directory, *words),
         capture_output=True,
@@ -82,6 +89,18 @@ def run(directory: Path, *words: str, user: int = 0, **variables: str) -> "subpr
         timeout=PATIENCE,
         user=user or None,
     )
+
+
+def _called(directory: Path, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(out), redirect_stderr(err):
+        monkeypatch.setattr("igd.process.instance.DIRECTORY", directory)
+        monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+        monkeypatch.setattr(sys, "argv", ["igd", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
 
 @contextmanager

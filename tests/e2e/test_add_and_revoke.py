@@ -1,11 +1,14 @@
 """`igd add` and `igd revoke`: the operator opens and closes ports for a peer, and its clients hear of it."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from igd.commands.command import FAILED
+from igd.operator import admin_client, admin_paths
 from tests.e2e import control
 from tests.e2e.pcp_client import granted, listening, map_port
 from tests.e2e.serving import C1, C2, PUBLIC, REMOTE, held, igd, mappings, ports, serving, upnpc
@@ -39,9 +42,12 @@ def running(lab: Lab) -> Iterator[Process]:
 def served(lab: Lab, running: Process) -> Iterator[Process]:
     """An igd that has a static mapping of the laptop, and no other mapping."""
     yield running
-    igd(lab, "revoke", "wg0", "tcp", "1-65535", check=False)
-    igd(lab, "revoke", "wg0", "--to", C1_IPV6, check=False)
-    assert ports(lab) == [("TCP", 80)]
+    admin = Path(f"/proc/{lab.srv.pid}/root/run/igd/wg0")
+    nothing = {"protocol": None, "ports": None, "to": None, "peer": None}
+    admin_client.post(admin, admin_paths.REVOKE, {**nothing, "ports": "1-65535"})
+    with contextlib.suppress(admin_paths.RefusedError):  # there is none
+        admin_client.post(admin, admin_paths.REVOKE, {**nothing, "to": C1_IPV6})
+    assert [each["external_port"] for each in admin_client.get(admin, admin_paths.MAPPINGS)] == [80]
 
 
 def refused(result: "CompletedProcess[str]") -> str:

@@ -1,12 +1,15 @@
 """`igd reload` and SIGHUP: the new configuration is in force, and mappings and connections do not notice."""
 
+import itertools
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from igd.commands.command import MISUSED
+from igd.operator import admin_client, admin_paths
 from tests.e2e import control, pcp_client
 from tests.e2e.serving import (
     GATEWAY,
@@ -26,6 +29,9 @@ from tests.lab.fixtures import needs, requires_root
 pytestmark = requires_root
 
 FILE = "/etc/igd/wg0.toml"
+
+MARKS = itertools.count()
+"""Unknown keys of configurations that are refused, by which a test finds its place in the log."""
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +62,17 @@ def running(lab: Lab) -> Iterator[Process]:
 
 @pytest.fixture
 def served(lab: Lab, running: Process) -> Iterator[Process]:
-    """An igd with its defaults and without mappings."""
+    """An igd with its defaults and without mappings, whose log is read from here on."""
+    mark = f"mark_{next(MARKS)}"
+    lab.srv.write(FILE, f"{mark} = 1\n")
+    running.signal(signal.SIGHUP)
+    running.wait_for(mark)
     yield running
-    reload(lab, 'rules = ["deny 1-65535 0.0.0.0/0 0-65535"]\n')
-    reload(lab, "")
-    assert ports(lab) == []
+    admin = Path(f"/proc/{lab.srv.pid}/root/run/igd/wg0")
+    for config in ('rules = ["deny 1-65535 0.0.0.0/0 0-65535"]\n', ""):
+        lab.srv.write(FILE, config)
+        admin_client.post(admin, admin_paths.RELOAD, {})
+    assert admin_client.get(admin, admin_paths.MAPPINGS) == []
 
 
 @pytest.mark.parametrize("bad", ["nonsense = 1\n", "[limits\n", 'rules = ["allow all"]\n', "\0", ""])

@@ -50,7 +50,6 @@ def wanted(**given: str) -> dict[str, Any]:
         (wanted(peer="c1", protocol="udp"), ["UDP 8043 ->"]),
         (wanted(peer="c2"), ["TCP 8045 ->"]),
     ],
-    ids=str,
 )
 async def test_what_is_selected_is_closed_and_nothing_else(
     harness: GatewayHarness, selection: dict[str, Any], closed: list[str]
