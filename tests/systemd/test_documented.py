@@ -10,6 +10,7 @@ from tests.e2e.serving import rules, upnpc
 from tests.lab import PATIENCE, Lab
 from tests.lab.fixtures import requires_root
 from tests.systemd.booted import SERVICE, START, STOP, Layers, assert_serves, booted, rules_without_tunnel
+from tests.systemd.footprint import contents
 from tests.systemd.machine import Machine
 from tests.systemd.tree import CHECKOUT
 
@@ -18,11 +19,6 @@ pytestmark = requires_root
 
 INSTALLED = "/usr/src/igd"
 """A clone of this repository in the machine."""
-_USED = ("/usr/local/bin", "/etc", "/var/lib", "/run", "/opt")
-_CHANGES_BY_ITSELF = r"""
-    /run/(systemd|udev|log|dbus|user|utmp|xtables\.lock|wireguard) /etc/(passwd-|shadow-|group-|gshadow-)
-    /etc/wireguard /var/lib/systemd /run/down-wg0
-""".split()  # fmt: skip
 
 
 def commands(document: str, begin: str, end: str = "") -> str:
@@ -31,15 +27,6 @@ def commands(document: str, begin: str, end: str = "") -> str:
     behind = text[text.index(begin) :]
     part = behind[: behind.index(end)] if end else behind
     return "\n".join(re.findall(r"(?m)^(?: {4}| {7})([a-z/].*)$", part))
-
-
-def contents(machine: Machine) -> dict[str, str]:
-    """Return the sum of each file, or the target of each link, and "" for a directory, where igd may write."""
-    show = "-type f -exec sha256sum {} + -o -type l -printf '%l  %p\n' -o -type d -printf '.  %p\n'"
-    found = machine.run("sh", "-c", f"find {' '.join(_USED)} -xdev {show}").stdout.splitlines()
-    pairs = (line.split("  ", 1) for line in found)
-    ignored = re.compile("|".join(_CHANGES_BY_ITSELF))
-    return {path: value for value, path in pairs if not ignored.match(path)}
 
 
 def install(machine: Machine) -> None:
