@@ -3,7 +3,8 @@
 The release is a tree of files that mmdebstrap makes. pivot_root enters it: the lab enters the root of its mount
 namespace, which chroot does not change. It shares the machine's kernel, network, devices, certificates and pip's
 configuration. Packages that the command installs there stay for the next run. The checkout is a copy; it ends together
-with all processes and mounts when the command ends, or when this process is killed.
+with all processes and mounts when the command ends, or when this process is killed. The folder dist/ is the checkout's
+own where there is one.
 """
 
 import signal
@@ -32,6 +33,7 @@ mount -t tmpfs -o mode=755 tmpfs srv
 mkdir srv/igd run/lock
 sed 's,/$,,' "$checkout/.gitignore" | tar -C "$checkout" --exclude=.git --exclude-from=- -c . |
     tar -C srv/igd --no-same-owner -x
+[ ! -d "$checkout/dist" ] || mount --bind --mkdir "$checkout/dist" srv/igd/dist
 mount -t proc proc proc
 mount --rbind /sys sys
 mount --rbind /dev dev

@@ -17,6 +17,7 @@ _PACKAGES = (
     "python3",
     "kmod",
     "passwd",
+    "libstdc++6",
 )
 
 # The overlay lets /opt/igd, which stands in the scripts' first lines, be made without touching the machine's /opt.
@@ -36,9 +37,14 @@ cp -a /mnt/opt/igd "$2"
 def layers() -> tuple[Path, Path]:
     """Return what lies over / (with igd in opt/igd), and / itself; CommandFailed with the output of apt or pip."""
     with ThreadPoolExecutor() as pool:
-        system = pool.submit(trees.system, "machine", trees.this_release(), _PACKAGES)
+        without_igd = pool.submit(system)
         venv = pool.submit(_venv)
-        return venv.result(), system.result()
+        return venv.result(), without_igd.result()
+
+
+def system() -> Path:
+    """Return / without igd; CommandFailed with the output of apt."""
+    return trees.system("machine", trees.this_release(), _PACKAGES)
 
 
 def _venv() -> Path:
