@@ -96,6 +96,7 @@ def test_it_serves_from_the_interfaces_next_start(server: Booted) -> None:
     machine.await_state(SERVICE, "inactive")
     assert_imports_its_own(machine)
     assert_compiled(machine)
+    assert_documented(machine)
 
 
 def assert_imports_its_own(machine: Machine) -> None:
@@ -114,6 +115,19 @@ def assert_compiled(machine: Machine) -> None:
     missing = sources - {re.sub(r"__pycache__/([^/]+)\.cpython-\d+\.pyc", r"\1.py", path) for path in compiled}
     assert not any("/site-packages/igd/" in path for path in missing)
     assert len(missing) < len(sources) / 100  # some are for other versions of Python
+
+
+def assert_documented(machine: Machine) -> None:
+    """Assert that manual pages, completions and documents are where the programs look for them."""
+    machine.run("bash", "-ec", ". /usr/share/bash-completion/completions/igd; complete -p igd")
+    assert {
+        "/usr/share/man/man8/igd.8.gz",
+        "/usr/share/man/man5/igd.toml.5.gz",
+        "/usr/share/zsh/vendor-completions/_igd",
+        "/usr/share/fish/vendor_completions.d/igd.fish",
+        "/usr/share/doc/igd/README.md",
+        "/usr/share/doc/igd/docs/operating.md",
+    } <= set(machine.run("dpkg", "--listfiles", "igd").stdout.split())
 
 
 def test_an_upgrade_restarts_what_runs_and_keeps_the_mappings(server: Booted) -> None:
