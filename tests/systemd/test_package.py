@@ -164,6 +164,7 @@ def test_removal_keeps_leases_and_configuration(server: Booted) -> None:
     lab, machine = server
     machine.run("sh", "-ec", "echo 'http_port = 2869' >/etc/igd/wg0.toml")
     machine.run("systemctl", "enable", SERVICE)
+    machine.run("systemctl", "add-wants", "sys-subsystem-net-devices-wg0.device", SERVICE, WAITING)
     machine.run("wg-quick", "up", "wg0")
     assert_serves(machine)
     map_a_port(lab)
