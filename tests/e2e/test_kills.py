@@ -4,11 +4,8 @@ import logging
 import os
 import random
 import signal
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
@@ -24,10 +21,11 @@ from tests.e2e.killed_clients import (
     by_pcp,
     by_upnp,
 )
+from tests.e2e.live_flow import LiveFlow, Through
 from tests.e2e.pcp_client import C1_IPV6
-from tests.e2e.serving import C1, C2, PUBLIC, listed, start, upnpc
+from tests.e2e.serving import C1, C2, listed, start, upnpc
 from tests.firewall.test_kernel_properties import HELD, Backend
-from tests.lab import Lab, call
+from tests.lab import Lab
 from tests.lab.fixtures import needs, requires_root
 
 pytestmark = requires_root
@@ -38,7 +36,7 @@ KILLS = int(os.environ.get("IGD_KILLS", "3"))
 """How often igd is killed with each backend; by hand 100."""
 
 C2_IPV6 = "2001:470:100::3"
-OLD = {"tcp": 8043, "udp": 8044}
+OLD = [Through("tcp", 8043), Through("udp", 8044)]
 CONFIG = """
 [limits]
 requests_per_second = 100000
@@ -51,69 +49,6 @@ backend = "{}"
 @pytest.fixture(autouse=True)
 def programs() -> None:
     needs("upnpc", "nft", "iptables-legacy-save")
-
-
-class Flow:
-    """A flow through an old mapping: one message at a time, echoed by c1. `gap` is the longest wait for an echo."""
-
-    def __init__(self, lab: Lab, protocol: str) -> None:
-        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        self._listener = lab.c1.socket(socket.AF_INET, kind)
-        self._listener.bind((C1, OLD[protocol]))
-        self._is_stream = protocol == "tcp"
-        self._lab, self._protocol = lab, protocol
-        self._stop = threading.Event()
-        self.exchanges, self.gap = 0, 0.0
-        self.failure: Exception | None = None
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Exchange messages during the block."""
-        if self._is_stream:
-            self._listener.listen()
-        threads = [threading.Thread(target=call_) for call_ in (self._echo, self._speak)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            threads[1].join()
-            self._listener.shutdown(socket.SHUT_RDWR) if self._is_stream else self._wake()
-            threads[0].join()
-            self._listener.close()
-
-    def _wake(self) -> None:
-        with self._lab.c1.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"", (C1, OLD[self._protocol]))
-
-    def _echo(self) -> None:
-        if not self._is_stream:
-            while not self._stop.is_set():
-                message, source = self._listener.recvfrom(2048)
-                self._listener.sendto(message, source)
-            return
-        connection, _ = self._listener.accept()
-        with connection:
-            while message := connection.recv(2048):
-                connection.sendall(message)
-
-    def _speak(self) -> None:
-        try:
-            with call(self._lab.net, PUBLIC, OLD[self._protocol], self._protocol) as remote:  # type: ignore[arg-type]
-                while not self._stop.wait(0.01):
-                    message = b"%08d" % self.exchanges
-                    began = time.monotonic()
-                    remote.sendall(message)
-                    received = b""
-                    while len(received) < len(message):
-                        received += (piece := remote.recv(2048))
-                        assert piece, "closed"
-                    assert received == message
-                    self.gap = max(self.gap, time.monotonic() - began)
-                    self.exchanges += 1
-        except (OSError, AssertionError) as error:
-            self.failure = error
 
 
 def clients(lab: Lab) -> list[Client]:
@@ -145,7 +80,7 @@ def test_kills_lose_double_and_interrupt_nothing(lab: Lab, backend: Backend, cap
     process = start(lab, CONFIG.format(backend))
     upnpc(lab.c1, "-a", C1, "8043", "8043", "tcp", "604800")
     upnpc(lab.c1, "-a", C1, "8044", "8044", "udp", "604800")
-    flows, peers = [Flow(lab, protocol) for protocol in OLD], clients(lab)
+    flows, peers = [LiveFlow(lab, through) for through in OLD], clients(lab)
     with ExitStack() as stack:
         for flow in flows:
             stack.enter_context(flow.running())
@@ -197,4 +132,4 @@ def _check(lab: Lab, backend: Backend, peers: list[Client]) -> None:
                 assert mapping is not None, f"{spot} was granted"
                 assert mapping["external_port"] == known.external_port
                 assert known.admits(mapping["lease"], found.begin, found.end), (mapping, known)
-    assert sorted(spot.port for spot in table) == sorted(OLD.values())
+    assert sorted(spot.port for spot in table) == [through.port for through in OLD]
