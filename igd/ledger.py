@@ -188,14 +188,15 @@ class Ledger:
         )
         return [] if self._not_saved is None else [f"{sentence}: {self._not_saved}"]
 
-    async def close(self) -> None:
-        """Remove everything of ours from the kernel; the store keeps the leases. FirewallError.
+    async def close(self, *, leave: bool = False) -> None:
+        """Remove everything of ours from the kernel, or `leave` it as it is; the store keeps the leases. FirewallError.
 
         What is owed to the store is saved, or logged: the next start opens what the store has.
         """
         async with self._writing:
             try:
-                await self.in_worker(self._backend.remove_all)
+                if not leave:
+                    await self.in_worker(self._backend.remove_all)
             finally:
                 await self.in_worker(self._settle)
                 self._report_owed()

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,8 +11,6 @@ from igd.commands.command import CONFIG, FAILED, INTERFACE, MISUSED, OK, Argumen
 from igd.process.instance import Instance
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network, IPv6Network
-
     from igd.process.reloading import Reloading
 
 _log = logging.getLogger(__name__)
@@ -26,6 +25,10 @@ _DETACH: Argument = (
     "--detach",
     {"action": "store_true", "help": "run in the background; return once the daemon serves"},
 )
+_KEEP: Argument = (
+    "--keep",
+    {"action": "store_true", "help": "leave mappings and flows in the firewall, for the next igd to take over"},
+)
 _VERBOSE: Argument = ("--verbose", {"action": "store_true", "help": "log every request, and malformed ones"})
 
 
@@ -34,6 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from igd.config import ConfigError, default_path, load_for
     from igd.process import sd_notify
     from igd.process.background import detach
+    from igd.process.in_kernel import end_unserved
     from igd.process.reloading import Reloading
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -43,7 +47,9 @@ def _run(arguments: argparse.Namespace) -> int:
         config = load_for(arguments.interface, arguments.config)
     except ConfigError as error:
         sd_notify.notify(f"STATUS={str(error).splitlines()[0]}")
-        return print_error(str(error), MISUSED)
+        print_error(str(error), MISUSED)
+        end_unserved(Instance(arguments.interface))
+        return MISUSED
     log_lines.limit(config.limits.log_lines_per_second, config.policies.label)
 
     def unread() -> list[str]:
@@ -65,27 +71,30 @@ def _serve(instance: Instance, reloading: "Reloading", on_ready: Callable[[], No
     from igd.config import ConfigError
     from igd.firewall.backend import FirewallError
     from igd.process import daemon
+    from igd.process.in_kernel import end_unserved
 
     try:
         with instance.lock():
             daemon.run(instance, reloading, on_ready)
-    except ConfigError as error:
-        return print_error(f"{instance.interface}: {error}", MISUSED)
-    except (OSError, FirewallError) as error:
-        return print_error(f"{instance.interface}: {error}", FAILED)
+    except (ConfigError, OSError, FirewallError) as error:
+        status = print_error(f"{instance.interface}: {error}", MISUSED if isinstance(error, ConfigError) else FAILED)
+        end_unserved(instance)
+        return status
     return OK
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from igd.firewall import kernel
     from igd.firewall.backend import FirewallError
+    from igd.process.in_kernel import InKernel
 
     instance = Instance(arguments.interface)
     name = instance.interface
     try:
-        ended = instance.stop(STOP_SECONDS)
+        ended = instance.stop(STOP_SECONDS, signal.SIGUSR1 if arguments.keep else signal.SIGTERM)
+        if arguments.keep:
+            return _report_kept(name, running=bool(ended))
         with instance.lock():
-            kernel.remove_everything(name, *_mark_and_destinations(instance))
+            InKernel(instance).remove()
     except PermissionError:
         return print_error(f"only root and its own user may stop the igd of {name}: sudo igd stop {name}", FAILED)
     except (OSError, FirewallError) as error:
@@ -101,24 +110,11 @@ def _stop(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _mark_and_destinations(instance: Instance) -> tuple[int, "tuple[IPv4Network | IPv6Network, ...]"]:
-    """Return the mark and the destinations of the flows that a killed daemon may have left.
-
-    Its mappings are in the store and, if they are static, in the configuration.
-    """
-    from ipaddress import ip_network
-
-    from igd.config import Config, ConfigError, default_path, load
-    from igd.store.leases import addresses_in
-
-    try:
-        config = load(default_path(instance.interface))
-    except ConfigError:  # it is missing or invalid now
-        config = Config()
-    static = {each.internal.address for peer in config.peers.values() for each in peer.static}
-    mapped = static.union(addresses_in(config.store.path or instance.store_path))
-    return config.firewall.mark, tuple(map(ip_network, mapped))
+def _report_kept(name: str, *, running: bool) -> int:
+    if not running:
+        return print_text(f"igd was not running for {name}; nothing was changed")
+    return print_text(f"mappings and flows stay until the next `igd run {name}`, or `igd stop {name}`")
 
 
 RUN = Command("Serve the peers of an interface.", (INTERFACE, CONFIG, _DETACH, _VERBOSE), _run)
-STOP = Command("Stop the daemon; remove what a killed one left in the firewall.", (INTERFACE,), _stop)
+STOP = Command("Stop the daemon; remove what a killed one left in the firewall.", (INTERFACE, _KEEP), _stop)

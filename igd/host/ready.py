@@ -5,6 +5,11 @@ from collections.abc import Callable
 from igd.host.links import Links
 
 
+def to_exist(interface: str) -> str:
+    """Return what is missing if there is no such interface."""
+    return f"{interface} to exist"
+
+
 async def wait_until_up(links: Links, interface: str, report_missing: Callable[[str], None]) -> int:
     """Wait until the interface is up and has an address; return its index, which is never reused.
 
@@ -14,7 +19,7 @@ async def wait_until_up(links: Links, interface: str, report_missing: Callable[[
     async for _ in links.changes():
         link = await links.state(interface)
         if link is None:
-            missing = f"{interface} to exist"
+            missing = to_exist(interface)
         elif not link.up:
             missing = f"{interface} to be up"
         elif all(address.ip.is_link_local for address in await links.addresses(interface)):

@@ -15,8 +15,9 @@ from igd.core.peers import Interface, Peers
 from igd.firewall.recurring_warnings import RecurringWarnings
 from igd.host import forwarding
 from igd.host.links import Links
-from igd.host.ready import wait_until_up
+from igd.host.ready import to_exist, wait_until_up
 from igd.process import loops, sd_notify
+from igd.process.in_kernel import InKernel
 from igd.process.instance import Instance
 from igd.process.parts import Parts, open_parts
 from igd.process.reloading import Reloading
@@ -31,12 +32,14 @@ def run(instance: Instance, reloading: Reloading, on_ready: OnReady | None = Non
     """Serve until a signal arrives or the interface is removed; call `on_ready` once. FirewallError, OSError.
 
     SIGHUP has the configuration read again. In the foreground of a terminal it means that this is gone, and stops igd.
+    SIGUSR1 leaves mappings and flows in the kernel, for the igd that is started next.
     """
     asyncio.run(_serve_until_signalled(instance, reloading, on_ready))
 
 
 async def _serve_until_signalled(instance: Instance, reloading: Reloading, on_ready: OnReady | None) -> None:
-    serving = asyncio.create_task(_serve_until_removed(instance, reloading, on_ready))
+    leaving = asyncio.Event()
+    serving = asyncio.create_task(_serve_until_removed(instance, reloading, on_ready, leaving))
     stopped = False
 
     def stop() -> None:
@@ -45,8 +48,13 @@ async def _serve_until_signalled(instance: Instance, reloading: Reloading, on_re
             stopped = True
             serving.cancel()
 
+    def leave() -> None:
+        leaving.set()  # also after SIGTERM: of two signals that are pending at once, the second is handled first
+        stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, leave)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop if _has_terminal() else reloading.begin)
     try:
         await serving
@@ -65,30 +73,41 @@ def _has_terminal() -> bool:
     return True
 
 
-async def _serve_until_removed(instance: Instance, reloading: Reloading, on_ready: OnReady | None) -> None:
+async def _serve_until_removed(
+    instance: Instance, reloading: Reloading, on_ready: OnReady | None, leaving: asyncio.Event
+) -> None:
+    in_kernel = InKernel(instance)
     async with Links() as links:
-        index = await wait_until_up(links, instance.interface, functools.partial(_report_missing, instance))
+        index = await wait_until_up(links, instance.interface, functools.partial(_report_missing, in_kernel))
         instance.report_waiting("")
+        in_kernel.adopt(reloading.config)
         async with contextlib.AsyncExitStack() as stack:
             with garbage_collection_paused():
-                parts = await open_parts(stack, instance, reloading.config, links, index)
+                parts = await open_parts(stack, in_kernel, reloading.config, links, index)
             await reloading.serve(parts)
             announced = parts.host.external_address.addresses.announced
             log.info("external address: %s", announced or "none")
             log.info("ready for the peers of %s at %s", instance.interface, _places(parts.endpoints.addresses))
-            daemon = Daemon(parts)
+            daemon = Daemon(parts, leaving)
             daemon.report_way_out()
+            in_kernel.stays = False
             sd_notify.notify("READY=1")
             if on_ready is not None:
                 on_ready()
-            await daemon.serve()
+            try:
+                await daemon.serve()
+            finally:
+                in_kernel.stays = await daemon.leaves()
 
 
 def _places(addresses: Iterable[Interface]) -> str:
     return ", ".join(str(address.ip) for address in addresses) or "no address"
 
 
-def _report_missing(instance: Instance, missing: str) -> None:
+def _report_missing(in_kernel: InKernel, missing: str) -> None:
+    instance = in_kernel.instance
+    if missing == to_exist(instance.interface):
+        in_kernel.remove_left(f"{instance.interface} is gone")
     log.info("waiting for %s", missing)
     instance.report_waiting(missing)
     sd_notify.notify(f"STATUS=Waiting for {missing}")
@@ -106,10 +125,11 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 class Daemon:
-    """Runs the tasks that keep the open parts up to date."""
+    """Runs the tasks that keep the open parts up to date. `leaving` is set before it is stopped for a restart."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, leaving: asyncio.Event) -> None:
         self._parts = parts
+        self._leaving = leaving
         self._rules_changed = asyncio.Event()  # the operator's firewall rules
         self.look_again = asyncio.Event()  # set by what changes the way out and is not seen by rtnetlink
         self._announced = parts.host.external_address.addresses.announced  # to clients, with its epoch
@@ -135,8 +155,21 @@ class Daemon:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(OSError):  # the interface, and with it every receiver, may be gone
-                await self._parts.endpoints.advertise(ssdp.byebye)
+            if not self._leaving.is_set():
+                with contextlib.suppress(OSError):  # the interface, and with it every receiver, may be gone
+                    await self._parts.endpoints.advertise(ssdp.byebye)
+
+    async def leaves(self) -> bool:
+        """Return whether mappings and flows are to stay in the kernel: for a restart, and not without the interface."""
+        host = self._parts.host
+        if not self._leaving.is_set():
+            return False
+        with contextlib.suppress(OSError):
+            link = await host.links.state(host.instance.interface)
+            if link is not None and link.index == host.index:
+                log.info("stopped for a restart: mappings and flows stay")
+                return True
+        return False
 
     def _endless(self) -> list[Coroutine[None, None, None]]:
         maintenance, firewall = self._parts.maintenance, self._parts.firewall

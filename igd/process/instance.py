@@ -90,8 +90,8 @@ class Instance:
         with file:
             yield file if _is_held(file) else None
 
-    def stop(self, timeout: float) -> Literal["", "stopped", "killed"]:
-        """Terminate the daemon, kill it after `timeout` seconds, and return how it ended; "" if it was not running.
+    def stop(self, timeout: float, first: signal.Signals = signal.SIGTERM) -> Literal["", "stopped", "killed"]:
+        """Send the daemon `first`, kill it after `timeout` seconds, and return how it ended; "" if it was not running.
 
         Raise OSError, and signal nothing, if the process that the lock file names is not proven to be the daemon.
         """
@@ -107,7 +107,7 @@ class Instance:
             with os.fdopen(pidfd, "rb", buffering=0), suppress(ProcessLookupError):
                 # the process that was opened before it was examined is the one that is signalled
                 self._require_holder(file, process)
-                for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
+                for number, seconds in ((first, timeout), (signal.SIGKILL, None)):
                     signal.pidfd_send_signal(pidfd, number)
                     if select.select([pidfd], [], [], seconds)[0]:
                         return "killed" if number == signal.SIGKILL else "stopped"

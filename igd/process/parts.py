@@ -38,6 +38,7 @@ from igd.operator.mapping_requests import MappingRequests
 from igd.process.behind_nat import stun_address
 from igd.process.endpoints import Endpoints
 from igd.process.epoch import Epoch
+from igd.process.in_kernel import InKernel
 from igd.process.instance import Instance
 from igd.store.leases import LeaseStore
 
@@ -107,16 +108,17 @@ class Parts:
     actions: dict[str, Action] = field(default_factory=dict)
 
 
-async def open_parts(stack: AsyncExitStack, instance: Instance, config: Config, links: Links, index: int) -> Parts:
+async def open_parts(stack: AsyncExitStack, in_kernel: InKernel, config: Config, links: Links, index: int) -> Parts:
     """Open all parts, and restore the stored mappings before any endpoint answers.
 
     FirewallError, OSError; ConfigError if the configuration does not fit the interface.
     """
+    instance = in_kernel.instance
     host = await _read_host(instance, config, links, index)
     store = LeaseStore(config.store.path or instance.store_path, clock.moment)
     stack.callback(store.close)
     stored = store.load()
-    firewall = await _open_firewall(stack, host, store, stored)
+    firewall = await _open_firewall(stack, host, store, stored, in_kernel)
     gateway = _open_gateway(stack, host, firewall)
     maintenance = Maintenance(gateway)
     host.stun = host.external_address.stun = stun_address(config, gateway, firewall.site, firewall.taken_ports)
@@ -154,7 +156,7 @@ async def _read_host(instance: Instance, config: Config, links: Links, index: in
 
 
 async def _open_firewall(
-    stack: AsyncExitStack, host: HostParts, store: LeaseStore, stored: Collection[Entry]
+    stack: AsyncExitStack, host: HostParts, store: LeaseStore, stored: Collection[Entry], in_kernel: InKernel
 ) -> FirewallParts:
     config = host.config
     choice = detect.choose(config.firewall.backend, detect.probe())
@@ -170,7 +172,7 @@ async def _open_firewall(
     legacy_watch = LegacyWatch(kernel.LEGACY)
     backend = kernel.build(choice.backend, site, legacy_watch)
     ledger = Ledger(backend, store, clock.boottime)
-    stack.push_async_callback(ledger.close)
+    stack.push_async_callback(_close, ledger, in_kernel)
     watch = kernel.watch(backend, site)
     stack.callback(watch.close)
     taken_ports = TakenPorts(site, lambda: host.external_address.addresses.matched)
@@ -184,6 +186,12 @@ async def _open_firewall(
         site, site_settings.ports(config), lambda: [address.ip for address in host.wireguard.addresses], missing
     )
     return FirewallParts(choice, site, ledger, watch, legacy_watch, taken_ports, advisor)
+
+
+async def _close(ledger: Ledger, in_kernel: InKernel) -> None:
+    await ledger.close(leave=in_kernel.stays)
+    if not in_kernel.stays:
+        in_kernel.forget()
 
 
 def _open_gateway(stack: AsyncExitStack, host: HostParts, firewall: FirewallParts) -> Gateway:

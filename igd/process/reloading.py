@@ -11,6 +11,7 @@ from igd import log_lines, toml
 from igd.config import Config, ConfigError
 from igd.config_peers import without_peer
 from igd.operator.admin_paths import RELOAD, RefusedError
+from igd.process.in_kernel import InKernel
 from igd.process.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ async def _apply(parts: Parts, config: Config, closed: list[str]) -> list[str]:
     """Have all parts use this configuration; add closed mappings to `closed`, and return warnings."""
     gateway, host, site = parts.gateway, parts.host, parts.firewall.site
     host.config = config
+    InKernel(host.instance).record(config)
     gateway.policies = config.policies
     gateway.rate_limit.per_second = config.limits.requests_per_second
     if site.request_rate is not None:
