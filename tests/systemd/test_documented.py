@@ -86,6 +86,7 @@ def test_upgrading_keeps_the_mappings_and_the_epoch(layers: Layers) -> None:
         machine.run("sh", "-ec", "\n".join([f"cd {INSTALLED}", *lines]))
         machine.await_state(SERVICE, "active")
         assert machine.shows(SERVICE, "MainPID") != (str(first),)
+        assert "stopped for a restart: mappings and flows stay" in machine.log(SERVICE)
         assert "8043" in machine.run("/opt/igd/bin/igd", "list", "wg0").stdout
         assert _epoch(lab) >= epoch
 
