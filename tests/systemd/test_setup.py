@@ -8,8 +8,8 @@ from tests.e2e.serving import PUBLIC, REMOTE, rules, upnpc
 from tests.lab import Answer, answering, ask
 from tests.lab.fixtures import requires_root
 from tests.systemd.booted import SERVICE, WG_QUICK, Booted, Layers, booted, rules_without_tunnel
+from tests.systemd.footprint import contents
 from tests.systemd.machine import Machine
-from tests.systemd.test_documented import contents
 
 pytestmark = requires_root
 
