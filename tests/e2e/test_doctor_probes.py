@@ -144,6 +144,9 @@ def test_iptables_legacy_is_named_too() -> None:
             assert green.text.startswith("18 probe packets passed between ens0 and ")
 
 
+_ERROR = "icmp type 3 @th,192,32 != 0xc0000201"
+"""But errors about what is for 192.0.2.1: doctor asks peers for echoes to that address, and FORWARD rejects them."""
+
 _PROBE = "tcp dport 40000-59999 tcp sport 40000-59999"
 """Also if somebody has translated its addresses; ARP is no packet of it."""
 
@@ -154,10 +157,7 @@ def _counted(lab: Lab) -> Iterator[None]:
     chain = (
         "table ip seen { chain seen {",
         "type filter hook prerouting priority -500;",
-        *(
-            f"{what} counter"
-            for what in (*(f"ip {end} {STRANGERS}" for end in ("saddr", "daddr")), "icmp type 3", _PROBE)
-        ),
+        *(f"{what} counter" for what in (*(f"ip {end} {STRANGERS}" for end in ("saddr", "daddr")), _ERROR, _PROBE)),
         "}\n}",
     )
     hosts = (lab.net, lab.c1, lab.c2)
