@@ -33,7 +33,7 @@ def install(machine: Machine) -> None:
     """Install as the README says, but for the virtual environment, which is there."""
     for path in sorted((CHECKOUT / "systemd").iterdir()):
         machine.run("install", "-D", "-m644", "/dev/stdin", f"{INSTALLED}/systemd/{path.name}", input=path.read_text())
-    lines = commands("README.md", "2. Add the service", "3. Let it start")
+    lines = commands("README.md", "2. Add the service", "3. Run")
     assert "userspace-wireguard.conf" in lines, "all drop-ins must be removed again"
     machine.run("sh", "-ec", f"cd {INSTALLED}; ln -s /opt/igd/bin/igd /usr/local/bin/igd; {lines}")
 
