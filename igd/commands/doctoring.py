@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from igd.operator.doctor.check import Colour
     from igd.operator.doctor.machine import interfaces
 
+    logging.getLogger("igd").addHandler(logging.NullHandler())  # what is warned of is a row
     names = [arguments.interface] if arguments.interface else interfaces()
     if not names:
         return print_error("there is no WireGuard interface; name the one that should be there: igd doctor wg0", FAILED)

@@ -105,9 +105,9 @@ async def backend(machine: Machine) -> Sequence[Finding]:
     """Examine whether the configured backend, or the one that fits, can work here."""
     if machine.status is not None:
         return green(str(machine.status.get("backend")))
-    wanted = machine.config.firewall.backend
+    facts = await asyncio.to_thread(detect.probe)
     try:
-        choice = await asyncio.to_thread(lambda: detect.choose(wanted, detect.probe()))
+        choice = await asyncio.to_thread(detect.choose, machine.config.firewall.backend, facts)
     except python_iptables.MissingLibraryError as error:
         return [Finding(Colour.RED, str(error).rpartition(": ")[0], python_iptables.INSTALL)]
     except FirewallError as error:
