@@ -15,7 +15,7 @@ WG_QUICK = "wg-quick@wg0.service"
 
 START = "PostUp = systemctl start --no-block igd@%i || true"
 STOP = "PostDown = systemctl stop igd@%i || true"
-"""The lines that the README recommends."""
+"""The lines that docs/installing.md recommends."""
 
 Layers = tuple[Path, Path]
 

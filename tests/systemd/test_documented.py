@@ -1,4 +1,4 @@
-"""Installing, upgrading and uninstalling, by the very commands of README.md and docs/operating.md."""
+"""Installing, upgrading and uninstalling, by the very commands of docs/installing.md and docs/operating.md."""
 
 import re
 import subprocess
@@ -30,16 +30,16 @@ def commands(document: str, begin: str, end: str = "") -> str:
 
 
 def install(machine: Machine) -> None:
-    """Install as the README says, but for the virtual environment, which is there."""
+    """Install as docs/installing.md says, but for the virtual environment, which is there."""
     for path in sorted((CHECKOUT / "systemd").iterdir()):
         machine.run("install", "-D", "-m644", "/dev/stdin", f"{INSTALLED}/systemd/{path.name}", input=path.read_text())
-    lines = commands("README.md", "2. Add the service", "3. Run")
+    lines = commands("docs/installing.md", "2. Add the service", "3. Run")
     assert "userspace-wireguard.conf" in lines, "all drop-ins must be removed again"
     machine.run("sh", "-ec", f"cd {INSTALLED}; ln -s /opt/igd/bin/igd /usr/local/bin/igd; {lines}")
 
 
 def test_nothing_is_left_after_uninstalling(layers: Layers) -> None:
-    """What docs/operating.md says is carried out, after igd was installed as the README says, used and killed."""
+    """What docs/operating.md says is carried out, after igd was installed by hand, used and killed."""
     with booted(layers, userspace=True, forward="drop", units="never there", lines=[START, STOP]) as server:
         lab, machine = server
         rules_before, before = rules_without_tunnel(lab), contents(machine)
@@ -123,7 +123,7 @@ def test_old_lines_get_the_fallback(tmp_path: Path, line: str, expected: str) ->
         assert (tmp_path / "wg0.conf").read_text() == f"[Interface]\n{expected}\n"
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/operating.md"])
+@pytest.mark.parametrize("document", ["docs/installing.md", "docs/operating.md"])
 def test_the_lines_that_are_recommended_are_these(document: str) -> None:
     text = (CHECKOUT / document).read_text()
     assert all(f"    {line}\n" in text for line in (START, STOP))
