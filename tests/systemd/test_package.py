@@ -19,6 +19,8 @@ pytestmark = requires_root
 
 WAITING = "igd@wg9.service"
 """An instance whose interface does not exist."""
+_UNIT = "/usr/lib/systemd/system/igd@.service"
+_WANTS = "/etc/systemd/system/sys-subsystem-net-devices-wg0.device.wants"
 _DROP_IN = "/usr/share/igd/drop-ins/userspace-wireguard.conf"
 
 
@@ -58,7 +60,7 @@ def server(empty_server: tuple[Booted, Footprint]) -> Iterator[Booted]:
 def assert_serves(machine: Machine) -> int:
     """Wait until igd serves, and return its process's number."""
     machine.await_state(SERVICE, "active")
-    assert "interface           wg0" in machine.run("igd", "status", "wg0").stdout
+    assert re.search("(?m)^interface +wg0$", machine.run("igd", "status", "wg0").stdout)
     return int(*machine.shows(SERVICE, "MainPID"))
 
 
@@ -153,7 +155,7 @@ def test_an_upgrade_starts_nothing_that_was_stopped(server: Booted) -> None:
     machine.run("wg-quick", "up", "wg0")
     assert_serves(machine)
     machine.run("systemctl", "stop", SERVICE)
-    machine.run("cp", "/usr/lib/systemd/system/igd@.service", unit)
+    machine.run("cp", _UNIT, unit)
     assert f"igd: {unit} is used instead" in machine.run("dpkg", "--install", NEWER_DEB).stderr
     machine.run("rm", unit)
     assert machine.shows(SERVICE, "ActiveState") == ("inactive",)
@@ -164,7 +166,7 @@ def test_removal_keeps_leases_and_configuration(server: Booted) -> None:
     lab, machine = server
     machine.run("sh", "-ec", "echo 'http_port = 2869' >/etc/igd/wg0.toml")
     machine.run("systemctl", "enable", SERVICE)
-    machine.run("systemctl", "add-wants", "sys-subsystem-net-devices-wg0.device", SERVICE, WAITING)
+    machine.run("sh", "-ec", f"mkdir {_WANTS}; ln -s {_UNIT} {_WANTS}/{SERVICE}; ln -s {_UNIT} {_WANTS}/{WAITING}")
     machine.run("wg-quick", "up", "wg0")
     assert_serves(machine)
     map_a_port(lab)
@@ -179,6 +181,22 @@ def test_removal_keeps_leases_and_configuration(server: Booted) -> None:
     machine.run("systemctl", "start", SERVICE)
     assert_serves(machine)
     assert mapped(machine)
+
+
+def test_removal_takes_back_what_setup_did(server: Booted) -> None:
+    """The lines in wg0.conf go, and leases stay for an igd that is installed again."""
+    lab, machine = server
+    conf = "/etc/wireguard/wg0.conf"
+    machine.run("sh", "-ec", f"cp -p {conf} {conf}.kept; sed -i /igd@/d {conf}; cp -p {conf} {conf}.without")
+    machine.run("wg-quick", "up", "wg0")
+    machine.run("igd", "setup", "wg0", "--yes")
+    assert machine.run("grep", "-c", "igd@", conf).stdout != "0\n"
+    assert_serves(machine)
+    map_a_port(lab)
+    machine.run("dpkg", "--remove", "igd")
+    machine.run("sh", "-ec", f"cmp {conf} {conf}.without; mv {conf}.kept {conf}; rm {conf}.without")
+    assert "igd" not in footprint(server).rules
+    machine.run("test", "-s", "/var/lib/igd/wg0/leases.sqlite")
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["runs", "was killed"])
