@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from igd.wire.upnp import former_paths
 from igd.wire.upnp.actions import ACTIONS
 from igd.wire.upnp.description import (
     CONTROL_PATHS,
@@ -21,7 +22,7 @@ from igd.wire.upnp.xml import Element, parse
 ROOT = UUID("11111111-2222-3333-4444-555555555555")
 IDENTITY = Identity(ROOT, "igd on wg0", "0.1.0")
 DOCUMENTS = documents(IDENTITY)
-SERVICE_PATHS = sorted(set(DOCUMENTS) - {*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH})
+SERVICE_PATHS = sorted(set(DOCUMENTS) - {*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH, former_paths.DEVICE_PATH})
 
 TREES = {
     1: [

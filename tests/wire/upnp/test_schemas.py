@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from igd.wire.upnp import soap
+from igd.wire.upnp import former_paths, soap
 from igd.wire.upnp.description import DEVICE_PATHS, WITHOUT_FIREWALL_PATH, Identity, documents
 from igd.wire.upnp.soap import Call, UPnPError
 from tests.wire.upnp.test_actions import LIST, MAPPINGS, answered, call
@@ -18,7 +18,7 @@ def assert_valid(schema: str, body: bytes) -> None:
     etree.XMLSchema(file=str(SCHEMAS / f"{schema}.xsd")).assertValid(etree.fromstring(body))
 
 
-@pytest.mark.parametrize("path", [*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH])
+@pytest.mark.parametrize("path", [*DEVICE_PATHS.values(), WITHOUT_FIREWALL_PATH, former_paths.DEVICE_PATH])
 @pytest.mark.parametrize("identity", [IDENTITY, Identity(ROOT, "Müller & Söhne <wg0>\r\0", "0.1.0", "/")])
 def test_device_descriptions(path: str, identity: Identity) -> None:
     assert_valid("device", documents(identity)[path])
