@@ -77,6 +77,7 @@ def test_the_operator_sees_what_clients_did(served: Lab) -> None:
     (mapping,) = (mapping for mapping in mappings(served) if mapping["external_port"] == 8601)
     assert 300 - PATIENCE <= mapping.pop("lease") <= 300
     assert mapping == {
+        "interface": "wg0",
         "protocol": "TCP",
         "external_port": 8601,
         "internal_address": C1,
