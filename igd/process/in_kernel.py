@@ -48,7 +48,7 @@ class InKernel:
         self.stays = False
 
     def adopt(self, config: Config) -> None:
-        """Keep what an earlier process left for as long as this one starts, and record what this one will hold.
+        """Keep what an earlier process left for as long as this one starts.
 
         Remove it instead if the mark is another one now: nothing would recognize its flows. FirewallError.
         """
@@ -59,7 +59,6 @@ class InKernel:
         if left is not None:
             log.info("mappings and flows that the igd before left are taken over")
             self.stays = True
-        self.record(config)
 
     def record(self, config: Config) -> None:
         """Record what an igd with this configuration holds."""

@@ -172,6 +172,7 @@ async def _open_firewall(
     legacy_watch = LegacyWatch(kernel.LEGACY)
     backend = kernel.build(choice.backend, site, legacy_watch)
     ledger = Ledger(backend, store, clock.boottime)
+    in_kernel.record(config)
     stack.push_async_callback(_close, ledger, in_kernel)
     watch = kernel.watch(backend, site)
     stack.callback(watch.close)

@@ -42,7 +42,7 @@ def config(mark: int, static: str) -> Config:
 
 def test_what_is_removed_is_what_was_recorded(instance: Instance, removed: Removed) -> None:
     """Whatever the configuration is now: here there is none."""
-    InKernel(instance).adopt(config(1 << 20, "10.100.0.2"))
+    InKernel(instance).record(config(1 << 20, "10.100.0.2"))
     assert InKernel(instance).is_recorded
     InKernel(instance).remove()
     assert removed == [(1 << 20, (IPv4Network("10.100.0.2/32"),))]
@@ -54,9 +54,11 @@ def test_what_is_removed_is_what_was_recorded(instance: Instance, removed: Remov
 def test_it_stays_with_the_same_mark_only(instance: Instance, removed: Removed) -> None:
     first, second, third = (InKernel(instance) for _ in range(3))
     first.adopt(config(1 << 20, "10.100.0.2"))
-    assert not first.stays
+    assert (first.stays, first.is_recorded) == (False, False)
+    first.record(config(1 << 20, "10.100.0.2"))
     second.adopt(config(1 << 20, "10.100.0.3"))
     assert (second.stays, removed) == (True, [])
+    second.record(config(1 << 20, "10.100.0.3"))
     third.adopt(config(1 << 21, "10.100.0.4"))
     assert (third.stays, removed) == (False, [(1 << 20, (IPv4Network("10.100.0.3/32"),))])
 
@@ -88,7 +90,7 @@ def test_a_link_is_neither_read_nor_written(instance: Instance, removed: Removed
     other.write_text('{"mark": 1, "store": "", "static": []}')
     (tmp_path / NAME).symlink_to(other)
     in_kernel = InKernel(instance)
-    in_kernel.adopt(config(1 << 20, "10.100.0.2"))
+    in_kernel.record(config(1 << 20, "10.100.0.2"))
     assert other.read_text() == '{"mark": 1, "store": "", "static": []}'
     in_kernel.remove()
     assert removed == [(MARK, ())]
