@@ -54,14 +54,14 @@ def test_networks_of_peers_that_come_later_are_let_through(backend: str) -> None
     iptables = "iptables-nft" if backend == "nftables" else "iptables-legacy"
     with Lab(forward="open", iptables="nft" if backend == "nftables" else "legacy") as lab:
         for rule in ("-A FORWARD -i wg0", "-A FORWARD -d 10.100.0.0/24 -o wg0"):
-            lab.srv.run(iptables, *rule.split(), "-j", "ACCEPT")
-        lab.srv.run(iptables, "-P", "FORWARD", "DROP")
+            lab.srv.run(iptables, "-w", *rule.split(), "-j", "ACCEPT")
+        lab.srv.run(iptables, "-w", "-P", "FORWARD", "DROP")
         with serving(lab, f'[firewall]\nbackend = "{backend}"\n'):
-            assert "igd_wg0" not in lab.srv.run(iptables, "-S", "FORWARD").stdout
+            assert "igd_wg0" not in lab.srv.run(iptables, "-w", "-S", "FORWARD").stdout
             (peer, *_) = lab.srv.run("wg", "show", "wg0", "peers").stdout.split()
             lab.srv.run("wg", "set", "wg0", "peer", peer, "allowed-ips", f"{C1}/32,192.168.77.0/24")
-            until(lambda: "igd_wg0" in lab.srv.run(iptables, "-S", "FORWARD").stdout)
-        assert "igd_wg0" not in lab.srv.run(iptables, "-S", "FORWARD").stdout
+            until(lambda: "igd_wg0" in lab.srv.run(iptables, "-w", "-S", "FORWARD").stdout)
+        assert "igd_wg0" not in lab.srv.run(iptables, "-w", "-S", "FORWARD").stdout
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
