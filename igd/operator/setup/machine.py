@@ -18,7 +18,6 @@ from igd.config import Config, default_path, load_for
 from igd.core.peers import Interface, Peer, Peers
 from igd.firewall import detect
 from igd.firewall.operator_rules import advice, rule_sets
-from igd.firewall.site import Site
 from igd.host import clock
 from igd.host.external_address import ExternalAddressReader
 from igd.host.links import Links
@@ -131,12 +130,7 @@ async def look(interface: str) -> Machine:
         peers = await _peers(interface, addresses) if state else None
         external = ExternalAddressReader(links, interface, config.external_interface, config.external_address)
         await external.read(peers.addresses if peers else ())
-    site = Site(
-        external.interface,
-        interface,
-        (peers or Peers([], [])).networks(),
-        **config.firewall.model_dump(exclude={"backend"}),
-    )
+    site = site_settings.site(config, interface, external.interface, peers or Peers([], []))
     found = rule_sets.chains("input"), rule_sets.chains("forward")
     return Machine(
         interface,
